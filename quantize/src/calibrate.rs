@@ -1,0 +1,1 @@
+//! Observers: what real inputs say about the range of every activation.

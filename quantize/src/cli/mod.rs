@@ -1,0 +1,1 @@
+//! The `quantize` command: one file a verb.

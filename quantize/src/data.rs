@@ -1,0 +1,1 @@
+//! Sets of inputs and labels in `.npz` and `.npy` files.

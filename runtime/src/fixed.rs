@@ -1,0 +1,37 @@
+//! Fixed-point rescaling: the only rounding in the project.
+//!
+//! A real factor `M` is a pair `(multiplier, shift)` with `M = multiplier / 2^shift`. A product is rounded **once**, half up
+//! (towards plus infinity): `round(x) = floor(x + 1/2)`. For `shift >= 33` that is the high word of the 32 x 32 product,
+//! one addition and one shift; no second rounding ever happens.
+
+/// Smallest and largest shift of a [`requantize`] factor.
+pub const SHIFT_RANGE: core::ops::RangeInclusive<u8> = 1..=62;
+
+/// Largest absolute multiplier of [`rescale_sum`].
+pub const SUM_MULTIPLIER_MAX: i32 = 1 << 21;
+
+/// Smallest and largest shift of [`rescale_sum`].
+pub const SUM_SHIFT_RANGE: core::ops::RangeInclusive<u8> = 1..=30;
+
+/// `floor(acc * multiplier / 2^shift + 1/2)`, for `shift` in [`SHIFT_RANGE`] (others are brought into it), saturated to 32 bits.
+#[inline(always)]
+pub fn requantize(acc: i32, multiplier: i32, shift: u8) -> i32 {
+    let shift = shift.clamp(1, 62);
+    let rounded = (acc as i64 * multiplier as i64 + (1i64 << (shift - 1))) >> shift;
+    rounded.clamp(i32::MIN as i64, i32::MAX as i64) as i32
+}
+
+/// `floor((lhs * lhs_multiplier + rhs * rhs_multiplier) / 2^shift + 1/2)` in 32 bits: `lhs` and `rhs` are differences of two int8, multipliers at most
+/// [`SUM_MULTIPLIER_MAX`], so nothing overflows (out-of-range arguments wrap).
+#[inline(always)]
+pub fn rescale_sum(lhs: i32, lhs_multiplier: i32, rhs: i32, rhs_multiplier: i32, shift: u8) -> i32 {
+    let shift = shift.clamp(1, 30);
+    let sum = lhs.wrapping_mul(lhs_multiplier).wrapping_add(rhs.wrapping_mul(rhs_multiplier));
+    sum.wrapping_add(1 << (shift - 1)) >> shift
+}
+
+/// `zero_point + q`, clamped to `min ..= max`, which must be ordered.
+#[inline(always)]
+pub fn saturate(q: i32, zero_point: i32, min: i8, max: i8) -> i8 {
+    q.saturating_add(zero_point).max(min as i32).min(max as i32) as i8
+}

@@ -1,0 +1,1 @@
+//! CRC-32 (ISO-HDLC), the checksum of model files.

@@ -1,0 +1,29 @@
+//! The bytes of a model file: every record, both directions. `FORMAT.md` describes the same bytes for strangers.
+//!
+//! All integers are little-endian; every section and every record starts at a multiple of four bytes and the weights at a
+//! multiple of sixteen, counted from the start of the file, which itself must lie at a multiple of [`ALIGN`]. Records are
+//! plain `repr(C)` structs without padding, so `bytemuck` turns them into bytes and back.
+//!
+//! - [`header`]: the first bytes: version, checksum, section table;
+//! - [`tensor`]: activations, constants, inputs and outputs;
+//! - [`op`]: one record per operator.
+
+pub mod crc32;
+pub mod header;
+pub mod op;
+pub mod tensor;
+
+/// Required alignment in bytes of a model file and of an arena.
+pub const ALIGN: usize = 16;
+
+/// Version of the format that this crate reads and writes.
+pub const VERSION: u16 = 1;
+
+/// The first four bytes of every model file.
+pub const MAGIC: [u8; 4] = *b"PITH";
+
+/// Largest rank of a tensor.
+pub const MAX_RANK: usize = 6;
+
+/// "No such id" in 16-bit id fields.
+pub const NONE: u16 = u16::MAX;

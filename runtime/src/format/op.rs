@@ -1,0 +1,389 @@
+//! One record per operator: a common head, then the operator's own struct. The file carries resolved numbers (shapes,
+//! padding, multipliers); the device infers nothing.
+//!
+//! Real meaning first: `q` is int8, `real = scale * (q - zero_point)`, zero points come from the tensor records, and every
+//! result is rounded once by [`crate::fixed`] and clamped to `act_min ..= act_max` (or to int8).
+
+use super::MAX_RANK;
+use bytemuck::{Pod, Zeroable};
+
+/// What every operator record begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Head {
+    /// Operator kind, the discriminant of [`Op`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Length of head and body, a multiple of 4.
+    pub record_bytes: u16,
+    /// Name: offset in the text section.
+    pub name_offset: u32,
+    /// Name: length.
+    pub name_bytes: u32,
+    /// Scratch memory in the arena: byte offset.
+    pub scratch_offset: u32,
+    /// Scratch memory in the arena: length, at least [`crate::ops::scratch_bytes`] of the record.
+    pub scratch_bytes: u32,
+}
+
+/// Convolution, depthwise and transposed convolution.
+///
+/// `acc[oc] = bias[oc] + sum (q_in - in_zp) * w`, `q_out = clamp(out_zp + round(acc * multiplier[oc] / 2^shift[oc]))`. Positions outside
+/// of the input add nothing. Weights: `[out_c, kernel_h, kernel_w, in_c / groups]`; for depthwise `[kernel_h, kernel_w, c]`.
+/// A transposed convolution reads, for output row `y` and tap `ky`, the input row `(y + pad_top - ky * dilation_h) / stride_h`
+/// where that is exact and inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Conv {
+    /// Tensor `[in_h, in_w, in_c]`.
+    pub input: u16,
+    /// Tensor `[out_h, out_w, out_c]`; for depthwise it may be the input's memory.
+    pub output: u16,
+    /// Constant, [`super::tensor::Constant::KIND_WEIGHTS`].
+    pub weights: u16,
+    /// Constant, [`super::tensor::Constant::KIND_CHANNELS`], `out_c` entries.
+    pub channels: u16,
+    #[allow(missing_docs)]
+    pub in_h: u16,
+    #[allow(missing_docs)]
+    pub in_w: u16,
+    #[allow(missing_docs)]
+    pub in_c: u16,
+    #[allow(missing_docs)]
+    pub out_h: u16,
+    #[allow(missing_docs)]
+    pub out_w: u16,
+    #[allow(missing_docs)]
+    pub out_c: u16,
+    #[allow(missing_docs)]
+    pub kernel_h: u16,
+    #[allow(missing_docs)]
+    pub kernel_w: u16,
+    #[allow(missing_docs)]
+    pub stride_h: u16,
+    #[allow(missing_docs)]
+    pub stride_w: u16,
+    #[allow(missing_docs)]
+    pub dilation_h: u16,
+    #[allow(missing_docs)]
+    pub dilation_w: u16,
+    /// Rows of padding above; what lies below follows from the shapes.
+    pub pad_top: u16,
+    /// Columns of padding to the left.
+    pub pad_left: u16,
+    /// Number of groups; 1 for depthwise records, whose kind says it.
+    pub groups: u16,
+    /// Reserved for the zero points of asymmetric weights: [`super::NONE`].
+    pub weight_zero_points: u16,
+    /// Lowest output.
+    pub act_min: i8,
+    /// Highest output.
+    pub act_max: i8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Fully connected layer, for each of `rows`: `acc[n] = bias[n] + sum_k (q_in[k] - in_zp) * w[n][k]`, then as [`Conv`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Linear {
+    /// Tensor `[rows, k]`.
+    pub input: u16,
+    /// Tensor `[rows, n]`.
+    pub output: u16,
+    /// Constant `[n, k]`.
+    pub weights: u16,
+    /// Constant, `n` entries.
+    pub channels: u16,
+    #[allow(missing_docs)]
+    pub rows: u32,
+    #[allow(missing_docs)]
+    pub k: u32,
+    #[allow(missing_docs)]
+    pub n: u32,
+    /// Reserved, see [`Conv::weight_zero_points`].
+    pub weight_zero_points: u16,
+    /// Lowest output.
+    pub act_min: i8,
+    /// Highest output.
+    pub act_max: i8,
+}
+
+/// Element-wise operator of two tensors over a space of `dims`, each operand read through its own strides (0 broadcasts).
+///
+/// - Add: `q = clamp(out_zp + round(((a - a_zp) * lhs_multiplier + (b - b_zp) * rhs_multiplier) / 2^shift))`; multipliers lie in `-2^21 ..= 2^21`
+///   and `1 <= shift <= 30`, so the sum fits 32 bits. Subtraction is a negative `rhs_multiplier`.
+/// - Mul: `q = clamp(out_zp + round((a - a_zp) * (b - b_zp) * lhs_multiplier / 2^shift))`; `rhs_multiplier` is 0, the multiplier is Q31.
+///
+/// The output is dense; it may be the memory of `lhs` if `lhs` is read densely too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Binary {
+    #[allow(missing_docs)]
+    pub lhs: u16,
+    /// A tensor, or a constant ([`super::tensor::Constant::KIND_WEIGHTS`], 8 bits) if `rhs_is_constant`.
+    pub rhs: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// 0 or 1.
+    pub rhs_is_constant: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The output's shape with broadcast-compatible axes merged, leading axes 1.
+    pub dims: [u32; 4],
+    /// Elements between neighbours of each axis.
+    pub lhs_strides: [u32; 4],
+    /// Elements between neighbours of each axis.
+    pub rhs_strides: [u32; 4],
+    #[allow(missing_docs)]
+    pub lhs_multiplier: i32,
+    #[allow(missing_docs)]
+    pub rhs_multiplier: i32,
+    /// Zero point of a constant `rhs`, else 0.
+    pub rhs_zero_point: i32,
+    #[allow(missing_docs)]
+    pub shift: u8,
+    /// Lowest output.
+    pub act_min: i8,
+    /// Highest output.
+    pub act_max: i8,
+    /// Zero.
+    pub reserved2: u8,
+}
+
+/// `q_out = table[q_in + 128]`: every element-wise function of one tensor. May work in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Lookup {
+    #[allow(missing_docs)]
+    pub input: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// Constant, [`super::tensor::Constant::KIND_TABLE_S8`].
+    pub table: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// `d = q_in - in_zp`; `q_out = clamp(out_zp + (d >= 0 ? round(d * multiplier / 2^shift) : round(d * multiplier[c] / 2^shift[c])))`. May work in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PRelu {
+    /// Tensor whose last axis has `c` elements.
+    pub input: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// Constant, [`super::tensor::Constant::KIND_CHANNELS`], `c` entries: the negative side. Multipliers may be negative, biases are 0.
+    pub channels: u16,
+    #[allow(missing_docs)]
+    pub c: u16,
+    /// Positive side.
+    pub multiplier: i32,
+    /// Positive side.
+    pub shift: u32,
+}
+
+/// Max and average pooling.
+///
+/// Max: largest `q_in` of the window's inside part; scales of input and output are equal. Average: `n` positions inside,
+/// `q_out = clamp(out_zp + round(sum(q_in - in_zp) * multiplier / 2^shift))` with entry 0 of `channels` if it has one entry, else entry `n - 1` of
+/// `kernel_h * kernel_w`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Pool {
+    /// Tensor `[in_h, in_w, c]`.
+    pub input: u16,
+    /// Tensor `[out_h, out_w, c]`.
+    pub output: u16,
+    /// Constant for averages, [`super::NONE`] for max.
+    pub channels: u16,
+    #[allow(missing_docs)]
+    pub in_h: u16,
+    #[allow(missing_docs)]
+    pub in_w: u16,
+    #[allow(missing_docs)]
+    pub c: u16,
+    #[allow(missing_docs)]
+    pub out_h: u16,
+    #[allow(missing_docs)]
+    pub out_w: u16,
+    #[allow(missing_docs)]
+    pub kernel_h: u16,
+    #[allow(missing_docs)]
+    pub kernel_w: u16,
+    #[allow(missing_docs)]
+    pub stride_h: u16,
+    #[allow(missing_docs)]
+    pub stride_w: u16,
+    #[allow(missing_docs)]
+    pub dilation_h: u16,
+    #[allow(missing_docs)]
+    pub dilation_w: u16,
+    #[allow(missing_docs)]
+    pub pad_top: u16,
+    #[allow(missing_docs)]
+    pub pad_left: u16,
+    /// Lowest output.
+    pub act_min: i8,
+    /// Highest output.
+    pub act_max: i8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Mean over the middle axis of `[outer, reduce, inner]`: `q = clamp(out_zp + round(sum(q_in - in_zp) * multiplier / 2^shift))`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Mean {
+    #[allow(missing_docs)]
+    pub input: u16,
+    /// Tensor `[outer, inner]`.
+    pub output: u16,
+    #[allow(missing_docs)]
+    pub outer: u32,
+    /// At most 2^22, so that the sum fits.
+    pub reduce: u32,
+    #[allow(missing_docs)]
+    pub inner: u32,
+    #[allow(missing_docs)]
+    pub multiplier: i32,
+    #[allow(missing_docs)]
+    pub shift: u32,
+}
+
+/// Softmax of each row: `e[i] = table[max - q[i]]`, `q_out = min(127, floor((512 e + sum) / (2 sum)) - 128)`: the output's scale is 1/256, its zero
+/// point -128. May work in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Softmax {
+    /// Tensor `[rows, columns]`.
+    pub input: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// Constant, [`super::tensor::Constant::KIND_U16`], 256 entries, the first is 2^15: `round(2^15 exp(-scale * i))`.
+    pub table: u16,
+    /// Zero.
+    pub reserved: u16,
+    #[allow(missing_docs)]
+    pub rows: u32,
+    /// At most 65,535, so that the sum fits 32 bits.
+    pub columns: u32,
+}
+
+/// Dense output filled with `value`, the input copied to `before`. Scales are equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Pad {
+    #[allow(missing_docs)]
+    pub input: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// Input shape, leading axes 1.
+    pub in_dims: [u16; MAX_RANK],
+    /// Output shape, leading axes 1.
+    pub out_dims: [u16; MAX_RANK],
+    /// Where the input starts in the output.
+    pub before: [u16; MAX_RANK],
+    /// Quantized fill.
+    pub value: i8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Strided read, dense write: transpose, slice, split. `out[i0..i5] = in[offset + sum i_k * strides[k]]`. Scales are equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Rearrange {
+    #[allow(missing_docs)]
+    pub input: u16,
+    #[allow(missing_docs)]
+    pub output: u16,
+    /// Output shape, leading axes 1.
+    pub dims: [u16; MAX_RANK],
+    /// In elements, may be negative.
+    pub strides: [i32; MAX_RANK],
+    /// In elements.
+    pub offset: u32,
+}
+
+/// Joins inputs: for each of `outer`, `inner` elements of every input in turn. Followed by `input_count` [`ConcatInput`]s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Concat {
+    #[allow(missing_docs)]
+    pub output: u16,
+    #[allow(missing_docs)]
+    pub input_count: u16,
+    #[allow(missing_docs)]
+    pub outer: u32,
+}
+
+/// One input of a [`Concat`]: copied, or rescaled by `clamp(out_zp + round((q - in_zp) * multiplier / 2^shift))` where `multiplier` is not 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ConcatInput {
+    #[allow(missing_docs)]
+    pub input: u16,
+    /// Zero.
+    pub reserved: u16,
+    #[allow(missing_docs)]
+    pub inner: u32,
+    #[allow(missing_docs)]
+    pub multiplier: i32,
+    #[allow(missing_docs)]
+    pub shift: u32,
+}
+
+/// Separable interpolation. Scales are equal.
+///
+/// Nearest: `rows` and `columns` hold one source index per output row and column. Bilinear: three values `lo, hi, frac` each,
+/// `frac` in `0 ..= 2048`; `q = floor((sum of four q * weights + 2^21) / 2^22)` with weights `(2048 - frac)` and `frac`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Resize {
+    /// Tensor `[in_h, in_w, c]`.
+    pub input: u16,
+    /// Tensor `[out_h, out_w, c]`.
+    pub output: u16,
+    /// Constant, [`super::tensor::Constant::KIND_U16`].
+    pub rows: u16,
+    /// Constant, [`super::tensor::Constant::KIND_U16`].
+    pub columns: u16,
+    #[allow(missing_docs)]
+    pub in_h: u16,
+    #[allow(missing_docs)]
+    pub in_w: u16,
+    #[allow(missing_docs)]
+    pub c: u16,
+    #[allow(missing_docs)]
+    pub out_h: u16,
+    #[allow(missing_docs)]
+    pub out_w: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// An operator as a value; `repr(u8)` discriminants are the kinds of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each variant is documented by its record
+#[repr(u8)]
+pub enum Op<'a> {
+    Conv(Conv) = 1,
+    Depthwise(Conv) = 2,
+    ConvTranspose(Conv) = 3,
+    Linear(Linear) = 4,
+    Add(Binary) = 5,
+    Mul(Binary) = 6,
+    Lookup(Lookup) = 7,
+    PRelu(PRelu) = 8,
+    MaxPool(Pool) = 9,
+    AveragePool(Pool) = 10,
+    Mean(Mean) = 11,
+    Softmax(Softmax) = 12,
+    Pad(Pad) = 13,
+    Rearrange(Rearrange) = 14,
+    Concat(Concat, &'a [ConcatInput]) = 15,
+    ResizeNearest(Resize) = 16,
+    ResizeBilinear(Resize) = 17,
+}

@@ -1,0 +1,101 @@
+//! Records of the values that operators read and write.
+
+use super::MAX_RANK;
+use bytemuck::{Pod, Zeroable};
+
+/// A value in the arena: int8, row-major, batch axis dropped (`[h, w, c]`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tensor {
+    /// [`Tensor::ACTIVATION`]; 1 is reserved for state that persists between runs.
+    pub kind: u8,
+    /// Bits of one element; 8 in version 1.
+    pub bits: u8,
+    /// Number of axes in `dims`, at most six.
+    pub rank: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The integer that stands for real zero, in `-128 ..= 127`.
+    pub zero_point: i32,
+    /// Real value of one step: `real = scale * (q - zero_point)`.
+    pub scale: f32,
+    /// Byte offset in the arena.
+    pub offset: u32,
+    /// Number of elements, which is the product of `dims`.
+    pub len: u32,
+    /// Shape, unused axes 1.
+    pub dims: [u16; MAX_RANK],
+}
+
+impl Tensor {
+    /// A value that lives within one run.
+    pub const ACTIVATION: u8 = 0;
+}
+
+/// A constant in the weights section.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Constant {
+    /// One of the associated `ENCODING` values; 1 (circuit-coded) and 2 (block-sparse) are reserved.
+    pub encoding: u8,
+    /// One of the associated `KIND` values.
+    pub kind: u8,
+    /// Bits of one element: 2 ..= 8 for weights, 8, 16 or 32 else.
+    pub bits: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Number of elements (for [`Constant::KIND_CHANNELS`]: of channels).
+    pub len: u32,
+    /// Offset from the start of the weights section, a multiple of 4 (16 for weights).
+    pub offset: u32,
+    /// Stored length in bytes.
+    pub bytes: u32,
+    /// Another precision of the same tensor, or [`super::NONE`]. Reserved: must be `NONE` in version 1.
+    pub next_precision: u16,
+    /// Zero.
+    pub reserved2: u16,
+}
+
+impl Constant {
+    /// Elements as they are: `bits` each, consecutive, element `i` at bits `i * bits ..` of a little-endian bit stream.
+    pub const ENCODING_RAW: u8 = 0;
+    /// Signed integer weights of 2 to 8 bits, two's complement.
+    pub const KIND_WEIGHTS: u8 = 0;
+    /// Per-channel output stage, structure of arrays: `bias: [i32; len]`, `multiplier: [i32; len]`, `shift: [u8; len]`, `0..3` zeros.
+    pub const KIND_CHANNELS: u8 = 1;
+    /// 256 int8 values, indexed by `q + 128`.
+    pub const KIND_TABLE_S8: u8 = 2;
+    /// Unsigned 16-bit values (tables of `Softmax` and `Resize`).
+    pub const KIND_U16: u8 = 3;
+}
+
+/// An input or output of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Port {
+    /// Index of the tensor.
+    pub tensor: u16,
+    /// Where the ONNX tensor's axes went: [`Port::AS_ONNX`] or [`Port::NCHW`].
+    pub layout: u8,
+    /// Type of the raw data that the scale and zero point describe: [`Port::REAL`] or [`Port::U8`].
+    pub raw: u8,
+    /// Name: offset in the text section.
+    pub name_offset: u32,
+    /// Name: length.
+    pub name_bytes: u32,
+    /// `raw = scale * (q - zero_point)`, in the user's units: preprocessing (`--scale`, `--mean`, `--std`) is already folded in.
+    pub scale: f32,
+    /// See `scale`.
+    pub zero_point: i32,
+}
+
+impl Port {
+    /// The tensor has the ONNX tensor's axes (batch dropped).
+    pub const AS_ONNX: u8 = 0;
+    /// The tensor is `[h, w, c]`, the ONNX tensor was `[n, c, h, w]`.
+    pub const NCHW: u8 = 1;
+    /// Raw data are real numbers.
+    pub const REAL: u8 = 0;
+    /// Raw data are bytes 0..=255 and `q = raw - 128`: a device stores `pixel ^ 0x80`.
+    pub const U8: u8 = 1;
+}
