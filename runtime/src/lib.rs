@@ -1,10 +1,31 @@
-//! Pith's runtime: executes a `.pith` model in the caller's memory. `no_std`, no allocation, no floats between int8 input and
-//! int8 output, and the same bytes on every core.
+//! Pith's runtime: executes a `.pith` model in memory that the caller owns. `no_std`, no allocation, no floats between int8
+//! input and int8 output, no panic on any file, and the same bytes on every core.
+//!
+//! Modules, in reading order:
+//! - [`fixed`]: the only rounding in the project;
+//! - [`format`](mod@format): the bytes of a model file;
+//! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail;
+//! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
+//! - [`ops`]: operators, that is shapes and borders around kernels;
+//! - [`Engine`]: a model and its arena.
 #![no_std]
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian views; big-endian targets are not supported");
 
+mod check;
+mod engine;
+mod error;
 pub mod fixed;
 pub mod format;
+pub mod kernels;
+mod model;
+pub mod ops;
+
+pub use engine::{Aligned, Engine, Steps};
+pub use error::Error;
+pub use model::{Model, Ops};

@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Head {
-    /// Operator kind, the discriminant of [`Op`].
+    /// Operator kind, see [`Op::kind`].
     pub kind: u8,
     /// Zero.
     pub reserved: u8,
@@ -364,26 +364,217 @@ pub struct Resize {
     pub reserved: u16,
 }
 
-/// An operator as a value; `repr(u8)` discriminants are the kinds of the file.
+/// An operator as a value; its kinds in the file are [`Op::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each variant is documented by its record
-#[repr(u8)]
 pub enum Op<'a> {
-    Conv(Conv) = 1,
-    Depthwise(Conv) = 2,
-    ConvTranspose(Conv) = 3,
-    Linear(Linear) = 4,
-    Add(Binary) = 5,
-    Mul(Binary) = 6,
-    Lookup(Lookup) = 7,
-    PRelu(PRelu) = 8,
-    MaxPool(Pool) = 9,
-    AveragePool(Pool) = 10,
-    Mean(Mean) = 11,
-    Softmax(Softmax) = 12,
-    Pad(Pad) = 13,
-    Rearrange(Rearrange) = 14,
-    Concat(Concat, &'a [ConcatInput]) = 15,
-    ResizeNearest(Resize) = 16,
-    ResizeBilinear(Resize) = 17,
+    Conv(Conv),
+    Depthwise(Conv),
+    ConvTranspose(Conv),
+    Linear(Linear),
+    Add(Binary),
+    Mul(Binary),
+    Lookup(Lookup),
+    PRelu(PRelu),
+    MaxPool(Pool),
+    AveragePool(Pool),
+    Mean(Mean),
+    Softmax(Softmax),
+    Pad(Pad),
+    Rearrange(Rearrange),
+    Concat(Concat, &'a [ConcatInput]),
+    ResizeNearest(Resize),
+    ResizeBilinear(Resize),
+}
+
+/// Bytes of [`Head`].
+pub const HEAD_BYTES: usize = size_of::<Head>();
+
+impl<'a> Op<'a> {
+    /// The record at the start of `bytes`, none if it is cut off, of unknown kind or of the wrong length. `bytes` lie at a multiple of 4.
+    pub fn parse(bytes: &'a [u8]) -> Option<(Head, Op<'a>)> {
+        let head: Head = bytemuck::pod_read_unaligned(bytes.get(..HEAD_BYTES)?);
+        let body = bytes.get(HEAD_BYTES..head.record_bytes as usize)?;
+        let op = match head.kind {
+            1 => Op::Conv(read(body)?),
+            2 => Op::Depthwise(read(body)?),
+            3 => Op::ConvTranspose(read(body)?),
+            4 => Op::Linear(read(body)?),
+            5 => Op::Add(read(body)?),
+            6 => Op::Mul(read(body)?),
+            7 => Op::Lookup(read(body)?),
+            8 => Op::PRelu(read(body)?),
+            9 => Op::MaxPool(read(body)?),
+            10 => Op::AveragePool(read(body)?),
+            11 => Op::Mean(read(body)?),
+            12 => Op::Softmax(read(body)?),
+            13 => Op::Pad(read(body)?),
+            14 => Op::Rearrange(read(body)?),
+            15 => {
+                let (concat, inputs) = body.split_at_checked(size_of::<Concat>())?;
+                let concat: Concat = read(concat)?;
+                let inputs: &[ConcatInput] = bytemuck::try_cast_slice(inputs).ok()?;
+                if inputs.len() != concat.input_count as usize {
+                    return None;
+                }
+                Op::Concat(concat, inputs)
+            }
+            16 => Op::ResizeNearest(read(body)?),
+            17 => Op::ResizeBilinear(read(body)?),
+            _ => return None,
+        };
+        Some((head, op))
+    }
+
+    /// The operator's own struct as bytes, and the list that follows it (of a [`Concat`], else empty).
+    fn body(&self) -> (&[u8], &[u8]) {
+        use bytemuck::{bytes_of, cast_slice};
+        match self {
+            Op::Conv(body) | Op::Depthwise(body) | Op::ConvTranspose(body) => (bytes_of(body), &[]),
+            Op::Linear(body) => (bytes_of(body), &[]),
+            Op::Add(body) | Op::Mul(body) => (bytes_of(body), &[]),
+            Op::Lookup(body) => (bytes_of(body), &[]),
+            Op::PRelu(body) => (bytes_of(body), &[]),
+            Op::MaxPool(body) | Op::AveragePool(body) => (bytes_of(body), &[]),
+            Op::Mean(body) => (bytes_of(body), &[]),
+            Op::Softmax(body) => (bytes_of(body), &[]),
+            Op::Pad(body) => (bytes_of(body), &[]),
+            Op::Rearrange(body) => (bytes_of(body), &[]),
+            Op::Concat(body, inputs) => (bytes_of(body), cast_slice(inputs)),
+            Op::ResizeNearest(body) | Op::ResizeBilinear(body) => (bytes_of(body), &[]),
+        }
+    }
+
+    /// The kind byte of the file.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Op::Conv(_) => 1,
+            Op::Depthwise(_) => 2,
+            Op::ConvTranspose(_) => 3,
+            Op::Linear(_) => 4,
+            Op::Add(_) => 5,
+            Op::Mul(_) => 6,
+            Op::Lookup(_) => 7,
+            Op::PRelu(_) => 8,
+            Op::MaxPool(_) => 9,
+            Op::AveragePool(_) => 10,
+            Op::Mean(_) => 11,
+            Op::Softmax(_) => 12,
+            Op::Pad(_) => 13,
+            Op::Rearrange(_) => 14,
+            Op::Concat(..) => 15,
+            Op::ResizeNearest(_) => 16,
+            Op::ResizeBilinear(_) => 17,
+        }
+    }
+
+    /// Short name for tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv(_) => "conv",
+            Op::Depthwise(_) => "depthwise",
+            Op::ConvTranspose(_) => "conv_transpose",
+            Op::Linear(_) => "linear",
+            Op::Add(_) => "add",
+            Op::Mul(_) => "mul",
+            Op::Lookup(_) => "lookup",
+            Op::PRelu(_) => "prelu",
+            Op::MaxPool(_) => "max_pool",
+            Op::AveragePool(_) => "average_pool",
+            Op::Mean(_) => "mean",
+            Op::Softmax(_) => "softmax",
+            Op::Pad(_) => "pad",
+            Op::Rearrange(_) => "rearrange",
+            Op::Concat(..) => "concat",
+            Op::ResizeNearest(_) => "resize_nearest",
+            Op::ResizeBilinear(_) => "resize_bilinear",
+        }
+    }
+
+    /// Length of the whole record, head included.
+    pub fn record_bytes(&self) -> usize {
+        let (body, list) = self.body();
+        HEAD_BYTES + body.len() + list.len()
+    }
+
+    /// Writes the record to the start of `out` and returns its length; `head.kind` and `head.record_bytes` are filled in. None if `out` is
+    /// too short or the record too long for its length field.
+    pub fn emit(&self, head: Head, out: &mut [u8]) -> Option<usize> {
+        let (body, list) = self.body();
+        let record_bytes = u16::try_from(self.record_bytes()).ok()?;
+        let head = Head { kind: self.kind(), record_bytes, ..head };
+        let (to, out) = out.split_at_mut_checked(HEAD_BYTES)?;
+        to.copy_from_slice(bytemuck::bytes_of(&head));
+        let (to, out) = out.split_at_mut_checked(body.len())?;
+        to.copy_from_slice(body);
+        out.get_mut(..list.len())?.copy_from_slice(list);
+        Some(record_bytes as usize)
+    }
+
+    /// The tensors that the operator reads, absent ones as none; a [`Concat`]'s stand in its list.
+    pub fn inputs(&self) -> [Option<u16>; 2] {
+        match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => [Some(op.input), None],
+            Op::Linear(op) => [Some(op.input), None],
+            Op::Add(op) | Op::Mul(op) => [Some(op.lhs), (op.rhs_is_constant == 0).then_some(op.rhs)],
+            Op::Lookup(op) => [Some(op.input), None],
+            Op::PRelu(op) => [Some(op.input), None],
+            Op::MaxPool(op) | Op::AveragePool(op) => [Some(op.input), None],
+            Op::Mean(op) => [Some(op.input), None],
+            Op::Softmax(op) => [Some(op.input), None],
+            Op::Pad(op) => [Some(op.input), None],
+            Op::Rearrange(op) => [Some(op.input), None],
+            Op::Concat(..) => [None, None],
+            Op::ResizeNearest(op) | Op::ResizeBilinear(op) => [Some(op.input), None],
+        }
+    }
+
+    /// The tensor that the operator writes.
+    pub fn output(&self) -> u16 {
+        match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => op.output,
+            Op::Linear(op) => op.output,
+            Op::Add(op) | Op::Mul(op) => op.output,
+            Op::Lookup(op) => op.output,
+            Op::PRelu(op) => op.output,
+            Op::MaxPool(op) | Op::AveragePool(op) => op.output,
+            Op::Mean(op) => op.output,
+            Op::Softmax(op) => op.output,
+            Op::Pad(op) => op.output,
+            Op::Rearrange(op) => op.output,
+            Op::Concat(op, _) => op.output,
+            Op::ResizeNearest(op) | Op::ResizeBilinear(op) => op.output,
+        }
+    }
+
+    /// The constant that holds the operator's weights.
+    pub fn weights(&self) -> Option<u16> {
+        match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => Some(op.weights),
+            Op::Linear(op) => Some(op.weights),
+            _ => None,
+        }
+    }
+
+    /// Multiply-accumulates of one run.
+    pub fn macs(&self) -> u64 {
+        let product = |values: &[u16]| values.iter().map(|&v| v as u64).product::<u64>();
+        match self {
+            Op::Conv(c) => {
+                let reads = product(&[c.kernel_h, c.kernel_w, c.in_c / c.groups.max(1)]);
+                product(&[c.out_h, c.out_w, c.out_c]) * reads
+            }
+            Op::Depthwise(c) => product(&[c.out_h, c.out_w, c.out_c, c.kernel_h, c.kernel_w]),
+            Op::ConvTranspose(c) => {
+                product(&[c.in_h, c.in_w, c.in_c]) * product(&[c.kernel_h, c.kernel_w, c.out_c / c.groups.max(1)])
+            }
+            Op::Linear(l) => l.rows as u64 * l.k as u64 * l.n as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// `body` as the struct that it must be exactly.
+fn read<T: Pod>(body: &[u8]) -> Option<T> {
+    (body.len() == size_of::<T>()).then(|| bytemuck::pod_read_unaligned(body))
 }

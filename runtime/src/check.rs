@@ -1,0 +1,350 @@
+//! The checks behind [`crate::Model::parse`]: what holds afterwards is what the operators rely on.
+//!
+//! After a successful check every tensor lies inside the arena, every constant inside the weights section, every operator's
+//! shapes agree with the lengths of what it names, indices that come from the file (strides, taps) stay inside, and memory
+//! that an operator writes is apart from what it reads, except where it may work in place.
+
+use crate::error::Error;
+use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
+use crate::format::op::{self, Head, Op};
+use crate::format::tensor::{Constant, Port, Tensor};
+use crate::format::{MAX_RANK, NONE};
+use crate::model::Model;
+use crate::ops;
+
+/// All of it.
+pub(crate) fn model(model: &Model<'_>) -> Result<(), Error> {
+    for (index, record) in model.tensors().iter().enumerate() {
+        tensor(model, record).map_err(|what| Error::Tensor { index, what })?;
+    }
+    for (index, record) in model.constants().iter().enumerate() {
+        if record.encoding != Constant::ENCODING_RAW || record.next_precision != NONE {
+            return Err(Error::Unsupported {
+                what: "a constant's encoding (compressed, block-sparse or several precisions)",
+            });
+        }
+        constant(model, index as u16, record).map_err(|what| Error::Constant { index, what })?;
+    }
+    for (index, record) in model.inputs().iter().chain(model.outputs()).enumerate() {
+        port(model, record).map_err(|what| Error::Port { index, what })?;
+    }
+    let mut ops = model.ops();
+    let mut count = 0;
+    for (index, (head, record)) in ops.by_ref().enumerate() {
+        operator(model, &head, &record).map_err(|what| Error::Op { index, what })?;
+        count = index + 1;
+    }
+    if count != model.header().op_count as usize || !ops.is_exhausted() {
+        return Err(Error::Op { index: count, what: "record" });
+    }
+    Ok(())
+}
+
+type Check = Result<(), &'static str>;
+
+fn ensure(condition: bool, what: &'static str) -> Check {
+    if condition { Ok(()) } else { Err(what) }
+}
+
+fn tensor(model: &Model<'_>, t: &Tensor) -> Check {
+    ensure(t.kind == Tensor::ACTIVATION, "kind (state tensors need a newer runtime)")?;
+    ensure(t.bits == 8 && t.reserved == 0, "element width")?;
+    ensure(t.rank as usize <= MAX_RANK, "rank")?;
+    ensure(t.dims.iter().skip(t.rank as usize).all(|&d| d == 1), "unused dimension")?;
+    ensure(product(&t.dims) == Some(t.len as usize) && t.len > 0, "shape")?;
+    ensure((-128..=127).contains(&t.zero_point), "zero point")?;
+    ensure(t.scale.is_finite() && t.scale > 0.0, "scale")?;
+    let end = t.offset.checked_add(t.len);
+    ensure(end.is_some_and(|end| end <= model.header().arena_bytes), "range: it leaves the arena")
+}
+
+fn constant(model: &Model<'_>, id: u16, c: &Constant) -> Check {
+    ensure(c.reserved == 0 && c.reserved2 == 0, "reserved bytes")?;
+    let bytes = model.constant_bytes(id);
+    ensure(bytes.len() == c.bytes as usize && c.offset % 4 == 0, "range: it leaves the weights section")?;
+    let len = c.len as u64;
+    let (bits, expected) = match c.kind {
+        Constant::KIND_WEIGHTS => (2..=8, (len * c.bits as u64).div_ceil(8)),
+        Constant::KIND_CHANNELS => (32..=32, (len * 9).next_multiple_of(4)),
+        Constant::KIND_TABLE_S8 => (8..=8, 256),
+        Constant::KIND_U16 => (16..=16, len * 2),
+        _ => return Err("kind"),
+    };
+    ensure(bits.contains(&c.bits), "element width")?;
+    ensure(expected == c.bytes as u64 && len > 0, "length")?;
+    ensure(c.kind != Constant::KIND_TABLE_S8 || c.len == 256, "table length")?;
+    if c.kind == Constant::KIND_CHANNELS {
+        let shifts_are_valid = ops::Channels::new(bytes, c.len as usize).shift.iter().all(|s| SHIFT_RANGE.contains(s));
+        ensure(shifts_are_valid, "shift")?;
+    }
+    Ok(())
+}
+
+fn port(model: &Model<'_>, p: &Port) -> Check {
+    ensure((p.tensor as usize) < model.tensors().len(), "tensor")?;
+    ensure(p.layout <= Port::NCHW && p.raw <= Port::U8, "layout or raw type")?;
+    ensure(p.scale.is_finite() && p.scale > 0.0, "scale")?;
+    ensure(name_is_valid(model, p.name_offset, p.name_bytes), "name")
+}
+
+/// Names may not be cut inside of a character; `model.port_name` would then be empty.
+fn name_is_valid(model: &Model<'_>, offset: u32, bytes: u32) -> bool {
+    bytes == 0
+        || model.port_name(&Port { name_offset: offset, name_bytes: bytes, ..Port::default() }).len() == bytes as usize
+}
+
+fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
+    let view = View { model, head };
+    ensure(head.reserved == 0 && head.record_bytes % 4 == 0, "head")?;
+    ensure(name_is_valid(model, head.name_offset, head.name_bytes), "name")?;
+    let scratch_end = head.scratch_offset.checked_add(head.scratch_bytes);
+    ensure(scratch_end.is_some_and(|end| end <= model.header().arena_bytes), "scratch: it leaves the arena")?;
+    match record {
+        Op::Conv(c) => view.conv(c),
+        Op::Depthwise(c) => view.depthwise(c),
+        Op::ConvTranspose(c) => view.conv_transpose(c),
+        Op::Linear(l) => view.linear(l),
+        Op::Add(b) => {
+            let bound = -SUM_MULTIPLIER_MAX..=SUM_MULTIPLIER_MAX;
+            ensure(bound.contains(&b.lhs_multiplier) && bound.contains(&b.rhs_multiplier), "multiplier")?;
+            ensure(SUM_SHIFT_RANGE.contains(&b.shift), "shift")?;
+            view.binary(b)
+        }
+        Op::Mul(b) => {
+            ensure(SHIFT_RANGE.contains(&b.shift) && b.rhs_multiplier == 0, "multiplier or shift")?;
+            view.binary(b)
+        }
+        Op::Lookup(l) => {
+            view.constant(l.table, Constant::KIND_TABLE_S8, 256)?;
+            view.same_len(l.input, l.output)?;
+            view.memory(&[l.input], l.output, true)
+        }
+        Op::PRelu(p) => {
+            view.constant(p.channels, Constant::KIND_CHANNELS, p.c as u64)?;
+            ensure(is_shift(p.shift), "shift")?;
+            view.same_len(p.input, p.output)?;
+            ensure(p.c > 0 && view.tensor(p.input)?.len % p.c as u32 == 0, "channel count")?;
+            view.memory(&[p.input], p.output, true)
+        }
+        Op::MaxPool(p) => {
+            ensure(p.channels == NONE, "channels")?;
+            view.pool(p)
+        }
+        Op::AveragePool(p) => {
+            let entries = view.find(p.channels, Constant::KIND_CHANNELS)?.len;
+            ensure(entries == 1 || entries == p.kernel_h as u32 * p.kernel_w as u32, "channel table length")?;
+            view.pool(p)
+        }
+        Op::Mean(m) => {
+            ensure(m.reduce > 0 && m.reduce <= 1 << 22 && is_shift(m.shift), "reduction or shift")?;
+            view.elements(m.input, &[m.outer, m.reduce, m.inner])?;
+            view.elements(m.output, &[m.outer, m.inner])?;
+            view.memory(&[m.input], m.output, false)
+        }
+        Op::Softmax(s) => {
+            view.constant(s.table, Constant::KIND_U16, 256)?;
+            let table = u16s(model.constant_bytes(s.table));
+            ensure(table.first() == Some(&(1 << 15)) && table.iter().all(|&v| v <= 1 << 15), "table")?;
+            ensure(s.columns > 0 && s.columns <= 65_535, "row length")?;
+            view.elements(s.input, &[s.rows, s.columns])?;
+            view.elements(s.output, &[s.rows, s.columns])?;
+            view.memory(&[s.input], s.output, true)
+        }
+        Op::Pad(p) => {
+            ensure(p.reserved == [0; 3], "reserved bytes")?;
+            let fits = (0..MAX_RANK).all(|i| p.before[i] as u32 + p.in_dims[i] as u32 <= p.out_dims[i] as u32);
+            ensure(fits, "padding")?;
+            view.dims(p.input, &p.in_dims)?;
+            view.dims(p.output, &p.out_dims)?;
+            view.memory(&[p.input], p.output, false)
+        }
+        Op::Rearrange(r) => view.rearrange(r),
+        Op::Concat(c, inputs) => view.concat(c, inputs),
+        Op::ResizeNearest(r) => view.resize(r, 1),
+        Op::ResizeBilinear(r) => view.resize(r, 3),
+    }
+}
+
+/// One operator in its model.
+struct View<'v, 'm> {
+    model: &'v Model<'m>,
+    head: &'v Head,
+}
+
+impl View<'_, '_> {
+    fn tensor(&self, id: u16) -> Result<&Tensor, &'static str> {
+        self.model.tensors().get(id as usize).ok_or("tensor id")
+    }
+
+    fn find(&self, id: u16, kind: u8) -> Result<&Constant, &'static str> {
+        self.model.constants().get(id as usize).filter(|c| c.kind == kind).ok_or("constant id")
+    }
+
+    fn constant(&self, id: u16, kind: u8, len: u64) -> Check {
+        ensure(self.find(id, kind)?.len as u64 == len, "constant length")
+    }
+
+    fn elements(&self, id: u16, dims: &[u32]) -> Check {
+        let len = dims.iter().try_fold(1u32, |n, &d| n.checked_mul(d));
+        ensure(len == Some(self.tensor(id)?.len), "shape: it is not the tensor's")
+    }
+
+    fn dims(&self, id: u16, dims: &[u16]) -> Check {
+        ensure(product(dims) == Some(self.tensor(id)?.len as usize), "shape: it is not the tensor's")
+    }
+
+    fn same_len(&self, a: u16, b: u16) -> Check {
+        ensure(self.tensor(a)?.len == self.tensor(b)?.len, "shape: input and output differ")
+    }
+
+    /// What is written is apart from what is read; with `in_place`, the first input may begin where the output begins.
+    fn memory(&self, inputs: &[u16], output: u16, in_place: bool) -> Check {
+        let range = |t: &Tensor| (t.offset, t.offset + t.len);
+        let apart = |a: (u32, u32), b: (u32, u32)| a.1 <= b.0 || b.1 <= a.0 || a.0 == a.1 || b.0 == b.1;
+        let out = range(self.tensor(output)?);
+        let scratch = (self.head.scratch_offset, self.head.scratch_offset + self.head.scratch_bytes);
+        ensure(apart(out, scratch), "scratch: it overlaps the output")?;
+        for (i, &id) in inputs.iter().enumerate() {
+            let input = range(self.tensor(id)?);
+            ensure(apart(input, scratch), "scratch: it overlaps an input")?;
+            let replaced = in_place && i == 0 && input.0 == out.0 && out.1 <= input.1;
+            ensure(replaced || apart(input, out), "memory: output and input overlap")?;
+        }
+        Ok(())
+    }
+
+    fn window(&self, c: &op::Conv) -> Check {
+        let fields = [c.kernel_h, c.kernel_w, c.stride_h, c.stride_w, c.dilation_h, c.dilation_w, c.groups];
+        ensure(!fields.contains(&0), "zero in kernel, stride, dilation or groups")?;
+        ensure(c.act_min <= c.act_max && c.reserved == 0, "activation bounds")?;
+        ensure(c.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
+        self.dims(c.input, &[c.in_h, c.in_w, c.in_c])?;
+        self.dims(c.output, &[c.out_h, c.out_w, c.out_c])?;
+        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)
+    }
+
+    fn weights(&self, id: u16, dims: &[u32]) -> Check {
+        let len = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or("weight shape")?;
+        self.constant(id, Constant::KIND_WEIGHTS, len)
+    }
+
+    fn conv(&self, c: &op::Conv) -> Check {
+        self.window(c)?;
+        ensure(c.in_c % c.groups == 0 && c.out_c % c.groups == 0, "groups")?;
+        self.weights(c.weights, &[c.out_c, c.kernel_h, c.kernel_w, c.in_c / c.groups].map(u32::from))?;
+        self.memory(&[c.input], c.output, false)
+    }
+
+    fn conv_transpose(&self, c: &op::Conv) -> Check {
+        self.conv(c)
+    }
+
+    fn depthwise(&self, c: &op::Conv) -> Check {
+        self.window(c)?;
+        ensure(c.groups == 1 && c.in_c == c.out_c, "groups")?;
+        self.weights(c.weights, &[c.kernel_h, c.kernel_w, c.out_c].map(u32::from))?;
+        let in_place = self.tensor(c.input)?.offset == self.tensor(c.output)?.offset;
+        ensure(!in_place || self.head.scratch_bytes as usize >= ops::depthwise_scratch_bytes(c), "scratch: too small")?;
+        self.memory(&[c.input], c.output, true)
+    }
+
+    fn linear(&self, l: &op::Linear) -> Check {
+        ensure(l.act_min <= l.act_max, "activation bounds")?;
+        ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
+        self.elements(l.input, &[l.rows, l.k])?;
+        self.elements(l.output, &[l.rows, l.n])?;
+        self.weights(l.weights, &[l.n, l.k])?;
+        self.constant(l.channels, Constant::KIND_CHANNELS, l.n as u64)?;
+        self.memory(&[l.input], l.output, false)
+    }
+
+    fn binary(&self, b: &op::Binary) -> Check {
+        ensure(b.reserved == 0 && b.reserved2 == 0 && b.rhs_is_constant <= 1, "reserved bytes")?;
+        ensure(b.act_min <= b.act_max && (-128..=127).contains(&b.rhs_zero_point), "activation bounds or zero point")?;
+        self.elements(b.output, &b.dims)?;
+        ensure(inside(&b.dims, &b.lhs_strides, self.tensor(b.lhs)?.len), "strides of the left operand")?;
+        let rhs_len = if b.rhs_is_constant == 1 {
+            let constant = self.find(b.rhs, Constant::KIND_WEIGHTS)?;
+            ensure(constant.bits == 8, "constant width")?;
+            constant.len
+        } else {
+            self.tensor(b.rhs)?.len
+        };
+        ensure(inside(&b.dims, &b.rhs_strides, rhs_len), "strides of the right operand")?;
+        let dense = b.lhs_strides == ops::dense_strides(&b.dims);
+        let inputs = [b.lhs, b.rhs];
+        self.memory(&inputs[..if b.rhs_is_constant == 1 { 1 } else { 2 }], b.output, dense)
+    }
+
+    fn pool(&self, p: &op::Pool) -> Check {
+        let fields = [p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w];
+        ensure(!fields.contains(&0), "zero in kernel, stride or dilation")?;
+        ensure((p.kernel_h as u32 * p.kernel_w as u32) < 1 << 22, "kernel")?;
+        ensure(p.act_min <= p.act_max && p.reserved == 0, "activation bounds")?;
+        self.dims(p.input, &[p.in_h, p.in_w, p.c])?;
+        self.dims(p.output, &[p.out_h, p.out_w, p.c])?;
+        self.memory(&[p.input], p.output, false)
+    }
+
+    fn rearrange(&self, r: &op::Rearrange) -> Check {
+        self.dims(r.output, &r.dims)?;
+        let (mut low, mut high) = (r.offset as i64, r.offset as i64);
+        for (&dim, &stride) in r.dims.iter().zip(&r.strides) {
+            let reach = (dim as i64 - 1) * stride as i64;
+            low += reach.min(0);
+            high += reach.max(0);
+        }
+        ensure(low >= 0 && high < self.tensor(r.input)?.len as i64, "strides")?;
+        self.memory(&[r.input], r.output, false)
+    }
+
+    fn concat(&self, c: &op::Concat, inputs: &[op::ConcatInput]) -> Check {
+        let mut inner = 0u32;
+        for input in inputs {
+            ensure(input.reserved == 0 && is_shift(input.shift), "input")?;
+            self.elements(input.input, &[c.outer, input.inner])?;
+            inner = inner.checked_add(input.inner).ok_or("length")?;
+            self.memory(&[input.input], c.output, false)?;
+        }
+        self.elements(c.output, &[c.outer, inner])
+    }
+
+    /// `values` per tap: 1 for nearest, 3 for bilinear.
+    fn resize(&self, r: &op::Resize, values: usize) -> Check {
+        self.dims(r.input, &[r.in_h, r.in_w, r.c])?;
+        self.dims(r.output, &[r.out_h, r.out_w, r.c])?;
+        for (id, outputs, inputs) in [(r.rows, r.out_h, r.in_h), (r.columns, r.out_w, r.in_w)] {
+            self.constant(id, Constant::KIND_U16, outputs as u64 * values as u64)?;
+            let taps = u16s(self.model.constant_bytes(id)).chunks_exact(values);
+            let valid = |tap: &[u16]| match *tap {
+                [index] => index < inputs,
+                [lo, hi, frac] => lo < inputs && hi < inputs && frac <= 2048,
+                _ => false,
+            };
+            ensure(taps.into_iter().all(valid), "taps")?;
+        }
+        self.memory(&[r.input], r.output, false)
+    }
+}
+
+fn is_shift(shift: u32) -> bool {
+    u8::try_from(shift).is_ok_and(|s| SHIFT_RANGE.contains(&s))
+}
+
+fn product(dims: &[u16]) -> Option<usize> {
+    let len = dims.iter().try_fold(1u32, |n, &d| n.checked_mul(d as u32))?;
+    usize::try_from(len).ok()
+}
+
+/// Whether the largest index of a strided operand lies inside of `len` elements.
+fn inside(dims: &[u32; 4], strides: &[u32; 4], len: u32) -> bool {
+    let last = dims.iter().zip(strides).try_fold(0u64, |sum, (&dim, &stride)| {
+        sum.checked_add((dim as u64).checked_sub(1)?.checked_mul(stride as u64)?)
+    });
+    last.is_some_and(|last| last < len as u64)
+}
+
+/// A checked constant's 16-bit values.
+pub(crate) fn u16s(bytes: &[u8]) -> &[u16] {
+    bytemuck::try_cast_slice(bytes).unwrap_or(&[])
+}

@@ -1,0 +1,110 @@
+//! Execution in the caller's memory.
+
+use crate::error::Error;
+use crate::format::ALIGN;
+use crate::format::op::{Head, Op};
+use crate::format::tensor::Port;
+use crate::model::{Model, Ops};
+use crate::ops;
+
+/// A model and the arena that it runs in.
+///
+/// Inputs and outputs lie in the arena and share it with everything between: write every input before each run, read outputs
+/// before the next.
+#[derive(Debug)]
+pub struct Engine<'m, 'a> {
+    model: Model<'m>,
+    arena: &'a mut [i8],
+}
+
+impl<'m, 'a> Engine<'m, 'a> {
+    /// An engine; the arena needs [`Model::arena_bytes`] bytes and must start at a multiple of [`ALIGN`] (see [`Aligned`]). Its content does
+    /// not matter.
+    pub fn new(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a>, Error> {
+        if arena.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(Error::ArenaMisaligned);
+        }
+        let (needed, given) = (model.arena_bytes(), arena.len());
+        let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
+        Ok(Engine { model: *model, arena: bytemuck::cast_slice_mut(arena) })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<'m> {
+        &self.model
+    }
+
+    /// Memory of input `index`, `q = raw / scale + zero_point` of its [`Port`]; empty if there is none.
+    pub fn input(&mut self, index: usize) -> &mut [i8] {
+        match self.model.inputs().get(index) {
+            Some(port) => {
+                let range = range(&self.model, port);
+                self.arena.get_mut(range).unwrap_or(&mut [])
+            }
+            None => &mut [],
+        }
+    }
+
+    /// Output `index` after a run; empty if there is none.
+    pub fn output(&self, index: usize) -> &[i8] {
+        self.model.outputs().get(index).and_then(|port| self.arena.get(range(&self.model, port))).unwrap_or(&[])
+    }
+
+    /// Memory of a tensor, which holds its value only between the operator that writes it and the last that reads it.
+    pub fn tensor(&self, id: u16) -> &[i8] {
+        self.arena.get(range(&self.model, &Port { tensor: id, ..Port::default() })).unwrap_or(&[])
+    }
+
+    /// Runs the model: inputs to outputs.
+    pub fn run(&mut self) {
+        let mut steps = self.steps();
+        while steps.step().is_some() {}
+    }
+
+    /// A run, one operator at a time.
+    pub fn steps(&mut self) -> Steps<'_, 'm> {
+        Steps { ops: self.model.ops(), model: &self.model, arena: self.arena }
+    }
+}
+
+fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
+    let tensor = model.tensor(port.tensor);
+    tensor.offset as usize..tensor.offset as usize + tensor.len as usize
+}
+
+/// A run in progress, for profiling and for looking at tensors in between.
+#[derive(Debug)]
+pub struct Steps<'e, 'm> {
+    ops: Ops<'m>,
+    model: &'e Model<'m>,
+    arena: &'e mut [i8],
+}
+
+impl<'m> Steps<'_, 'm> {
+    /// Executes the next operator and returns it; none after the last.
+    pub fn step(&mut self) -> Option<(Head, Op<'m>)> {
+        let (head, op) = self.ops.next()?;
+        let done = ops::run(self.model, &head, &op, self.arena);
+        debug_assert!(done.is_some(), "a checked operator has its memory");
+        Some((head, op))
+    }
+
+    /// Memory of a tensor, see [`Engine::tensor`].
+    pub fn tensor(&self, id: u16) -> &[i8] {
+        self.arena.get(range(self.model, &Port { tensor: id, ..Port::default() })).unwrap_or(&[])
+    }
+}
+
+/// Bytes at a multiple of 16, for arenas and models: `static mut`-free with a cell of your choice, or on the stack.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+pub struct Aligned<T: ?Sized>(pub T);
+
+/// The bytes of a model file, aligned as [`Model::parse`] wants them: `include_model!("digits.pith")` is a `&'static [u8]`.
+#[macro_export]
+macro_rules! include_model {
+    ($path:expr $(,)?) => {{
+        static MODEL: &$crate::Aligned<[u8]> = &$crate::Aligned(*include_bytes!($path));
+        &MODEL.0
+    }};
+}

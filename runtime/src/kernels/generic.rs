@@ -1,0 +1,96 @@
+//! The scalar truth: plain Rust whose loops a compiler vectorizes where it can.
+//!
+//! A convolution in `[h, w, c]` order is a sum of dot products over contiguous runs: for one kernel row, taps and channels lie
+//! side by side in the input and in the weights. So [`Weights::dot`] is the heart of `conv`, `linear` and `conv_transpose`, and
+//! [`Weights::accumulate`] (one product per channel) that of `depthwise`. Sums wrap at 32 bits, which defines their meaning for
+//! hostile models; the host keeps real ones far from it.
+
+/// Weights of one constant, read by element index.
+pub trait Weights: Copy {
+    /// `sum_i (input[i] - zero_point) * weight[start + i]`, wrapping.
+    fn dot(self, start: usize, input: &[i8], zero_point: i16) -> i32;
+
+    /// `acc[i] += (input[i] - zero_point) * weight[start + i]`, wrapping, over the shortest.
+    fn accumulate(self, start: usize, input: &[i8], zero_point: i16, acc: &mut [i32]);
+}
+
+/// Weights of eight bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a>(pub &'a [i8]);
+
+/// Weights of two to eight bits, element `i` in bits `i * bits ..` of a little-endian bit stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// The stream.
+    pub bytes: &'a [u8],
+    /// Width of one weight.
+    pub bits: u8,
+}
+
+/// Weights that [`Packed`] expands at a time, on the stack.
+const TILE: usize = 64;
+
+impl Weights for Bytes<'_> {
+    #[inline(always)]
+    fn dot(self, start: usize, input: &[i8], zero_point: i16) -> i32 {
+        dot(self.0.get(start..).unwrap_or(&[]), input, zero_point)
+    }
+
+    #[inline(always)]
+    fn accumulate(self, start: usize, input: &[i8], zero_point: i16, acc: &mut [i32]) {
+        accumulate(self.0.get(start..).unwrap_or(&[]), input, zero_point, acc)
+    }
+}
+
+impl Packed<'_> {
+    /// Weight `index`, sign-extended; 0 beyond the end.
+    #[inline(always)]
+    pub fn get(self, index: usize) -> i8 {
+        let bits = (self.bits as usize).clamp(1, 8);
+        let at = index * bits;
+        let byte = |i: usize| self.bytes.get(i).copied().unwrap_or(0) as u16;
+        let word = byte(at / 8) | byte(at / 8 + 1) << 8;
+        ((word >> (at % 8)) as i8) << (8 - bits) >> (8 - bits)
+    }
+
+    #[inline(always)]
+    fn tile(self, start: usize, len: usize) -> [i8; TILE] {
+        let mut tile = [0; TILE];
+        for (i, value) in tile.iter_mut().take(len).enumerate() {
+            *value = self.get(start + i);
+        }
+        tile
+    }
+}
+
+impl Weights for Packed<'_> {
+    fn dot(self, start: usize, input: &[i8], zero_point: i16) -> i32 {
+        input.chunks(TILE).enumerate().fold(0i32, |acc, (i, chunk)| {
+            acc.wrapping_add(dot(&self.tile(start + i * TILE, chunk.len()), chunk, zero_point))
+        })
+    }
+
+    fn accumulate(self, start: usize, input: &[i8], zero_point: i16, acc: &mut [i32]) {
+        for (i, (input, acc)) in input.chunks(TILE).zip(acc.chunks_mut(TILE)).enumerate() {
+            accumulate(&self.tile(start + i * TILE, input.len()), input, zero_point, acc);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot(weights: &[i8], input: &[i8], zero_point: i16) -> i32 {
+    weights.iter().zip(input).fold(0i32, |acc, (&w, &q)| acc.wrapping_add(product(w, q, zero_point)))
+}
+
+#[inline(always)]
+fn accumulate(weights: &[i8], input: &[i8], zero_point: i16, acc: &mut [i32]) {
+    for ((acc, &w), &q) in acc.iter_mut().zip(weights).zip(input) {
+        *acc = acc.wrapping_add(product(w, q, zero_point));
+    }
+}
+
+/// `(q - zero_point) * w`; both factors fit 16 bits, which is what vector units multiply fastest.
+#[inline(always)]
+fn product(w: i8, q: i8, zero_point: i16) -> i32 {
+    (q as i16).wrapping_sub(zero_point) as i32 * w as i32
+}

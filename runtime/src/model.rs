@@ -1,0 +1,201 @@
+//! A model file, checked once. After [`Model::parse`] no accessor can fail and no run can panic.
+
+use crate::check;
+use crate::error::Error;
+use crate::format::crc32::crc32;
+use crate::format::header::Header;
+use crate::format::op::{Head, Op};
+use crate::format::tensor::{Constant, Port, Tensor};
+use crate::format::{ALIGN, MAGIC, VERSION};
+
+/// A checked view over the bytes of a `.pith` file; copying it copies the view.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'m> {
+    header: Header,
+    tensors: &'m [Tensor],
+    constants: &'m [Constant],
+    ports: &'m [Port],
+    ops: &'m [u8],
+    text: &'m str,
+    weights: &'m [u8],
+}
+
+impl<'m> Model<'m> {
+    /// Checks everything that a run relies on: lengths, checksum, every record, every shape, every memory range.
+    ///
+    /// `bytes` must start at a multiple of [`ALIGN`] (see [`crate::include_model!`]) and may be longer than the file.
+    pub fn parse(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
+        if bytes.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(Error::FileMisaligned);
+        }
+        let (header, bytes) = read_header(bytes)?;
+        let model = Model {
+            header,
+            tensors: records(bytes, header.tensors_offset, header.tensor_count as usize, "tensors section")?,
+            constants: records(bytes, header.constants_offset, header.constant_count as usize, "constants section")?,
+            ports: records(
+                bytes,
+                header.ports_offset,
+                header.input_count as usize + header.output_count as usize,
+                "ports section",
+            )?,
+            ops: records(bytes, header.ops_offset, header.ops_bytes as usize, "operators section")?,
+            text: core::str::from_utf8(records(bytes, header.text_offset, header.text_bytes as usize, "text section")?)
+                .map_err(|_| Error::Header { what: "text section is not UTF-8" })?,
+            weights: bytes
+                .get(header.weights_offset as usize..)
+                .filter(|_| header.weights_offset as usize % ALIGN == 0)
+                .ok_or(Error::Header { what: "weights section" })?,
+        };
+        if header.ops_offset % 4 != 0 {
+            return Err(Error::Header { what: "operators section is not aligned" });
+        }
+        check::model(&model)?;
+        Ok(model)
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Bytes that an arena must have.
+    pub fn arena_bytes(&self) -> usize {
+        self.header.arena_bytes as usize
+    }
+
+    /// Activations.
+    pub fn tensors(&self) -> &'m [Tensor] {
+        self.tensors
+    }
+
+    /// The tensor of this id, a default (empty) one if there is none.
+    pub fn tensor(&self, id: u16) -> Tensor {
+        self.tensors.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Constants.
+    pub fn constants(&self) -> &'m [Constant] {
+        self.constants
+    }
+
+    /// The constant of this id, a default (empty) one if there is none.
+    pub fn constant(&self, id: u16) -> Constant {
+        self.constants.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Stored bytes of a constant, empty if there is none.
+    pub fn constant_bytes(&self, id: u16) -> &'m [u8] {
+        let constant = self.constant(id);
+        let start = constant.offset as usize;
+        start.checked_add(constant.bytes as usize).and_then(|end| self.weights.get(start..end)).unwrap_or(&[])
+    }
+
+    /// Operators in execution order.
+    pub fn ops(&self) -> Ops<'m> {
+        Ops { rest: self.ops }
+    }
+
+    /// What the caller feeds.
+    pub fn inputs(&self) -> &'m [Port] {
+        self.ports.get(..self.header.input_count as usize).unwrap_or(&[])
+    }
+
+    /// What the caller reads.
+    pub fn outputs(&self) -> &'m [Port] {
+        self.ports.get(self.header.input_count as usize..).unwrap_or(&[])
+    }
+
+    /// Name of an operator, empty where names were stripped.
+    pub fn op_name(&self, head: &Head) -> &'m str {
+        self.text(head.name_offset, head.name_bytes)
+    }
+
+    /// Name of an input or output, as in the ONNX file.
+    pub fn port_name(&self, port: &Port) -> &'m str {
+        self.text(port.name_offset, port.name_bytes)
+    }
+
+    /// Free text, `key=value` lines.
+    pub fn metadata(&self) -> &'m str {
+        self.text(self.header.metadata_offset, self.header.metadata_bytes)
+    }
+
+    fn text(&self, offset: u32, bytes: u32) -> &'m str {
+        let start = offset as usize;
+        start.checked_add(bytes as usize).and_then(|end| self.text.get(start..end)).unwrap_or("")
+    }
+
+    /// Bytes of the weights section.
+    pub fn weights_section_bytes(&self) -> usize {
+        self.weights.len()
+    }
+}
+
+/// Iterator over operator records.
+#[derive(Clone, Debug)]
+pub struct Ops<'m> {
+    rest: &'m [u8],
+}
+
+impl<'m> Iterator for Ops<'m> {
+    type Item = (Head, Op<'m>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (head, op) = Op::parse(self.rest)?;
+        self.rest = self.rest.get(head.record_bytes as usize..)?;
+        Some((head, op))
+    }
+}
+
+impl Ops<'_> {
+    /// Whether bytes are left that are no record.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
+/// The header, and the file without what follows it in the buffer.
+fn read_header(bytes: &[u8]) -> Result<(Header, &[u8]), Error> {
+    let truncated = |needed| Error::Truncated { needed, given: bytes.len() };
+    if !bytes.starts_with(&MAGIC) && bytes.len() >= MAGIC.len() {
+        return Err(Error::NotAModel);
+    }
+    let head = bytes.get(..size_of::<Header>()).ok_or(truncated(size_of::<Header>()))?;
+    let header: Header = bytemuck::pod_read_unaligned(head);
+    if header.version != VERSION {
+        return Err(Error::Version { found: header.version });
+    }
+    let file = bytes.get(..header.file_bytes as usize).ok_or(truncated(header.file_bytes as usize))?;
+    let checked = file.get(16..).filter(|_| file.len() >= size_of::<Header>());
+    let computed = crc32(checked.ok_or(Error::Header { what: "file length" })?);
+    if computed != header.crc32 {
+        return Err(Error::Checksum { stored: header.crc32, computed });
+    }
+    if header.header_bytes as usize != size_of::<Header>() {
+        return Err(Error::Header { what: "header length" });
+    }
+    if header.required_features != 0 {
+        return Err(Error::Unsupported { what: "a required feature of this model" });
+    }
+    if header.reserved != [0; 2] {
+        return Err(Error::Header { what: "reserved bytes" });
+    }
+    Ok((header, file))
+}
+
+/// `count` records at `offset`, inside of the file, behind the header and aligned.
+fn records<'m, T: bytemuck::AnyBitPattern>(
+    bytes: &'m [u8],
+    offset: u32,
+    count: usize,
+    what: &'static str,
+) -> Result<&'m [T], Error> {
+    let start = offset as usize;
+    let len = count.checked_mul(size_of::<T>());
+    len.and_then(|len| start.checked_add(len))
+        .filter(|_| start >= size_of::<Header>())
+        .and_then(|end| bytes.get(start..end))
+        .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
+        .ok_or(Error::Header { what })
+}

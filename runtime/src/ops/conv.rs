@@ -1,0 +1,184 @@
+//! Convolutions over `[h, w, c]` maps.
+
+use super::{Memory, Stage};
+use crate::format::op;
+use crate::kernels::generic::Weights;
+use core::ops::Range;
+
+/// One axis of a window: kernel taps that fall inside of the input.
+#[derive(Clone, Copy)]
+struct Axis {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    pad: usize,
+    input: usize,
+}
+
+impl Axis {
+    /// Taps `k` with `0 <= out * stride - pad + k * dilation < input`, and the input position of the first.
+    #[inline(always)]
+    fn taps(self, out: usize) -> (Range<usize>, usize) {
+        let start = out * self.stride;
+        let first = self.pad.saturating_sub(start).div_ceil(self.dilation);
+        let room = (self.input + self.pad).saturating_sub(start);
+        let end = room.div_ceil(self.dilation).min(self.kernel);
+        (first.min(end)..end, (start + first * self.dilation).saturating_sub(self.pad))
+    }
+}
+
+fn axes(c: &op::Conv) -> (Axis, Axis) {
+    let axis = |kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16| Axis {
+        kernel: kernel.into(),
+        stride: stride.into(),
+        dilation: dilation.into(),
+        pad: pad.into(),
+        input: input.into(),
+    };
+    (
+        axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.in_h),
+        axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.in_w),
+    )
+}
+
+/// `output[y, x, oc]`: for every kernel row one dot product over contiguous taps and channels, or one per tap where groups or
+/// dilation put gaps between them.
+pub(super) fn conv<W: Weights>(c: &op::Conv, input: &[i8], weights: W, stage: &Stage<'_>, output: &mut [i8]) {
+    let (rows, columns) = axes(c);
+    let in_c = c.in_c as usize;
+    let group_in = in_c / c.groups.max(1) as usize;
+    let group_out = (c.out_c / c.groups.max(1)).max(1) as usize;
+    let filter = rows.kernel * columns.kernel * group_in;
+    let contiguous = c.groups == 1 && c.dilation_w == 1;
+    let pixels = output.chunks_exact_mut(c.out_c.max(1) as usize);
+    for (pixel, out) in pixels.enumerate() {
+        let (y, x) = (pixel / c.out_w.max(1) as usize, pixel % c.out_w.max(1) as usize);
+        let (row_taps, top) = rows.taps(y);
+        let (column_taps, left) = columns.taps(x);
+        for (oc, out) in out.iter_mut().enumerate() {
+            let (bias, multiplier, shift) = stage.channels.get(oc);
+            let first_channel = oc / group_out * group_in;
+            let mut acc = bias;
+            for (i, ky) in row_taps.clone().enumerate() {
+                let row = (top + i * rows.dilation) * columns.input;
+                let filter_row = oc * filter + ky * columns.kernel * group_in;
+                if contiguous {
+                    let start = (row + left) * in_c;
+                    let run = input.get(start..start + column_taps.len() * in_c).unwrap_or(&[]);
+                    acc =
+                        acc.wrapping_add(weights.dot(filter_row + column_taps.start * in_c, run, stage.in_zero_point));
+                } else {
+                    for (j, kx) in column_taps.clone().enumerate() {
+                        let start = (row + left + j * columns.dilation) * in_c + first_channel;
+                        let run = input.get(start..start + group_in).unwrap_or(&[]);
+                        acc = acc.wrapping_add(weights.dot(filter_row + kx * group_in, run, stage.in_zero_point));
+                    }
+                }
+            }
+            *out = stage.output.stage(acc, multiplier, shift);
+        }
+    }
+}
+
+/// Gathers: for output row `y`, tap `ky` reads input row `(y + pad_top - ky * dilation_h) / stride_h` where that is exact and inside.
+pub(super) fn conv_transpose<W: Weights>(c: &op::Conv, input: &[i8], weights: W, stage: &Stage<'_>, output: &mut [i8]) {
+    let (rows, columns) = axes(c);
+    let in_c = c.in_c as usize;
+    let group_in = in_c / c.groups.max(1) as usize;
+    let group_out = (c.out_c / c.groups.max(1)).max(1) as usize;
+    let source = |axis: Axis, out: usize, tap: usize| {
+        let at = (out + axis.pad).checked_sub(tap * axis.dilation)?;
+        (at % axis.stride == 0 && at / axis.stride < axis.input).then_some(at / axis.stride)
+    };
+    for (pixel, out) in output.chunks_exact_mut(c.out_c.max(1) as usize).enumerate() {
+        let (y, x) = (pixel / c.out_w.max(1) as usize, pixel % c.out_w.max(1) as usize);
+        for (oc, out) in out.iter_mut().enumerate() {
+            let (bias, multiplier, shift) = stage.channels.get(oc);
+            let first_channel = oc / group_out * group_in;
+            let mut acc = bias;
+            for ky in 0..rows.kernel {
+                let Some(row) = source(rows, y, ky) else { continue };
+                for kx in 0..columns.kernel {
+                    let Some(column) = source(columns, x, kx) else { continue };
+                    let start = (row * columns.input + column) * in_c + first_channel;
+                    let run = input.get(start..start + group_in).unwrap_or(&[]);
+                    let filter = ((oc * rows.kernel + ky) * columns.kernel + kx) * group_in;
+                    acc = acc.wrapping_add(weights.dot(filter, run, stage.in_zero_point));
+                }
+            }
+            *out = stage.output.stage(acc, multiplier, shift);
+        }
+    }
+}
+
+/// Scratch bytes of a depthwise convolution that works in place: one channel of its input.
+pub fn depthwise_scratch_bytes(c: &op::Conv) -> usize {
+    c.in_h as usize * c.in_w as usize
+}
+
+/// Channels accumulated together.
+const LANES: usize = 32;
+
+/// Channel `k` of the output depends on channel `k` of the input alone. Apart, a block of channels is accumulated together; in place,
+/// each channel is copied to `scratch` first: output pixel `i` then overwrites channel `k` of input pixel `i`, which nobody reads again.
+pub(super) fn depthwise<W: Weights>(
+    c: &op::Conv,
+    memory: Memory<'_>,
+    weights: W,
+    stage: &Stage<'_>,
+    scratch: &mut [i8],
+) {
+    let (rows, columns) = axes(c);
+    let channels = (c.out_c as usize).max(1);
+    let out_w = (c.out_w as usize).max(1);
+    let pixels = c.out_h as usize * c.out_w as usize;
+    match memory {
+        Memory::Apart(input, output) => {
+            for (pixel, out) in output.chunks_exact_mut(channels).enumerate() {
+                let (row_taps, top) = rows.taps(pixel / out_w);
+                let (column_taps, left) = columns.taps(pixel % out_w);
+                for (block, out) in out.chunks_mut(LANES).enumerate() {
+                    let first = block * LANES;
+                    let mut acc = [0; LANES];
+                    for (i, ky) in row_taps.clone().enumerate() {
+                        for (j, kx) in column_taps.clone().enumerate() {
+                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
+                            let start = at * channels + first;
+                            let run = input.get(start..start + out.len()).unwrap_or(&[]);
+                            let tap = (ky * columns.kernel + kx) * channels + first;
+                            weights.accumulate(tap, run, stage.in_zero_point, &mut acc);
+                        }
+                    }
+                    for (i, (out, acc)) in out.iter_mut().zip(acc).enumerate() {
+                        let (bias, multiplier, shift) = stage.channels.get(first + i);
+                        *out = stage.output.stage(acc.wrapping_add(bias), multiplier, shift);
+                    }
+                }
+            }
+        }
+        Memory::InPlace(data) => {
+            for channel in 0..channels {
+                let (bias, multiplier, shift) = stage.channels.get(channel);
+                for (copy, pixel) in scratch.iter_mut().zip(data.chunks_exact(channels)) {
+                    *copy = pixel.get(channel).copied().unwrap_or(0);
+                }
+                for (pixel, out) in data.chunks_exact_mut(channels).take(pixels).enumerate() {
+                    let (row_taps, top) = rows.taps(pixel / out_w);
+                    let (column_taps, left) = columns.taps(pixel % out_w);
+                    let mut acc = bias;
+                    for (i, ky) in row_taps.enumerate() {
+                        for (j, kx) in column_taps.clone().enumerate() {
+                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
+                            let tap = (ky * columns.kernel + kx) * channels + channel;
+                            let run = scratch.get(at..at + 1).unwrap_or(&[]);
+                            acc = acc.wrapping_add(weights.dot(tap, run, stage.in_zero_point));
+                        }
+                    }
+                    if let Some(out) = out.get_mut(channel) {
+                        *out = stage.output.stage(acc, multiplier, shift);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Operators: shapes, padding and borders around the kernels. One file a family; [`run`] gives each its memory.
+//!
+//! Every function here relies on what [`crate::check`] established, but none relies on it for safety: slices are taken with
+//! checked access, and what cannot happen after a check does nothing.
+
+mod arrange;
+mod conv;
+mod elementwise;
+mod linear;
+mod pool;
+mod resize;
+mod softmax;
+
+use crate::fixed::{requantize, saturate};
+use crate::format::op::{self, Head, Op};
+use crate::format::tensor::{Constant, Tensor};
+use crate::kernels::generic::{Bytes, Packed};
+use crate::model::Model;
+pub use conv::depthwise_scratch_bytes;
+
+/// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
+#[derive(Clone, Copy, Debug)]
+pub struct Channels<'a> {
+    /// In accumulator steps.
+    pub bias: &'a [i32],
+    /// See [`crate::fixed`].
+    pub multiplier: &'a [i32],
+    /// See [`crate::fixed`].
+    pub shift: &'a [u8],
+}
+
+impl<'a> Channels<'a> {
+    /// The parts of a [`Constant::KIND_CHANNELS`] with `len` entries; empty if `bytes` are too short or unaligned.
+    pub fn new(bytes: &'a [u8], len: usize) -> Channels<'a> {
+        let part = |start: usize, size: usize| bytes.get(start * len..(start + size) * len).unwrap_or(&[]);
+        let words = |start| bytemuck::try_cast_slice(part(start, 4)).unwrap_or(&[]);
+        Channels { bias: words(0), multiplier: words(4), shift: part(8, 1) }
+    }
+
+    /// Entry `i`: bias, multiplier, shift; zeros beyond the end.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> (i32, i32, u8) {
+        match (self.bias.get(i), self.multiplier.get(i), self.shift.get(i)) {
+            (Some(&bias), Some(&multiplier), Some(&shift)) => (bias, multiplier, shift),
+            _ => (0, 0, 1),
+        }
+    }
+}
+
+/// Zero point and bounds of an output.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    zero_point: i32,
+    min: i8,
+    max: i8,
+}
+
+impl Output {
+    /// `acc` rescaled, moved and clamped.
+    #[inline(always)]
+    fn stage(self, acc: i32, multiplier: i32, shift: u8) -> i8 {
+        saturate(requantize(acc, multiplier, shift), self.zero_point, self.min, self.max)
+    }
+}
+
+/// Memory of an operator that may work in place.
+enum Memory<'a> {
+    /// Output memory that holds the input.
+    InPlace(&'a mut [i8]),
+    /// Input and output apart.
+    Apart(&'a [i8], &'a mut [i8]),
+}
+
+impl<'a> Memory<'a> {
+    /// Output memory that holds the input, copied if it was apart.
+    fn in_place(self) -> &'a mut [i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(input, output) => {
+                let len = input.len().min(output.len());
+                if let (Some(to), Some(from)) = (output.get_mut(..len), input.get(..len)) {
+                    to.copy_from_slice(from);
+                }
+                output
+            }
+        }
+    }
+}
+
+/// Strides of a dense array of `dims`, 0 for axes of length 1 (which are never stepped along).
+pub fn dense_strides(dims: &[u32; 4]) -> [u32; 4] {
+    let mut strides = [0; 4];
+    let mut step = 1u32;
+    for i in (0..4).rev() {
+        strides[i] = if dims[i] == 1 { 0 } else { step };
+        step = step.wrapping_mul(dims[i]);
+    }
+    strides
+}
+
+/// Bytes of scratch memory that a record needs where it lies (`in_place`: output memory is input memory).
+pub fn scratch_bytes(op: &Op<'_>, in_place: bool) -> usize {
+    match op {
+        Op::Depthwise(c) if in_place => depthwise_scratch_bytes(c),
+        _ => 0,
+    }
+}
+
+/// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
+pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
+    let mut arena = Arena { model, head, memory: arena };
+    match op {
+        Op::Conv(c) => {
+            let (input, output) = arena.apart(c.input, c.output)?;
+            let stage = Stage::of(model, c);
+            match weights(model, c.weights) {
+                Either::Bytes(w) => conv::conv(c, input, w, &stage, output),
+                Either::Packed(w) => conv::conv(c, input, w, &stage, output),
+            }
+        }
+        Op::ConvTranspose(c) => {
+            let (input, output) = arena.apart(c.input, c.output)?;
+            let stage = Stage::of(model, c);
+            match weights(model, c.weights) {
+                Either::Bytes(w) => conv::conv_transpose(c, input, w, &stage, output),
+                Either::Packed(w) => conv::conv_transpose(c, input, w, &stage, output),
+            }
+        }
+        Op::Depthwise(c) => {
+            let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
+            let stage = Stage::of(model, c);
+            match weights(model, c.weights) {
+                Either::Bytes(w) => conv::depthwise(c, memory, w, &stage, scratch),
+                Either::Packed(w) => conv::depthwise(c, memory, w, &stage, scratch),
+            }
+        }
+        Op::Linear(l) => {
+            let (input, output) = arena.apart(l.input, l.output)?;
+            let channels = Channels::new(model.constant_bytes(l.channels), l.n as usize);
+            let to = Output { zero_point: model.tensor(l.output).zero_point, min: l.act_min, max: l.act_max };
+            let zero_point = model.tensor(l.input).zero_point as i16;
+            match weights(model, l.weights) {
+                Either::Bytes(w) => linear::linear(l, input, zero_point, w, &channels, to, output),
+                Either::Packed(w) => linear::linear(l, input, zero_point, w, &channels, to, output),
+            }
+        }
+        Op::Add(b) | Op::Mul(b) => {
+            let zero_points = [b.lhs, b.rhs, b.output].map(|id| model.tensor(id).zero_point);
+            let function = elementwise::Function::new(op, b, zero_points);
+            if b.rhs_is_constant == 1 {
+                let rhs = bytemuck::cast_slice(model.constant_bytes(b.rhs));
+                let (lhs, _) = arena.may_be_in_place(b.lhs, b.output)?;
+                elementwise::binary(b, function, lhs, rhs)
+            } else {
+                let (lhs, rhs) = arena.two_inputs(b.lhs, b.rhs, b.output)?;
+                elementwise::binary(b, function, lhs, rhs)
+            }
+        }
+        Op::Lookup(l) => {
+            let table = bytemuck::cast_slice(model.constant_bytes(l.table));
+            elementwise::lookup(table, arena.may_be_in_place(l.input, l.output)?.0)
+        }
+        Op::PRelu(p) => {
+            let channels = Channels::new(model.constant_bytes(p.channels), p.c as usize);
+            let zero_points = [p.input, p.output].map(|id| model.tensor(id).zero_point);
+            elementwise::prelu(p, &channels, zero_points, arena.may_be_in_place(p.input, p.output)?.0)
+        }
+        Op::MaxPool(p) => {
+            let (input, output) = arena.apart(p.input, p.output)?;
+            pool::max(p, input, output)
+        }
+        Op::AveragePool(p) => {
+            let (input, output) = arena.apart(p.input, p.output)?;
+            let channels = Channels::new(model.constant_bytes(p.channels), model.constant(p.channels).len as usize);
+            let to = Output { zero_point: model.tensor(p.output).zero_point, min: p.act_min, max: p.act_max };
+            pool::average(p, input, model.tensor(p.input).zero_point, &channels, to, output)
+        }
+        Op::Mean(m) => {
+            let (input, output) = arena.apart(m.input, m.output)?;
+            let to = Output { zero_point: model.tensor(m.output).zero_point, min: i8::MIN, max: i8::MAX };
+            pool::mean(m, input, model.tensor(m.input).zero_point, to, output)
+        }
+        Op::Softmax(s) => {
+            let table = crate::check::u16s(model.constant_bytes(s.table));
+            softmax::softmax(s, table, arena.may_be_in_place(s.input, s.output)?.0)
+        }
+        Op::Pad(p) => {
+            let (input, output) = arena.apart(p.input, p.output)?;
+            arrange::pad(p, input, output)
+        }
+        Op::Rearrange(r) => {
+            let (input, output) = arena.apart(r.input, r.output)?;
+            arrange::rearrange(r, input, output)
+        }
+        Op::Concat(c, inputs) => {
+            let inner: usize = inputs.iter().map(|i| i.inner as usize).sum();
+            let mut start = 0;
+            for part in inputs.iter() {
+                let (input, output) = arena.apart(part.input, c.output)?;
+                let output = output.get_mut(start..)?;
+                let zero_points = [part.input, c.output].map(|id| model.tensor(id).zero_point);
+                arrange::concat_part(part, zero_points, input, inner, output);
+                start += part.inner as usize;
+            }
+        }
+        Op::ResizeNearest(r) | Op::ResizeBilinear(r) => {
+            let [rows, columns] = [r.rows, r.columns].map(|id| crate::check::u16s(model.constant_bytes(id)));
+            let (input, output) = arena.apart(r.input, r.output)?;
+            match op {
+                Op::ResizeNearest(_) => resize::nearest(r, rows, columns, input, output),
+                _ => resize::bilinear(r, rows, columns, input, output),
+            }
+        }
+    }
+    Some(())
+}
+
+/// Everything behind the accumulator of a convolution.
+struct Stage<'a> {
+    in_zero_point: i16,
+    channels: Channels<'a>,
+    output: Output,
+}
+
+impl<'a> Stage<'a> {
+    fn of(model: &Model<'a>, c: &op::Conv) -> Stage<'a> {
+        Stage {
+            in_zero_point: model.tensor(c.input).zero_point as i16,
+            channels: Channels::new(model.constant_bytes(c.channels), c.out_c as usize),
+            output: Output { zero_point: model.tensor(c.output).zero_point, min: c.act_min, max: c.act_max },
+        }
+    }
+}
+
+enum Either<'a> {
+    Bytes(Bytes<'a>),
+    Packed(Packed<'a>),
+}
+
+fn weights<'a>(model: &Model<'a>, id: u16) -> Either<'a> {
+    let constant: Constant = model.constant(id);
+    let bytes = model.constant_bytes(id);
+    match constant.bits {
+        8 => Either::Bytes(Bytes(bytemuck::cast_slice(bytes))),
+        bits => Either::Packed(Packed { bytes, bits }),
+    }
+}
+
+/// The arena during one operator: hands out disjoint slices of it.
+struct Arena<'v, 'm> {
+    model: &'v Model<'m>,
+    head: &'v Head,
+    memory: &'v mut [i8],
+}
+
+impl Arena<'_, '_> {
+    fn range(&self, id: u16) -> (usize, usize) {
+        let Tensor { offset, len, .. } = self.model.tensor(id);
+        (offset as usize, offset as usize + len as usize)
+    }
+
+    fn apart(&mut self, input: u16, output: u16) -> Option<(&[i8], &mut [i8])> {
+        let [input, output] = carve(self.memory, [self.range(input), self.range(output)])?;
+        Some((input, output))
+    }
+
+    /// Input and output, and the operator's scratch memory.
+    fn may_be_in_place(&mut self, input: u16, output: u16) -> Option<(Memory<'_>, &mut [i8])> {
+        let (from, to) = (self.range(input), self.range(output));
+        let scratch = self.head.scratch_offset as usize;
+        let scratch = (scratch, scratch + self.head.scratch_bytes as usize);
+        if from.0 == to.0 {
+            let [data, scratch] = carve(self.memory, [from, scratch])?;
+            Some((Memory::InPlace(data), scratch))
+        } else {
+            let [input, output, scratch] = carve(self.memory, [from, to, scratch])?;
+            Some((Memory::Apart(input, output), scratch))
+        }
+    }
+
+    /// Left operand and output, and the right operand.
+    fn two_inputs(&mut self, lhs: u16, rhs: u16, output: u16) -> Option<(Memory<'_>, &[i8])> {
+        let (from, second, to) = (self.range(lhs), self.range(rhs), self.range(output));
+        if from.0 == to.0 {
+            let [data, rhs] = carve(self.memory, [from, second])?;
+            Some((Memory::InPlace(data), rhs))
+        } else {
+            // Both operands may be the same memory, so they are shared slices of what is not output.
+            let (before, rest) = self.memory.split_at_mut_checked(to.0)?;
+            let (output, after) = rest.split_at_mut_checked(to.1 - to.0)?;
+            let (before, after): (&[i8], &[i8]) = (before, after);
+            let part = |(start, end): (usize, usize)| match start.checked_sub(to.1) {
+                Some(start) => after.get(start..end - to.1),
+                None => before.get(start..end),
+            };
+            Some((Memory::Apart(part(from)?, output), part(second)?))
+        }
+    }
+}
+
+/// Disjoint parts of `memory`, none if two overlap or one leaves it.
+fn carve<const N: usize>(memory: &mut [i8], ranges: [(usize, usize); N]) -> Option<[&mut [i8]; N]> {
+    let mut order: [usize; N] = core::array::from_fn(|i| i);
+    order.sort_unstable_by_key(|&i| ranges[i]);
+    let mut parts = [const { None }; N];
+    let mut rest = memory;
+    let mut done = 0;
+    for i in order {
+        let (start, end) = ranges[i];
+        if start == end {
+            parts[i] = Some(&mut [][..]);
+            continue;
+        }
+        let (_, tail) = rest.split_at_mut_checked(start.checked_sub(done)?)?;
+        let (part, tail) = tail.split_at_mut_checked(end.checked_sub(start)?)?;
+        parts[i] = Some(part);
+        rest = tail;
+        done = end;
+    }
+    let mut missing = false;
+    let parts = parts.map(|part| {
+        missing |= part.is_none();
+        part.unwrap_or(&mut [])
+    });
+    (!missing).then_some(parts)
+}
