@@ -316,3 +316,17 @@ impl Graph {
         self
     }
 }
+
+/// Every exact rewrite until nothing changes: the graph that is calibrated and quantized.
+pub fn simplify(mut graph: Graph) -> Graph {
+    let size = |g: &Graph| (g.nodes.len(), g.nodes.iter().map(|n| n.op.name()).collect::<Vec<_>>());
+    // Each round ends smaller or equal; a handful suffices for real networks.
+    for _ in 0..16 {
+        let before = size(&graph);
+        graph = fold::fold(fuse::fuse(layout::remove_transposes(fuse::fuse(graph.compact()))));
+        if size(&graph) == before {
+            break;
+        }
+    }
+    graph.compact()
+}
