@@ -1,1 +1,47 @@
-//! Tests.
+//! What integration tests share: where data lie, and how arrays are compared.
+
+use ndarray::{ArrayD, Axis};
+use std::path::{Path, PathBuf};
+
+/// The folder of this package.
+pub fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of the shared data folder (`PITH_SHARED`, else `shared` beside the repository); none, with a printed line, where it is absent.
+pub fn shared(file: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("PITH_SHARED").map_or_else(|| here().join("../../shared"), PathBuf::from);
+    let path = root.join("data").join(file);
+    if !path.exists() {
+        println!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// An array of an npz file; panics if it is not there, because tests name what they need.
+pub fn array(path: &Path, name: &str) -> ArrayD<f32> {
+    let file = std::fs::File::open(path).expect("open npz");
+    let mut npz = ndarray_npy::NpzReader::new(file).expect("npz");
+    npz.by_name::<ndarray::OwnedRepr<f32>, ndarray::IxDyn>(name).expect("array")
+}
+
+/// Arrays `PREFIX0`, `PREFIX1`, ... of sample `i`.
+pub fn golden(path: &Path, prefix: &str, count: usize, i: usize) -> Vec<ArrayD<f32>> {
+    (0..count).map(|k| array(path, &format!("{prefix}{k}")).index_axis_move(Axis(0), i)).collect()
+}
+
+/// Largest difference relative to the largest magnitude of `expected`.
+pub fn relative_error(got: &ArrayD<f32>, expected: &ArrayD<f32>) -> f32 {
+    assert_eq!(got.shape(), expected.shape());
+    let range = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    got.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / range
+}
+
+/// Signal-to-noise ratio in decibels of `got` against `expected`.
+pub fn sqnr_db(got: &ArrayD<f32>, expected: &ArrayD<f32>) -> f64 {
+    assert_eq!(got.shape(), expected.shape());
+    let signal: f64 = expected.iter().map(|&v| (v as f64).powi(2)).sum();
+    let noise: f64 = got.iter().zip(expected).map(|(&a, &b)| (a as f64 - b as f64).powi(2)).sum();
+    10.0 * (signal / noise.max(1e-30)).log10()
+}

@@ -124,7 +124,7 @@ pub fn infer(op: &Op, inputs: &[&[usize]]) -> Result<Vec<usize>, ShapeError> {
                 .ok_or_else(|| fail(format!("start {start:?} step {step:?} length {len:?} of shape {x:?}")))
         }
         Op::Reshape { shape } => {
-            if shape.iter().product::<usize>() != x.iter().product() {
+            if shape.iter().product::<usize>() != x.iter().product::<usize>() {
                 return Err(fail(format!("{x:?} to {shape:?}")));
             }
             Ok(shape.clone())
