@@ -1,17 +1,21 @@
 //! From a trained ONNX network to a `.pith` file.
 //!
 //! Data flows one way, and a module imports only what stands before it in this list:
-//! [`graph`] (the IR and its exact rewrites), [`onnx`] (import, float oracle), [`data`] (sets), [`recipe`] (every default),
-//! [`calibrate`] (observers) and [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels),
-//! [`lower`] (records), [`pack`] (memory plan, bytes), [`report`] and [`cli`].
+//! [`graph`] (the IR and its exact rewrites), [`onnx`] (import, float oracle), [`npy`] and [`data`] (sets), [`calibrate`]
+//! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records),
+//! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`recipe`] (every default), [`build`] (all of it
+//! in order), [`report`] and [`cli`].
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod calibrate;
 pub mod cli;
 pub mod data;
+pub mod execute;
 pub mod graph;
 pub mod lower;
+pub mod npy;
 pub mod onnx;
 pub mod pack;
 pub mod recipe;

@@ -1,1 +1,121 @@
-//! Every hyper-parameter and its default.
+//! Every hyper-parameter and its default, in one place. A recipe is a TOML file; what it leaves out has the default, what the
+//! command line says wins.
+//!
+//! ```toml
+//! [preprocess]
+//! scale = 0.00392156862745098   # x becomes (x * scale - mean) / std
+//! mean = [0.485, 0.456, 0.406]
+//! std = [0.229, 0.224, 0.225]
+//! layout = "nhwc"
+//!
+//! [calibrate]
+//! samples = 200
+//!
+//! [quantize]
+//! weight_bits = 8
+//! granularity = "channel"       # or "tensor"
+//! observer = "mse"              # or "min_max", { percentile = 0.0001 }; absent: the best of several
+//! bias_correction = true        # absent: tried both ways
+//! equalize = false              # absent: tried both ways
+//! ```
+
+use crate::data::Layout;
+use crate::scheme::QuantOptions;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Everything that a build can be told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// From the user's data to the ONNX input.
+    pub preprocess: Preprocess,
+    /// What is observed.
+    pub calibrate: Calibrate,
+    /// How numbers become integers.
+    pub quantize: QuantOptions,
+}
+
+/// `(x * scale - mean) / std`, per channel; empty lists are 0 and 1, one value serves all channels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preprocess {
+    /// Factor of the raw values.
+    pub scale: f64,
+    /// Subtracted after scaling.
+    pub mean: Vec<f64>,
+    /// Divisor.
+    pub std: Vec<f64>,
+    /// How images lie in the set; absent: by shape.
+    pub layout: Option<Layout>,
+}
+
+impl Default for Preprocess {
+    fn default() -> Preprocess {
+        Preprocess { scale: 1.0, mean: Vec::new(), std: Vec::new(), layout: None }
+    }
+}
+
+/// Calibration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calibrate {
+    /// Samples, evenly spaced over the set.
+    pub samples: usize,
+}
+
+impl Default for Calibrate {
+    fn default() -> Calibrate {
+        Calibrate { samples: 200 }
+    }
+}
+
+/// What is wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum RecipeError {
+    #[error("cannot read the recipe {file}: {source}")]
+    Read { file: String, source: std::io::Error },
+    #[error("recipe {file}: {what}")]
+    Toml { file: String, what: String },
+    #[error("preprocess.{field} has {given} values, the input has {channels} channels")]
+    Channels { field: &'static str, given: usize, channels: usize },
+    #[error("preprocess.{field} holds {value}; it must be finite{}", if *.field == "std" { " and not zero" } else { "" })]
+    Value { field: &'static str, value: f64 },
+}
+
+impl Recipe {
+    /// Reads a recipe file.
+    pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { file: file.clone(), source })?;
+        toml::from_str(&text).map_err(|e| RecipeError::Toml { file, what: one_line(&e) })
+    }
+}
+
+/// A TOML error without its drawing.
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+impl Preprocess {
+    /// `(scale, bias)` per channel with `y = x * scale + bias`; none if nothing changes.
+    pub fn affine(&self, channels: usize) -> Result<Option<(Vec<f32>, Vec<f32>)>, RecipeError> {
+        for (field, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() > 1 && values.len() != channels {
+                return Err(RecipeError::Channels { field, given: values.len(), channels });
+            }
+            if let Some(&value) = values.iter().find(|v| !v.is_finite() || (field == "std" && **v == 0.0)) {
+                return Err(RecipeError::Value { field, value });
+            }
+        }
+        if !self.scale.is_finite() || self.scale == 0.0 {
+            return Err(RecipeError::Value { field: "scale", value: self.scale });
+        }
+        let at = |values: &[f64], c: usize, default: f64| values.get(c).or(values.first()).copied().unwrap_or(default);
+        let scale: Vec<f32> = (0..channels).map(|c| (self.scale / at(&self.std, c, 1.0)) as f32).collect();
+        let bias: Vec<f32> = (0..channels).map(|c| (-at(&self.mean, c, 0.0) / at(&self.std, c, 1.0)) as f32).collect();
+        let changes = scale.iter().any(|&s| s != 1.0) || bias.iter().any(|&b| b != 0.0);
+        Ok(changes.then_some((scale, bias)))
+    }
+}

@@ -21,9 +21,8 @@ pub fn shared(file: &str) -> Option<PathBuf> {
 
 /// An array of an npz file; panics if it is not there, because tests name what they need.
 pub fn array(path: &Path, name: &str) -> ArrayD<f32> {
-    let file = std::fs::File::open(path).expect("open npz");
-    let mut npz = ndarray_npy::NpzReader::new(file).expect("npz");
-    npz.by_name::<ndarray::OwnedRepr<f32>, ndarray::IxDyn>(name).expect("array")
+    let arrays = quantize::npy::read(path).expect("npz");
+    arrays.into_iter().find(|(n, _)| n == name).expect("array").1.values
 }
 
 /// Arrays `PREFIX0`, `PREFIX1`, ... of sample `i`.
@@ -31,10 +30,10 @@ pub fn golden(path: &Path, prefix: &str, count: usize, i: usize) -> Vec<ArrayD<f
     (0..count).map(|k| array(path, &format!("{prefix}{k}")).index_axis_move(Axis(0), i)).collect()
 }
 
-/// Largest difference relative to the largest magnitude of `expected`.
+/// Largest difference relative to the largest magnitude of `expected` (or 0.001, where only float noise is left).
 pub fn relative_error(got: &ArrayD<f32>, expected: &ArrayD<f32>) -> f32 {
     assert_eq!(got.shape(), expected.shape());
-    let range = expected.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    let range = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
     got.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / range
 }
 

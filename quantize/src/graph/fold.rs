@@ -17,6 +17,7 @@ pub fn fold(mut graph: Graph) -> Graph {
         affine_into_consumer,
         identity,
         reshape_of_reshape,
+        slice_of_slice,
         pad_into_window,
         global_pool,
     ];
@@ -194,6 +195,18 @@ fn reshape_of_reshape(graph: &mut Graph, i: usize) -> bool {
     if !matches!(graph.nodes[p].op, Op::Reshape { .. }) {
         return false;
     }
+    graph.nodes[i].inputs = graph.nodes[p].inputs.clone();
+    true
+}
+
+fn slice_of_slice(graph: &mut Graph, i: usize) -> bool {
+    let Op::Slice { start, step, len } = &graph.nodes[i].op else { return false };
+    let Some(p) = sole_producer(graph, graph.nodes[i].inputs[0]) else { return false };
+    let Op::Slice { start: first, step: stride, .. } = &graph.nodes[p].op else { return false };
+    let axes = 0..start.len();
+    let start = axes.clone().map(|k| (first[k] as isize + start[k] as isize * stride[k]) as usize).collect();
+    let step = axes.map(|k| step[k] * stride[k]).collect();
+    graph.nodes[i].op = Op::Slice { start, step, len: len.clone() };
     graph.nodes[i].inputs = graph.nodes[p].inputs.clone();
     true
 }

@@ -99,3 +99,18 @@ impl Port {
     /// Raw data are bytes 0..=255 and `q = raw - 128`: a device stores `pixel ^ 0x80`.
     pub const U8: u8 = 1;
 }
+
+impl Port {
+    /// The int8 nearest to a raw value, half rounded up; what lies outside (or is no number) goes to the nearest bound.
+    pub fn quantize(&self, raw: f32) -> i8 {
+        let steps = (raw as f64 / self.scale as f64 + 0.5).clamp(-65_536.0, 65_536.0);
+        let truncated = steps as i32;
+        let floor = truncated - i32::from(steps < truncated as f64);
+        floor.saturating_add(self.zero_point).clamp(-128, 127) as i8
+    }
+
+    /// The raw value of an int8.
+    pub fn dequantize(&self, q: i8) -> f32 {
+        self.scale * (q as i32).saturating_sub(self.zero_point) as f32
+    }
+}

@@ -111,9 +111,15 @@ pub(super) fn conv_transpose<W: Weights>(c: &op::Conv, input: &[i8], weights: W,
     }
 }
 
-/// Scratch bytes of a depthwise convolution that works in place: one channel of its input.
+/// Scratch bytes of a depthwise convolution that works in place: one channel of its input, nothing where each output pixel reads its own
+/// input pixel alone.
 pub fn depthwise_scratch_bytes(c: &op::Conv) -> usize {
-    c.in_h as usize * c.in_w as usize
+    if is_pointwise(c) { 0 } else { c.in_h as usize * c.in_w as usize }
+}
+
+fn is_pointwise(c: &op::Conv) -> bool {
+    let unit = [c.kernel_h, c.kernel_w, c.stride_h, c.stride_w] == [1; 4] && [c.pad_top, c.pad_left] == [0; 2];
+    unit && [c.in_h, c.in_w] == [c.out_h, c.out_w]
 }
 
 /// Channels accumulated together.
@@ -153,6 +159,15 @@ pub(super) fn depthwise<W: Weights>(
                         let (bias, multiplier, shift) = stage.channels.get(first + i);
                         *out = stage.output.stage(acc.wrapping_add(bias), multiplier, shift);
                     }
+                }
+            }
+        }
+        Memory::InPlace(data) if is_pointwise(c) => {
+            for pixel in data.chunks_exact_mut(channels) {
+                for (i, q) in pixel.iter_mut().enumerate() {
+                    let (bias, multiplier, shift) = stage.channels.get(i);
+                    let acc = bias.wrapping_add(weights.dot(i, &[*q], stage.in_zero_point));
+                    *q = stage.output.stage(acc, multiplier, shift);
                 }
             }
         }

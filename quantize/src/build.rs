@@ -1,0 +1,225 @@
+//! From an imported graph and calibration samples to a model file: every step in order, and the automatic choices.
+
+use crate::calibrate::{CalibrateError, Observer, Stats, observe};
+use crate::data::Slot;
+use crate::execute::Runner;
+use crate::graph::{Clamp, Graph, Node, Op, eval, simplify};
+use crate::lower::{LowerError, lower};
+use crate::pack::{ModelFile, PackError, PackOptions, Packed, pack};
+use crate::recipe::{Preprocess, Recipe, RecipeError};
+use crate::scheme::{Choice, QGraph, QuantOptions, SchemeError, equalize, quantize};
+use crate::shrink::{ShrinkReport, shrink};
+use ndarray::ArrayD;
+use rayon::prelude::*;
+
+/// Why there is no model.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum BuildError {
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}
+
+/// What a build leaves behind.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The file and its plan.
+    pub packed: Packed,
+    /// The float graph that was quantized, with preprocessing: its tensors have the names of the file's.
+    pub graph: Graph,
+    /// What shrinking removed.
+    pub shrunk: ShrinkReport,
+    /// The chosen observer and bias correction.
+    pub choice: Choice,
+    /// Whether channels were equalized.
+    pub equalized: bool,
+    /// SQNR of the outputs in dB on held-out calibration samples, mean over outputs.
+    pub sqnr_db: f64,
+}
+
+/// What a build may do beyond the recipe.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildOptions {
+    /// Remove constant and unread channels.
+    pub shrink: bool,
+    /// See [`PackOptions`].
+    pub pack: PackOptions,
+}
+
+impl Default for BuildOptions {
+    fn default() -> BuildOptions {
+        BuildOptions { shrink: true, pack: PackOptions::default() }
+    }
+}
+
+/// Inputs of a float graph as data slots.
+pub fn input_slots(graph: &Graph) -> Vec<Slot> {
+    graph.inputs.iter().map(|p| slot(graph, p)).collect()
+}
+
+/// Outputs of a float graph as data slots.
+pub fn output_slots(graph: &Graph) -> Vec<Slot> {
+    graph.outputs.iter().map(|p| slot(graph, p)).collect()
+}
+
+fn slot(graph: &Graph, port: &crate::graph::Port) -> Slot {
+    let is_nchw = port.onnx_axes == [0, 2, 3, 1];
+    Slot { name: port.name.clone(), shape: graph.shape(port.tensor).to_vec(), is_nchw }
+}
+
+/// The graph with the preprocessing of its first input as its first node, so that it takes the user's raw data.
+pub fn prepend_preprocess(mut graph: Graph, preprocess: &Preprocess) -> Result<Graph, RecipeError> {
+    let Some(port) = graph.inputs.first() else { return Ok(graph) };
+    let raw = port.tensor;
+    let shape = graph.shape(raw).to_vec();
+    let channels = shape.last().copied().unwrap_or(1);
+    let Some((scale, bias)) = preprocess.affine(channels)? else { return Ok(graph) };
+    let cooked = graph.add_tensor(format!("{}/preprocessed", port.name), &shape);
+    graph.redirect(raw, cooked);
+    let op = Op::Affine { scale, bias, clamp: Clamp::NONE };
+    graph.nodes.insert(0, Node { name: "preprocess".into(), op, inputs: vec![raw], output: cooked });
+    Ok(simplify(graph))
+}
+
+/// Quantizes, shrinks and packs. `graph` comes from [`simplify`] and [`prepend_preprocess`]; `samples` are raw; `progress` gets a step's
+/// name, and how many of how many samples are done.
+pub fn build(
+    graph: Graph,
+    samples: &[Vec<ArrayD<f32>>],
+    input_is_u8: &[bool],
+    recipe: &Recipe,
+    options: BuildOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Built, BuildError> {
+    // The last fifth of the samples judges; it takes no part in the choice's calibration if there are enough.
+    let held_out = (samples.len() / 5).clamp(1, 32).min(samples.len());
+    let (fit, judge) = match samples.len() {
+        0..20 => (samples, samples),
+        n => samples.split_at(n - held_out),
+    };
+    let judge = &judge[..judge.len().min(32)];
+    let wanted = &recipe.quantize;
+    let equalizations = wanted.equalize.map_or(vec![false, true], |e| vec![e]);
+    let observers =
+        wanted.observer.map_or(vec![Observer::MinMax, Observer::Percentile(1e-5), Observer::Mse], |o| vec![o]);
+    let corrections = wanted.bias_correction.map_or(vec![false, true], |b| vec![b]);
+    let mut best: Option<(f64, Graph, bool, Choice)> = None;
+    let single = equalizations.len() * observers.len() * corrections.len() == 1;
+    for equalized in equalizations {
+        let graph = if equalized { equalize(graph.clone()) } else { graph.clone() };
+        let stats = observe(&graph, fit, &|| progress("calibrating", 2 * fit.len()))?;
+        let truth = float_outputs(&graph, judge)?;
+        for &observer in &observers {
+            for &bias_correction in &corrections {
+                let choice = Choice { observer, bias_correction };
+                let db = match single {
+                    true => 0.0,
+                    false => judged(&graph, &stats, wanted, choice, input_is_u8, judge, &truth)?,
+                };
+                // Ties, and gains too small to mean anything, go to what came first: the simplest.
+                if best.as_ref().is_none_or(|(db_before, ..)| db > db_before + 0.2) {
+                    best = Some((db, graph.clone(), equalized, choice));
+                }
+            }
+        }
+    }
+    let Some((_, graph, equalized, choice)) = best else { return Err(CalibrateError::Empty.into()) };
+    let stats = observe(&graph, samples, &|| progress("calibrating", 2 * samples.len()))?;
+    let q = quantize(&graph, &stats, wanted, choice, input_is_u8)?;
+    let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
+    let packed = pack_graph(&q, recipe, options.pack)?;
+    let truth = float_outputs(&graph, judge)?;
+    let sqnr_db = outputs_sqnr_db(&packed.bytes, judge, &truth);
+    Ok(Built { packed, graph, shrunk, choice, equalized, sqnr_db })
+}
+
+/// The file of a quantized graph, with the recipe's preprocessing noted.
+fn pack_graph(q: &QGraph, recipe: &Recipe, options: PackOptions) -> Result<Packed, BuildError> {
+    let mut program = lower(q)?;
+    let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+    let p = &recipe.preprocess;
+    program.metadata = vec![
+        ("network".into(), q.graph.name.clone()),
+        ("preprocess.scale".into(), p.scale.to_string()),
+        ("preprocess.mean".into(), list(&p.mean)),
+        ("preprocess.std".into(), list(&p.std)),
+    ];
+    if let Some(layout) = p.layout {
+        program.metadata.push(("preprocess.layout".into(), format!("{layout:?}").to_lowercase()));
+    }
+    Ok(pack(program, options)?)
+}
+
+fn float_outputs(graph: &Graph, samples: &[Vec<ArrayD<f32>>]) -> Result<Vec<Vec<ArrayD<f32>>>, CalibrateError> {
+    Ok(samples.par_iter().map(|sample| eval::run(graph, sample)).collect::<Result<_, _>>()?)
+}
+
+fn judged(
+    graph: &Graph,
+    stats: &Stats,
+    options: &QuantOptions,
+    choice: Choice,
+    input_is_u8: &[bool],
+    samples: &[Vec<ArrayD<f32>>],
+    truth: &[Vec<ArrayD<f32>>],
+) -> Result<f64, BuildError> {
+    let q = quantize(graph, stats, options, choice, input_is_u8)?;
+    let packed = pack(lower(&q)?, PackOptions::default())?;
+    Ok(outputs_sqnr_db(&packed.bytes, samples, truth))
+}
+
+/// Mean over outputs of the SQNR in dB, each capped at 60 so that one easy output does not hide a bad one.
+fn outputs_sqnr_db(bytes: &[u8], samples: &[Vec<ArrayD<f32>>], truth: &[Vec<ArrayD<f32>>]) -> f64 {
+    let file = ModelFile::new(bytes);
+    let Ok(model) = pith::Model::parse(file.as_bytes()) else { return f64::NEG_INFINITY };
+    let outputs: Vec<Vec<ArrayD<f32>>> =
+        samples.par_iter().map_init(|| Runner::new(&model), |runner, sample| runner.run(sample)).collect();
+    let count = model.outputs().len();
+    let db = (0..count).map(|k| {
+        let pairs = outputs.iter().zip(truth).map(|(got, expected)| (&got[k], &expected[k]));
+        Sqnr::of(pairs).db().min(60.0)
+    });
+    db.sum::<f64>() / count.max(1) as f64
+}
+
+/// Signal and noise of pairs of arrays with equal element order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sqnr {
+    /// Sum of squares of the expected values.
+    pub signal: f64,
+    /// Sum of squares of the differences.
+    pub noise: f64,
+    /// Largest absolute difference.
+    pub max_abs_error: f64,
+}
+
+impl Sqnr {
+    /// Over all pairs of `(got, expected)`.
+    pub fn of<'a>(pairs: impl Iterator<Item = (&'a ArrayD<f32>, &'a ArrayD<f32>)>) -> Sqnr {
+        pairs.fold(Sqnr::default(), |sum, (got, expected)| sum.and(got, expected))
+    }
+
+    /// With one more pair.
+    pub fn and(mut self, got: &ArrayD<f32>, expected: &ArrayD<f32>) -> Sqnr {
+        for (&a, &b) in got.iter().zip(expected) {
+            let d = a as f64 - b as f64;
+            self.signal += b as f64 * b as f64;
+            self.noise += d * d;
+            self.max_abs_error = self.max_abs_error.max(d.abs());
+        }
+        self
+    }
+
+    /// `10 log10(signal / noise)`; 200 where there is no noise.
+    pub fn db(&self) -> f64 {
+        if self.noise == 0.0 { 200.0 } else { (10.0 * (self.signal.max(1e-300) / self.noise).log10()).min(200.0) }
+    }
+}

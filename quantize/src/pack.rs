@@ -1,1 +1,0 @@
-//! Memory plan and file bytes.

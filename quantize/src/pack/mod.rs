@@ -1,0 +1,196 @@
+//! Program → bytes: memory plan, sections, checksum. The runtime itself checks the result.
+
+mod plan;
+
+use crate::lower::{ConstantSpec, Program};
+use pith::Model;
+use pith::format::crc32::crc32;
+use pith::format::header::Header;
+use pith::format::op::{Head, Op};
+use pith::format::tensor::Constant;
+use pith::format::{ALIGN, MAGIC, VERSION};
+pub use plan::{Interval, Plan, PlanOptions, plan};
+use std::path::Path;
+
+/// A model file and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The memory plan.
+    pub plan: Plan,
+    /// The program with its offsets.
+    pub program: Program,
+}
+
+/// What the packer may leave out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PackOptions {
+    /// Memory plan.
+    pub plan: PlanOptions,
+    /// Leave operator names out of the file.
+    pub strip_names: bool,
+}
+
+/// Why a program has no file.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A table is longer than its 16-bit count.
+    #[error("{count} {what}; the file's limit is 65,534")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// The runtime refuses what was written, which is a bug of this crate.
+    #[error("the packed model is not valid: {0}; please report this")]
+    Invalid(pith::Error),
+    /// More than 4 GiB.
+    #[error("the packed model is larger than 4 GiB")]
+    TooLarge,
+}
+
+/// Plans memory and writes the file. The same program gives the same bytes.
+pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackError> {
+    let counts =
+        [("tensors", program.tensors.len()), ("constants", program.constants.len()), ("operators", program.ops.len())];
+    if let Some((what, count)) = counts.into_iter().find(|(_, n)| *n >= u16::MAX as usize) {
+        return Err(PackError::TooMany { what, count });
+    }
+    for (what, count) in [("inputs", program.inputs.len()), ("outputs", program.outputs.len())] {
+        if count > 255 {
+            return Err(PackError::TooMany { what, count });
+        }
+    }
+    let (plan, scratch) = plan(&mut program, options.plan);
+    let mut text = String::new();
+    let mut intern = |name: &str| {
+        let offset = text.find(name).unwrap_or_else(|| {
+            text.push_str(name);
+            text.len() - name.len()
+        });
+        (offset as u32, name.len() as u32)
+    };
+    for port in program.inputs.iter_mut().chain(&mut program.outputs) {
+        (port.record.name_offset, port.record.name_bytes) = intern(&port.name);
+    }
+    let mut ops = Vec::new();
+    for (spec, (scratch_offset, scratch_bytes)) in program.ops.iter().zip(scratch) {
+        let (name_offset, name_bytes) = if options.strip_names { (0, 0) } else { intern(&spec.name) };
+        let head = Head {
+            name_offset,
+            name_bytes,
+            scratch_offset: scratch_offset as u32,
+            scratch_bytes: scratch_bytes as u32,
+            ..Head::default()
+        };
+        let op = match spec.record {
+            Op::Concat(concat, _) => Op::Concat(concat, &spec.concat),
+            op => op,
+        };
+        let start = ops.len();
+        ops.resize(start + op.record_bytes(), 0);
+        if op.emit(head, &mut ops[start..]).is_none() {
+            return Err(PackError::TooMany { what: "inputs of a concat", count: spec.concat.len() });
+        }
+    }
+    let metadata: String = program.metadata.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
+    let metadata_offset = text.len() as u32;
+    text.push_str(&metadata);
+    let weights = place_constants(&mut program.constants);
+
+    let mut bytes = vec![0; size_of::<Header>()];
+    let mut section = |data: &[u8], align: usize| {
+        bytes.resize(bytes.len().next_multiple_of(align), 0);
+        let offset = bytes.len();
+        bytes.extend_from_slice(data);
+        offset as u32
+    };
+    let tensors: Vec<_> = program.tensors.iter().map(|t| t.record).collect();
+    let constants: Vec<_> = program.constants.iter().map(|c| c.record).collect();
+    let ports: Vec<_> = program.inputs.iter().chain(&program.outputs).map(|p| p.record).collect();
+    let header = Header {
+        magic: MAGIC,
+        version: VERSION,
+        header_bytes: size_of::<Header>() as u16,
+        arena_bytes: plan.arena_bytes as u32,
+        tensors_offset: section(bytemuck::cast_slice(&tensors), 4),
+        constants_offset: section(bytemuck::cast_slice(&constants), 4),
+        ops_offset: section(&ops, 4),
+        ops_bytes: ops.len() as u32,
+        ports_offset: section(bytemuck::cast_slice(&ports), 4),
+        text_offset: section(text.as_bytes(), 4),
+        text_bytes: text.len() as u32,
+        weights_offset: section(&weights, ALIGN),
+        tensor_count: tensors.len() as u16,
+        constant_count: constants.len() as u16,
+        op_count: program.ops.len() as u16,
+        input_count: program.inputs.len() as u8,
+        output_count: program.outputs.len() as u8,
+        metadata_offset,
+        metadata_bytes: metadata.len() as u32,
+        ..Header::default()
+    };
+    let file_bytes = u32::try_from(bytes.len()).map_err(|_| PackError::TooLarge)?;
+    let mut header = Header { file_bytes, ..header };
+    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+    header.crc32 = crc32(&bytes[16..]);
+    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+    Model::parse(ModelFile::new(&bytes).as_bytes()).map_err(PackError::Invalid)?;
+    Ok(Packed { bytes, plan, program })
+}
+
+/// Fills in offsets; weights lie at multiples of 16, everything else at multiples of 4.
+fn place_constants(constants: &mut [ConstantSpec]) -> Vec<u8> {
+    let mut section = Vec::new();
+    for constant in constants {
+        let align = if constant.record.kind == Constant::KIND_WEIGHTS { ALIGN } else { 4 };
+        section.resize(section.len().next_multiple_of(align), 0);
+        constant.record.offset = section.len() as u32;
+        section.extend_from_slice(&constant.bytes);
+    }
+    section
+}
+
+/// Bytes of a model file at the alignment that the runtime wants.
+#[derive(Clone, Debug, Default)]
+pub struct ModelFile {
+    words: Vec<u128>,
+    bytes: usize,
+}
+
+impl ModelFile {
+    /// A copy of `bytes`.
+    pub fn new(bytes: &[u8]) -> ModelFile {
+        let mut words = vec![0u128; bytes.len().div_ceil(size_of::<u128>())];
+        bytemuck::cast_slice_mut::<u128, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        ModelFile { words, bytes: bytes.len() }
+    }
+
+    /// Reads a file.
+    pub fn read(path: &Path) -> std::io::Result<ModelFile> {
+        Ok(ModelFile::new(&std::fs::read(path)?))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.bytes]
+    }
+}
+
+/// An arena at the alignment that the runtime wants.
+#[derive(Clone, Debug)]
+pub struct Arena(Vec<u128>, usize);
+
+impl Arena {
+    /// `bytes` of memory, filled with `paint`.
+    pub fn new(bytes: usize, paint: u8) -> Arena {
+        Arena(vec![u128::from_ne_bytes([paint; 16]); bytes.div_ceil(size_of::<u128>())], bytes)
+    }
+
+    /// Exactly as many bytes as were asked for.
+    pub fn as_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..self.1]
+    }
+}

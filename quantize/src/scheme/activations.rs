@@ -1,0 +1,119 @@
+//! Scales and zero points of activations.
+
+use super::{QParams, RawPort, params_of};
+use crate::calibrate::{Observer, Stats};
+use crate::graph::{Clamp, Graph, Op, TensorId};
+
+/// Everything about activations.
+pub(super) struct Activations {
+    /// The graph, without preprocessing that the inputs' parameters express.
+    pub graph: Graph,
+    /// By tensor id.
+    pub params: Vec<QParams>,
+    /// By input index.
+    pub inputs: Vec<RawPort>,
+    /// Mean per channel, by tensor id.
+    pub means: Vec<Vec<f32>>,
+}
+
+/// The output of a softmax: probabilities in steps of 1/256.
+const PROBABILITY: QParams = QParams { scale: 1.0 / 256.0, zero_point: -128 };
+
+/// Chooses parameters for every tensor.
+pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_is_u8: &[bool]) -> Activations {
+    let mut fixed: Vec<Option<QParams>> = vec![None; graph.tensors.len()];
+    let mut means: Vec<Vec<f32>> = stats.tensors.iter().map(|t| t.mean.clone()).collect();
+    let mut inputs = Vec::new();
+    for k in 0..graph.inputs.len() {
+        let id = graph.inputs[k].tensor;
+        let is_u8 = input_is_u8.get(k).copied().unwrap_or(false);
+        let raw = match is_u8 {
+            true => QParams { scale: 1.0, zero_point: -128 },
+            // Inputs are never clipped.
+            false => params_of(stats.tensors[id.0].min, stats.tensors[id.0].max),
+        };
+        fixed[id.0] = Some(raw);
+        if let Some((node, params)) = preprocessing(&graph, id, raw) {
+            let output = graph.nodes[node].output;
+            means[id.0] = means[output.0].clone();
+            graph.redirect(output, id);
+            graph.nodes.remove(node);
+            fixed[id.0] = Some(params);
+        }
+        inputs.push(RawPort { params: raw, is_u8 });
+    }
+    for node in &graph.nodes {
+        if matches!(node.op, Op::Softmax { .. }) {
+            fixed[node.output.0] = Some(PROBABILITY);
+        }
+    }
+    let group = groups(&graph);
+    let root = |mut t: usize| {
+        while group[t] != t {
+            t = group[t];
+        }
+        t
+    };
+    let mut ranges: Vec<(f32, f32)> = vec![(0.0, 0.0); graph.tensors.len()];
+    let mut group_params: Vec<Option<QParams>> = vec![None; graph.tensors.len()];
+    for (t, tensor) in stats.tensors.iter().enumerate() {
+        let (min, max) = tensor.range(observer);
+        let r = root(t);
+        ranges[r] = (ranges[r].0.min(min), ranges[r].1.max(max));
+        if group_params[r].is_none() {
+            group_params[r] = fixed[t];
+        }
+    }
+    let params = (0..graph.tensors.len())
+        .map(|t| group_params[root(t)].unwrap_or_else(|| params_of(ranges[root(t)].0, ranges[root(t)].1)))
+        .collect();
+    Activations { graph, params, inputs, means }
+}
+
+/// The `Affine` that alone reads input `id`, and the parameters of its output on the input's integers, if one scale and an int8 zero
+/// point express it.
+fn preprocessing(graph: &Graph, id: TensorId, raw: QParams) -> Option<(usize, QParams)> {
+    let readers = graph.consumers(id);
+    let &[node] = readers.as_slice() else { return None };
+    let Op::Affine { scale, bias, clamp } = &graph.nodes[node].op else { return None };
+    let (&a, &b) = (scale.first()?, bias.first()?);
+    let uniform = scale.iter().all(|&s| s == a) && bias.iter().all(|&t| t == b);
+    if !uniform || a <= 0.0 || *clamp != Clamp::NONE || graph.is_output(id) {
+        return None;
+    }
+    let step = raw.scale as f64 * a as f64;
+    let zero = raw.zero_point as f64 - b as f64 / step;
+    let rounded = zero.round();
+    ((zero - rounded).abs() < 1e-3 && (-128.0..=127.0).contains(&rounded))
+        .then_some((node, QParams { scale: step as f32, zero_point: rounded as i32 }))
+}
+
+/// Parent of every tensor in the forest of tensors that share parameters.
+fn groups(graph: &Graph) -> Vec<usize> {
+    let mut parent: Vec<usize> = (0..graph.tensors.len()).collect();
+    fn root(parent: &[usize], mut t: usize) -> usize {
+        while parent[t] != t {
+            t = parent[t];
+        }
+        t
+    }
+    for node in &graph.nodes {
+        let shares = |id: &&TensorId| match node.op {
+            Op::MaxPool(_) | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Resize { .. } => true,
+            // The fill must be representable: zero always is.
+            Op::Pad { value, .. } => value == 0.0,
+            // An input that only the concat reads needs no precision beyond the output's.
+            Op::Concat { .. } => graph.consumers(**id).len() == 1 && !is_probability(graph, **id),
+            _ => false,
+        };
+        for id in node.inputs.iter().filter(shares) {
+            let (a, b) = (root(&parent, id.0), root(&parent, node.output.0));
+            parent[b.max(a)] = a.min(b);
+        }
+    }
+    parent
+}
+
+fn is_probability(graph: &Graph, id: TensorId) -> bool {
+    graph.producer(id).is_none_or(|p| matches!(graph.nodes[p].op, Op::Softmax { .. }))
+}

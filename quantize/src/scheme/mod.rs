@@ -1,0 +1,213 @@
+//! A quantized graph: the float graph beside the integers that stand for it.
+//!
+//! Between calibration and lowering the network is a [`QGraph`]: the graph keeps its operators and axes (so that passes
+//! such as [`crate::shrink`] can reason about channels), and every tensor and weighted node carries its exact integers. What
+//! the device computes is a function of these integers alone; [`crate::lower`] only spells them as records.
+
+mod activations;
+mod equalize;
+mod weights;
+
+use crate::calibrate::{Observer, Stats};
+use crate::graph::{Clamp, Graph, ScalarFn};
+pub use equalize::equalize;
+use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
+
+/// Quantization of an activation: `real = scale * (q - zero_point)`, `q` in `-128 ..= 127`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QParams {
+    /// Real value of one step, positive and finite.
+    pub scale: f32,
+    /// The integer that stands for real zero, in `-128 ..= 127`.
+    pub zero_point: i32,
+}
+
+/// The integers of a node with weights (`Conv2d`, `ConvTranspose2d`, `Linear`, `Affine`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct QWeights {
+    /// Bits of one weight, 2 ..= 8; values lie in `-(2^(bits-1) - 1) ..= 2^(bits-1) - 1`.
+    pub bits: u8,
+    /// The weights, in the shape of the op's own (`[c]` for `Affine`).
+    pub values: ArrayD<i8>,
+    /// Real value of one weight step per output channel (equal values for per-tensor granularity).
+    pub scales: Vec<f32>,
+    /// Bias per output channel, in steps of `input scale * scales[oc]`.
+    pub bias: Vec<i32>,
+    /// Output stage per channel: `q_out = zero_point + round(acc * multiplier / 2^shift)`, see [`pith::fixed::requantize`].
+    pub multiplier: Vec<i32>,
+    /// See `multiplier`.
+    pub shift: Vec<u8>,
+}
+
+/// How a port's int8 relates to the numbers the user feeds or reads (preprocessing folded in).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RawPort {
+    /// `raw = scale * (q - zero_point)`; the zero point may lie outside of int8.
+    pub params: QParams,
+    /// Raw data are bytes and `q = raw - 128`.
+    pub is_u8: bool,
+}
+
+/// A float graph and its integers.
+#[derive(Clone, Debug)]
+pub struct QGraph {
+    /// Structure, and the float parameters that the integers approximate.
+    pub graph: Graph,
+    /// By tensor id.
+    pub activations: Vec<QParams>,
+    /// By node index; none for nodes without weights.
+    pub weights: Vec<Option<QWeights>>,
+    /// By input index.
+    pub inputs: Vec<RawPort>,
+    /// By output index.
+    pub outputs: Vec<RawPort>,
+}
+
+/// What the user may choose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuantOptions {
+    /// Bits of a weight, 2 to 8.
+    pub weight_bits: u8,
+    /// One weight scale per output channel, or one per layer.
+    pub granularity: Granularity,
+    /// How activation ranges are chosen; none tries several and keeps the best on held-out calibration samples.
+    pub observer: Option<Observer>,
+    /// Subtract the mean error that weight rounding causes; none tries both.
+    pub bias_correction: Option<bool>,
+    /// Balance the channels of neighbouring layers (cross-layer equalization); none tries both.
+    pub equalize: Option<bool>,
+}
+
+impl Default for QuantOptions {
+    fn default() -> QuantOptions {
+        QuantOptions {
+            weight_bits: 8,
+            granularity: Granularity::Channel,
+            observer: None,
+            bias_correction: None,
+            equalize: None,
+        }
+    }
+}
+
+/// What one weight scale covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granularity {
+    /// One output channel.
+    Channel,
+    /// The whole tensor.
+    Tensor,
+}
+
+/// One complete choice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// See [`QuantOptions::observer`].
+    pub observer: Observer,
+    /// See [`QuantOptions::bias_correction`].
+    pub bias_correction: bool,
+}
+
+/// Quantizes a simplified graph. `input_is_u8` says for each input whether its raw data are bytes. The graph's first node may be the
+/// preprocessing (`Affine` on an input); where an input's scale and zero point can express it, it vanishes.
+pub fn quantize(
+    graph: &Graph,
+    stats: &Stats,
+    options: &QuantOptions,
+    choice: Choice,
+    input_is_u8: &[bool],
+) -> Result<QGraph, SchemeError> {
+    if !(2..=8).contains(&options.weight_bits) {
+        return Err(SchemeError::WeightBits(options.weight_bits));
+    }
+    let activations::Activations { graph, params, inputs, means } =
+        activations::assign(graph.clone(), stats, choice.observer, input_is_u8);
+    let weights = graph
+        .nodes
+        .iter()
+        .map(|node| {
+            let mean = choice.bias_correction.then(|| node.inputs.first().map(|id| means[id.0].as_slice())).flatten();
+            weights::quantize(node, &params, mean, options)
+        })
+        .collect::<Result<_, _>>()?;
+    let outputs = graph.outputs.iter().map(|p| RawPort { params: params[p.tensor.0], is_u8: false }).collect();
+    Ok(QGraph { graph, activations: params, weights, inputs, outputs })
+}
+
+/// Why a network cannot be quantized.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemeError {
+    /// A width that is not offered.
+    #[error("weight_bits is {0}; choose 2 to 8")]
+    WeightBits(u8),
+    /// NaN or infinite weights.
+    #[error("node '{node}': a weight or bias is not finite; export the model from a healthy checkpoint")]
+    NotFinite {
+        /// Node name.
+        node: String,
+    },
+}
+
+/// `(multiplier, shift)` with `multiplier / 2^shift` nearest to `factor`, see [`pith::fixed`]. The relative error is at most `2^-31` for
+/// factors from `2^-31` to `2^30`; larger ones saturate, smaller ones lose digits.
+pub fn multiplier(factor: f64) -> (i32, u8) {
+    if factor == 0.0 || !factor.is_finite() {
+        return (0, 31);
+    }
+    let exponent = factor.abs().log2().floor() as i32 + 1;
+    // |factor| = fraction * 2^exponent with fraction in 0.5 .. 1 (rounding of log2 is corrected below).
+    let (mut fraction, mut exponent) = (factor / 2f64.powi(exponent), exponent);
+    if fraction.abs() >= 1.0 {
+        (fraction, exponent) = (fraction / 2.0, exponent + 1);
+    } else if fraction.abs() < 0.5 {
+        (fraction, exponent) = (fraction * 2.0, exponent - 1);
+    }
+    let mut shift = 31 - exponent;
+    if shift > 62 {
+        fraction /= 2f64.powi(shift - 62);
+        shift = 62;
+    }
+    let rounded = (fraction * 2f64.powi(31)).round();
+    match (rounded.abs() >= 2f64.powi(31), shift) {
+        (true, 2..) => ((rounded / 2.0) as i32, shift as u8 - 1),
+        (_, ..=0) => (if factor > 0.0 { i32::MAX } else { -i32::MAX }, 1),
+        (_, shift) => (rounded as i32, shift as u8),
+    }
+}
+
+/// The int8 that stands for a real value, half rounded up.
+pub fn quantize_value(value: f32, params: QParams) -> i8 {
+    ((value as f64 / params.scale as f64 + 0.5).floor() + params.zero_point as f64).clamp(-128.0, 127.0) as i8
+}
+
+/// Lowest and highest int8 that a fused clamp allows.
+pub fn quantized_clamp(clamp: Clamp, params: QParams) -> (i8, i8) {
+    let bound = |value: f32, open: i8| if value.is_finite() { quantize_value(value, params) } else { open };
+    (bound(clamp.min, i8::MIN), bound(clamp.max, i8::MAX))
+}
+
+/// The 256 outputs of an element-wise function, indexed by `q + 128`.
+pub fn table(f: &ScalarFn, from: QParams, to: QParams) -> Vec<i8> {
+    (-128..=127)
+        .map(|q| {
+            let x = from.scale as f64 * (q - from.zero_point) as f64;
+            let y = f.eval(x) / to.scale as f64;
+            let y = if y.is_nan() { 0.0 } else { y };
+            ((y + 0.5).floor() + to.zero_point as f64).clamp(-128.0, 127.0) as i8
+        })
+        .collect()
+}
+
+/// Parameters of a range that includes zero.
+pub fn params_of(min: f32, max: f32) -> QParams {
+    let (min, max) = (min.min(0.0) as f64, max.max(0.0) as f64);
+    if max - min < 1e-30 {
+        return QParams { scale: 1.0, zero_point: 0 };
+    }
+    let scale = ((max - min) / 255.0) as f32;
+    let zero_point = (-128.0 - min / scale as f64).round().clamp(-128.0, 127.0) as i32;
+    QParams { scale, zero_point }
+}
