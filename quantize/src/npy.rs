@@ -84,7 +84,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Array, NpyError> {
     let kind = kind.trim_start_matches(['<', '|', '=']).to_string();
     let width: u128 = kind.get(1..).and_then(|w| w.parse().ok()).unwrap_or(1);
     let needed = shape.iter().fold(width, |n, &d| n.saturating_mul(d as u128));
-    if kind.len() == 2 && needed != data.len() as u128 {
+    if !kind.starts_with(['U', 'S']) && needed != data.len() as u128 {
         return Err(NpyError::Length { name: name.into(), shape, needed, given: data.len() });
     }
     let values: Vec<f32> = match kind.as_str() {
