@@ -1,0 +1,209 @@
+//! `quantize build`: ONNX and calibration data → model file.
+
+use super::Failure;
+use super::eval::accuracy_of;
+use super::input::{Ports, PreprocessArgs, read_onnx, spaced};
+use super::output::{Progress, check_folder, write_whole};
+use crate::build::{BuildOptions, Built, build};
+use crate::calibrate::Observer;
+use crate::execute::Runner;
+use crate::graph::eval;
+use crate::pack::{ModelFile, PackOptions};
+use crate::recipe::Recipe;
+use crate::report::layers::Summary;
+use crate::report::{grouped, json};
+use crate::scheme::Granularity;
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Trained float network
+    model: PathBuf,
+    /// Calibration set: .npz with x, or .npy
+    #[arg(long)]
+    data: PathBuf,
+    /// Labelled set for accuracy before and after
+    #[arg(long)]
+    test: Option<PathBuf>,
+    /// TOML file with hyper-parameters; options on the command line win
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Calibration samples, evenly spaced over the set
+    #[arg(long)]
+    samples: Option<usize>,
+    /// Bits of a weight, 2 to 8
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
+    weight_bits: Option<u8>,
+    /// What one weight scale covers
+    #[arg(long, value_parser = ["channel", "tensor"])]
+    granularity: Option<String>,
+    /// min-max, mse, or percentile=SHARE (0.0001 cuts one value in ten thousand) [default: the best of all]
+    #[arg(long, value_parser = observer)]
+    observer: Option<Observer>,
+    /// Subtract the mean error of weight rounding [default: if it helps]
+    #[arg(long)]
+    bias_correction: Option<bool>,
+    /// Balance the channels of neighbouring layers [default: if it helps]
+    #[arg(long)]
+    equalize: Option<bool>,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    /// Keep channels that are constant or unread
+    #[arg(long)]
+    no_shrink: bool,
+    /// Leave operator names out of the file
+    #[arg(long)]
+    strip_names: bool,
+    /// Print JSON: file_bytes, weight_bytes (weights as stored), coded_bytes (with biases and tables), arena_bytes, macs, layers, ...
+    #[arg(long)]
+    json: bool,
+    /// Where the model goes
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+fn observer(text: &str) -> Result<Observer, String> {
+    match text.split_once('=') {
+        None if text == "min-max" => Ok(Observer::MinMax),
+        None if text == "mse" => Ok(Observer::Mse),
+        Some(("percentile", share)) => match share.parse::<f32>() {
+            Ok(share) if (0.0..0.5).contains(&share) => Ok(Observer::Percentile(share)),
+            _ => Err(format!("'{share}' is no share between 0 and 0.5")),
+        },
+        _ => Err("choose min-max, mse or percentile=SHARE".into()),
+    }
+}
+
+/// `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    arena_lower_bound: usize,
+    observer: Observer,
+    bias_correction: bool,
+    equalized: bool,
+    sqnr_db: f64,
+    shrunk: Vec<Shrunk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<Accuracy>,
+}
+
+#[derive(Serialize)]
+struct Shrunk {
+    layer: String,
+    channels: usize,
+}
+
+/// Shares of right answers, 0 to 1.
+#[derive(Clone, Copy, Serialize)]
+struct Accuracy {
+    float: f64,
+    int8: f64,
+    n: usize,
+}
+
+pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
+    check_folder(&args.output)?;
+    let started = Instant::now();
+    let recipe = recipe(args)?;
+    let graph = read_onnx(&args.model, &recipe.preprocess)?;
+    let ports = Ports::of_graph(&graph);
+    let set = ports.load(&args.data, recipe.preprocess.layout)?;
+    let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
+    let samples = spaced(set.samples, recipe.calibrate.samples);
+    let options = BuildOptions {
+        shrink: !args.no_shrink,
+        pack: PackOptions { strip_names: args.strip_names, ..PackOptions::default() },
+    };
+    let progress = Progress::new();
+    let built = build(graph, &samples, &set.is_u8, &recipe, options, &|step, n| progress.advance(step, n))?;
+    let file = ModelFile::new(&built.packed.bytes);
+    let model = super::input::parse_packed(&args.output, &file)?;
+    let accuracy = match &test {
+        Some(test) => {
+            let step = || progress.advance("testing", 2 * test.samples.len());
+            let float =
+                accuracy_of(test, || (), |(), sample| eval::run(&built.graph, sample).unwrap_or_default(), &step);
+            let int8 = accuracy_of(test, || Runner::new(&model), |runner, sample| runner.run(sample), &step);
+            let (Some(float), Some(int8)) = (float, int8) else {
+                return Err(Failure::new("the test set has no integer labels 'y'; leave --test out or add them"));
+            };
+            Some(Accuracy { float, int8, n: test.samples.len() })
+        }
+        None => None,
+    };
+    progress.finish();
+    write_whole(&args.output, &built.packed.bytes)?;
+    let summary = Summary::of_model(&model);
+    let text = if args.json {
+        json(&report(&summary, &built, accuracy))
+    } else {
+        text(args, &summary, &built, accuracy, started)
+    };
+    Ok(out.write_all(text.as_bytes())?)
+}
+
+/// The recipe file with the command line's values.
+fn recipe(args: &Args) -> Result<Recipe, Failure> {
+    let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
+    recipe.preprocess = args.preprocess.over(&recipe.preprocess);
+    recipe.calibrate.samples = args.samples.unwrap_or(recipe.calibrate.samples);
+    let q = &mut recipe.quantize;
+    q.weight_bits = args.weight_bits.unwrap_or(q.weight_bits);
+    match args.granularity.as_deref() {
+        Some("tensor") => q.granularity = Granularity::Tensor,
+        Some(_) => q.granularity = Granularity::Channel,
+        None => {}
+    }
+    q.observer = args.observer.or(q.observer);
+    q.bias_correction = args.bias_correction.or(q.bias_correction);
+    q.equalize = args.equalize.or(q.equalize);
+    Ok(recipe)
+}
+
+fn report<'a>(summary: &'a Summary, built: &Built, accuracy: Option<Accuracy>) -> Report<'a> {
+    let shrunk =
+        built.shrunk.removed.iter().map(|(layer, channels)| Shrunk { layer: layer.clone(), channels: *channels });
+    Report {
+        summary,
+        arena_lower_bound: built.packed.plan.lower_bound,
+        observer: built.choice.observer,
+        bias_correction: built.choice.bias_correction,
+        equalized: built.equalized,
+        sqnr_db: built.sqnr_db,
+        shrunk: shrunk.collect(),
+        accuracy,
+    }
+}
+
+fn text(args: &Args, summary: &Summary, built: &Built, accuracy: Option<Accuracy>, started: Instant) -> String {
+    let mut text = summary.text();
+    let observer = match built.choice.observer {
+        Observer::MinMax => "min-max".into(),
+        Observer::Mse => "mse".into(),
+        Observer::Percentile(share) => format!("percentile={share}"),
+    };
+    let on = |flag: bool| if flag { "on" } else { "off" };
+    let removed: usize = built.shrunk.removed.iter().map(|(_, n)| n).sum();
+    text.push_str(&format!(
+        "plan     lower bound {} B\nchosen   observer {observer}, bias correction {}, equalization {}\nshrunk   {removed} channels removed without changing any output bit\nSQNR     {:.1} dB (worst output, held-out calibration samples)\n",
+        grouped(built.packed.plan.lower_bound as u64),
+        on(built.choice.bias_correction),
+        on(built.equalized),
+        built.sqnr_db,
+    ));
+    if let Some(a) = accuracy {
+        text.push_str(&format!(
+            "accuracy {:.2} % float, {:.2} % int8, on {} samples\n",
+            100.0 * a.float,
+            100.0 * a.int8,
+            a.n
+        ));
+    }
+    text.push_str(&format!("wrote    {} in {:.1} s\n", args.output.display(), started.elapsed().as_secs_f64()));
+    text
+}
