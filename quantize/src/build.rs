@@ -1,6 +1,7 @@
 //! From an imported graph and calibration samples to a model file: every step in order, and the automatic choices.
 
 use crate::calibrate::{CalibrateError, Observer, Stats, observe};
+use crate::correct::{CorrectError, correct_outputs};
 use crate::data::Slot;
 use crate::execute::Runner;
 use crate::graph::{Clamp, Graph, Node, Op, eval, simplify};
@@ -26,6 +27,8 @@ pub enum BuildError {
     Lower(#[from] LowerError),
     #[error(transparent)]
     Pack(#[from] PackError),
+    #[error(transparent)]
+    Correct(#[from] CorrectError),
 }
 
 /// What a build leaves behind.
@@ -113,16 +116,27 @@ pub fn build(
     let corrections = wanted.bias_correction.map_or(vec![false, true], |b| vec![b]);
     let mut best: Option<(f64, Graph, bool, Choice)> = None;
     let single = equalizations.len() * observers.len() * corrections.len() == 1;
+    let plain = observe(&graph, fit, &|| progress("calibrating", 2 * fit.len()))?;
     for equalized in equalizations {
-        let graph = if equalized { equalize(graph.clone()) } else { graph.clone() };
-        let stats = observe(&graph, fit, &|| progress("calibrating", 2 * fit.len()))?;
+        let (graph, stats) = match equalized {
+            false => (graph.clone(), plain.clone()),
+            true => {
+                let graph = equalize(graph.clone(), &plain);
+                let stats = observe(&graph, fit, &|| progress("calibrating", 2 * fit.len()))?;
+                (graph, stats)
+            }
+        };
         let truth = float_outputs(&graph, judge)?;
         for &observer in &observers {
             for &bias_correction in &corrections {
                 let choice = Choice { observer, bias_correction };
                 let db = match single {
                     true => 0.0,
-                    false => judged(&graph, &stats, wanted, choice, input_is_u8, judge, &truth)?,
+                    false => {
+                        let q = quantized(&graph, &stats, wanted, choice, input_is_u8, fit)?;
+                        let packed = pack(lower(&q)?, PackOptions::default())?;
+                        outputs_sqnr_db(&packed.bytes, judge, &truth)
+                    }
                 };
                 // Ties, and gains too small to mean anything, go to what came first: the simplest.
                 if best.as_ref().is_none_or(|(db_before, ..)| db > db_before + 0.2) {
@@ -133,7 +147,7 @@ pub fn build(
     }
     let Some((_, graph, equalized, choice)) = best else { return Err(CalibrateError::Empty.into()) };
     let stats = observe(&graph, samples, &|| progress("calibrating", 2 * samples.len()))?;
-    let q = quantize(&graph, &stats, wanted, choice, input_is_u8)?;
+    let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples)?;
     let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
     let packed = pack_graph(&q, recipe, options.pack)?;
     let truth = float_outputs(&graph, judge)?;
@@ -162,18 +176,17 @@ fn float_outputs(graph: &Graph, samples: &[Vec<ArrayD<f32>>]) -> Result<Vec<Vec<
     Ok(samples.par_iter().map(|sample| eval::run(graph, sample)).collect::<Result<_, _>>()?)
 }
 
-fn judged(
+/// One candidate: quantized, and corrected on at most 32 of the calibration samples if the choice says so.
+fn quantized(
     graph: &Graph,
     stats: &Stats,
     options: &QuantOptions,
     choice: Choice,
     input_is_u8: &[bool],
     samples: &[Vec<ArrayD<f32>>],
-    truth: &[Vec<ArrayD<f32>>],
-) -> Result<f64, BuildError> {
+) -> Result<QGraph, BuildError> {
     let q = quantize(graph, stats, options, choice, input_is_u8)?;
-    let packed = pack(lower(&q)?, PackOptions::default())?;
-    Ok(outputs_sqnr_db(&packed.bytes, samples, truth))
+    Ok(if choice.bias_correction { correct_outputs(q, graph, &samples[..samples.len().min(32)])? } else { q })
 }
 
 /// SQNR in dB of the worst output.

@@ -23,6 +23,8 @@ pub struct TensorStats {
     pub max: f32,
     /// Mean per channel of the last axis.
     pub mean: Vec<f32>,
+    /// Largest magnitude per channel of the last axis.
+    pub peak: Vec<f32>,
     /// Counts between `min` and `max`.
     pub histogram: Vec<u64>,
 }
@@ -101,7 +103,7 @@ pub fn observe(
         let mean = e.sum.iter().map(|s| (s / e.count.max(1) as f64) as f32).collect();
         match e.count {
             0 => TensorStats::default(),
-            _ => TensorStats { min: e.min, max: e.max, mean, histogram },
+            _ => TensorStats { min: e.min, max: e.max, mean, peak: e.peak, histogram },
         }
     });
     Ok(Stats { tensors: tensors.collect() })
@@ -139,6 +141,8 @@ struct Extremes {
     max: f32,
     /// Per channel.
     sum: Vec<f64>,
+    /// Per channel.
+    peak: Vec<f32>,
     /// Values per channel.
     count: u64,
 }
@@ -146,9 +150,16 @@ struct Extremes {
 impl Extremes {
     fn of(values: &ArrayD<f32>) -> Extremes {
         let channels = values.shape().last().copied().unwrap_or(1).max(1);
-        let mut e = Extremes { min: f32::INFINITY, max: f32::NEG_INFINITY, sum: vec![0.0; channels], count: 0 };
+        let mut e = Extremes {
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+            sum: vec![0.0; channels],
+            peak: vec![0.0; channels],
+            count: 0,
+        };
         for (i, &v) in values.iter().enumerate() {
             e.sum[i % channels] += v as f64;
+            e.peak[i % channels] = e.peak[i % channels].max(v.abs());
             (e.min, e.max) = (if v < e.min || v.is_nan() { v } else { e.min }, if v > e.max { v } else { e.max });
         }
         e.count = (values.len() / channels) as u64;
@@ -161,19 +172,20 @@ impl Extremes {
         }
         let (min, max) = (if b.min < a.min || b.min.is_nan() { b.min } else { a.min }, a.max.max(b.max));
         let sum = a.sum.iter().zip(&b.sum).map(|(x, y)| x + y).collect();
-        Extremes { min, max, sum, count: a.count + b.count }
+        let peak = a.peak.iter().zip(&b.peak).map(|(x, y)| x.max(*y)).collect();
+        Extremes { min, max, sum, peak, count: a.count + b.count }
     }
 }
 
 impl TensorStats {
-    /// The range that `observer` chooses, zero included.
-    pub fn range(&self, observer: Observer) -> (f32, f32) {
+    /// The range that `observer` chooses; with zero included if the tensor's readers need it.
+    pub fn range(&self, observer: Observer, with_zero: bool) -> (f32, f32) {
         let (min, max) = match observer {
             Observer::MinMax => (self.min, self.max),
             Observer::Percentile(share) => self.percentile(share),
-            Observer::Mse => self.least_squares(),
+            Observer::Mse => self.least_squares(with_zero),
         };
-        (min.min(0.0), max.max(0.0))
+        if with_zero { (min.min(0.0), max.max(0.0)) } else { (min, max) }
     }
 
     fn percentile(&self, share: f32) -> (f32, f32) {
@@ -195,10 +207,10 @@ impl TensorStats {
     }
 
     /// Shrinks the upper and the lower end in turn, in steps of 2 %, while the squared error falls.
-    fn least_squares(&self) -> (f32, f32) {
+    fn least_squares(&self, with_zero: bool) -> (f32, f32) {
         let width = (self.max - self.min) as f64 / BINS as f64;
         let error = |low: f64, high: f64| {
-            let step = (high.max(0.0) - low.min(0.0)) / 255.0;
+            let step = if with_zero { high.max(0.0) - low.min(0.0) } else { high - low } / 255.0;
             self.histogram.iter().enumerate().fold(0.0, |sum, (i, &count)| {
                 let v = self.min as f64 + (i as f64 + 0.5) * width;
                 let clipped = (low - v).max(v - high).max(0.0);
@@ -206,7 +218,9 @@ impl TensorStats {
             })
         };
         let (mut low, mut high) = (self.min as f64, self.max as f64);
-        let grid = |end: f64| (0..40).map(move |i| end * (1.0 - 0.02 * i as f64));
+        // Towards zero, or towards the middle where zero is nothing special.
+        let centre = if with_zero { 0.0 } else { (low + high) / 2.0 };
+        let grid = |end: f64| (0..40).map(move |i| centre + (end - centre) * (1.0 - 0.02 * i as f64));
         for _ in 0..2 {
             high = grid(self.max as f64).min_by(|a, b| error(low, *a).total_cmp(&error(low, *b))).unwrap_or(high);
             low = grid(self.min as f64).min_by(|a, b| error(*a, high).total_cmp(&error(*b, high))).unwrap_or(low);
@@ -232,9 +246,9 @@ mod tests {
         let mut values: Vec<f32> = (0..20_000).map(|i| (i % 2000) as f32 / 1000.0 - 1.0).collect();
         values.push(40.0);
         let stats = stats(&values);
-        assert_eq!(stats.range(Observer::MinMax), (-1.0, 40.0));
-        assert!(stats.range(Observer::Percentile(0.001)).1 < 1.1);
-        let (low, high) = stats.range(Observer::Mse);
+        assert_eq!(stats.range(Observer::MinMax, true), (-1.0, 40.0));
+        assert!(stats.range(Observer::Percentile(0.001), true).1 < 1.1);
+        let (low, high) = stats.range(Observer::Mse, true);
         assert!(high < 39.0 && low == -1.0, "{low} {high}");
     }
 

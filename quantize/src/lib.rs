@@ -3,7 +3,8 @@
 //! Data flows one way, and a module imports only what stands before it in this list:
 //! [`graph`] (the IR and its exact rewrites), [`onnx`] (import, float oracle), [`npy`] and [`data`] (sets), [`calibrate`]
 //! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records),
-//! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`recipe`] (every default), [`build`] (all of it
+//! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`correct`]
+//! (its mean error), [`recipe`] (every default), [`build`] (all of it
 //! in order), [`report`] and [`cli`].
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@
 pub mod build;
 pub mod calibrate;
 pub mod cli;
+pub mod correct;
 pub mod data;
 pub mod execute;
 pub mod graph;

@@ -52,7 +52,7 @@ fn tensor(model: &Model<'_>, t: &Tensor) -> Check {
     ensure(t.rank as usize <= MAX_RANK, "rank")?;
     ensure(t.dims.iter().skip(t.rank as usize).all(|&d| d == 1), "unused dimension")?;
     ensure(product(&t.dims) == Some(t.len as usize) && t.len > 0, "shape")?;
-    ensure((-128..=127).contains(&t.zero_point), "zero point")?;
+    ensure(Tensor::ZERO_POINTS.contains(&t.zero_point), "zero point")?;
     ensure(t.scale.is_finite() && t.scale > 0.0, "scale")?;
     let end = t.offset.checked_add(t.len);
     ensure(end.is_some_and(|end| end <= model.header().arena_bytes), "range: it leaves the arena")
@@ -137,6 +137,7 @@ fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
         }
         Op::Mean(m) => {
             ensure(m.reduce > 0 && m.reduce <= 1 << 22 && is_shift(m.shift), "reduction or shift")?;
+            view.zero_is_int8(m.input)?;
             view.elements(m.input, &[m.outer, m.reduce, m.inner])?;
             view.elements(m.output, &[m.outer, m.inner])?;
             view.memory(&[m.input], m.output, false)
@@ -191,6 +192,11 @@ impl View<'_, '_> {
 
     fn dims(&self, id: u16, dims: &[u16]) -> Check {
         ensure(product(dims) == Some(self.tensor(id)?.len as usize), "shape: it is not the tensor's")
+    }
+
+    /// Sums of differences to the zero point are only bounded for such tensors.
+    fn zero_is_int8(&self, id: u16) -> Check {
+        ensure((-128..=127).contains(&self.tensor(id)?.zero_point), "zero point: it must be an int8 here")
     }
 
     fn same_len(&self, a: u16, b: u16) -> Check {
@@ -260,6 +266,9 @@ impl View<'_, '_> {
 
     fn binary(&self, b: &op::Binary) -> Check {
         ensure(b.reserved == 0 && b.reserved2 == 0 && b.rhs_is_constant <= 1, "reserved bytes")?;
+        for id in [Some(b.lhs), (b.rhs_is_constant == 0).then_some(b.rhs)].into_iter().flatten() {
+            self.zero_is_int8(id)?;
+        }
         ensure(b.act_min <= b.act_max && (-128..=127).contains(&b.rhs_zero_point), "activation bounds or zero point")?;
         self.elements(b.output, &b.dims)?;
         ensure(inside(&b.dims, &b.lhs_strides, self.tensor(b.lhs)?.len), "strides of the left operand")?;
@@ -281,6 +290,7 @@ impl View<'_, '_> {
         ensure(!fields.contains(&0), "zero in kernel, stride or dilation")?;
         ensure((p.kernel_h as u32 * p.kernel_w as u32) < 1 << 22, "kernel")?;
         ensure(p.act_min <= p.act_max && p.reserved == 0, "activation bounds")?;
+        self.zero_is_int8(p.input)?;
         self.dims(p.input, &[p.in_h, p.in_w, p.c])?;
         self.dims(p.output, &[p.out_h, p.out_w, p.c])?;
         self.memory(&[p.input], p.output, false)

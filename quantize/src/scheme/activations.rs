@@ -30,7 +30,7 @@ pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_
         let raw = match is_u8 {
             true => QParams { scale: 1.0, zero_point: -128 },
             // Inputs are never clipped.
-            false => params_of(stats.tensors[id.0].min, stats.tensors[id.0].max),
+            false => params_of(stats.tensors[id.0].min.min(0.0), stats.tensors[id.0].max.max(0.0)),
         };
         fixed[id.0] = Some(raw);
         if let Some((node, params)) = preprocessing(&graph, id, raw) {
@@ -54,18 +54,26 @@ pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_
         }
         t
     };
-    let mut ranges: Vec<(f32, f32)> = vec![(0.0, 0.0); graph.tensors.len()];
+    let mut ranges: Vec<(f32, f32)> = vec![(f32::INFINITY, f32::NEG_INFINITY); graph.tensors.len()];
     let mut group_params: Vec<Option<QParams>> = vec![None; graph.tensors.len()];
+    let needs_zero = needs_zero(&graph, &root);
     for (t, tensor) in stats.tensors.iter().enumerate() {
-        let (min, max) = tensor.range(observer);
+        if tensor.histogram.is_empty() {
+            continue;
+        }
         let r = root(t);
+        let (min, max) = tensor.range(observer, needs_zero[r]);
         ranges[r] = (ranges[r].0.min(min), ranges[r].1.max(max));
         if group_params[r].is_none() {
             group_params[r] = fixed[t];
         }
     }
     let params = (0..graph.tensors.len())
-        .map(|t| group_params[root(t)].unwrap_or_else(|| params_of(ranges[root(t)].0, ranges[root(t)].1)))
+        .map(|t| {
+            let (min, max) = ranges[root(t)];
+            let range = if min <= max { (min, max) } else { (0.0, 0.0) };
+            group_params[root(t)].unwrap_or_else(|| params_of(range.0, range.1))
+        })
         .collect();
     Activations { graph, params, inputs, means }
 }
@@ -112,6 +120,30 @@ fn groups(graph: &Graph) -> Vec<usize> {
         }
     }
     parent
+}
+
+/// By group: whether one of its readers needs an int8 that stands for zero. Linear operators and tables do not: what lies outside of a
+/// convolution's input adds nothing, whatever the zero point.
+fn needs_zero(graph: &Graph, root: &dyn Fn(usize) -> usize) -> Vec<bool> {
+    let mut needs = vec![false; graph.tensors.len()];
+    for node in &graph.nodes {
+        let free = matches!(
+            node.op,
+            Op::Conv2d { .. }
+                | Op::ConvTranspose2d { .. }
+                | Op::Linear { .. }
+                | Op::Map(_)
+                | Op::Reshape { .. }
+                | Op::Softmax { .. }
+        );
+        if !free {
+            node.inputs.iter().for_each(|id| needs[root(id.0)] = true);
+        }
+        if matches!(node.op, Op::Pad { .. } | Op::Const(_)) {
+            needs[root(node.output.0)] = true;
+        }
+    }
+    needs
 }
 
 fn is_probability(graph: &Graph, id: TensorId) -> bool {

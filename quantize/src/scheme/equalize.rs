@@ -1,25 +1,31 @@
-//! Cross-layer equalization: where a linear layer feeds another through nothing or a ReLU, scaling a channel up in the first and
-//! down in the second changes nothing in float, but makes the ranges of channels alike (Nagel et al., "Data-Free Quantization
-//! Through Weight Equalization and Bias Correction", section 4.1).
+//! Equalization: where a linear layer feeds another through nothing or a ReLU, scaling a channel up in the first and down in the
+//! second changes nothing in float, but gives every channel more of the tensor's one integer range.
+//!
+//! Weights have a scale per output channel, so the first layer pays nothing for it. A depthwise second layer pays nothing either:
+//! all channels get the same peak. Any other second layer mixes its inputs under one weight scale per filter; there the gain of
+//! the activations and the loss of the weights are balanced by square roots (Nagel et al., "Data-Free Quantization Through
+//! Weight Equalization and Bias Correction", section 4.1, with observed activations in the place of the first layer's weights;
+//! Xiao et al., "SmoothQuant", section 4, with alpha = 1/2).
 
+use crate::calibrate::Stats;
 use crate::graph::{Clamp, Graph, Op};
 use ndarray::{ArrayD, Axis};
 
-/// An equivalent graph with balanced channels.
-pub fn equalize(mut graph: Graph) -> Graph {
-    // Chains settle in a few rounds.
-    for _ in 0..4 {
-        for i in 0..graph.nodes.len() {
-            let output = graph.nodes[i].output;
-            if let (&[next], false) = (graph.consumers(output).as_slice(), graph.is_output(output)) {
-                balance(&mut graph, i, next);
-            }
+/// Largest factor of a channel: a nearly dead one is not worth an extreme.
+const LIMIT: f32 = 64.0;
+
+/// An equivalent graph with balanced channels; `stats` are the graph's own.
+pub fn equalize(mut graph: Graph, stats: &Stats) -> Graph {
+    for i in 0..graph.nodes.len() {
+        let output = graph.nodes[i].output;
+        if let (&[next], false) = (graph.consumers(output).as_slice(), graph.is_output(output)) {
+            balance(&mut graph, i, next, &stats.tensors[output.0].peak);
         }
     }
     graph
 }
 
-/// Weight of a layer that can be scaled, its bias and clamp.
+/// Weight of a layer that can be scaled, its bias, groups and clamp.
 fn layer(op: &mut Op) -> Option<(&mut ArrayD<f32>, &mut Vec<f32>, usize, Clamp)> {
     match op {
         Op::Conv2d { weight, bias, groups, clamp, .. } => Some((weight, bias, *groups, *clamp)),
@@ -28,28 +34,30 @@ fn layer(op: &mut Op) -> Option<(&mut ArrayD<f32>, &mut Vec<f32>, usize, Clamp)>
     }
 }
 
-fn balance(graph: &mut Graph, first: usize, second: usize) {
+/// `peak`: largest magnitude of every channel between the two layers.
+fn balance(graph: &mut Graph, first: usize, second: usize, peak: &[f32]) {
     let Some((weight, _, _, clamp)) = layer(&mut graph.nodes[first].op) else { return };
-    if clamp != Clamp::NONE && clamp != Clamp::RELU {
+    let channels = weight.shape()[0];
+    if (clamp != Clamp::NONE && clamp != Clamp::RELU) || peak.len() != channels {
         return;
     }
-    let before = largest(weight, Axis(0));
     let Some((weight, _, groups, _)) = layer(&mut graph.nodes[second].op) else { return };
-    let depthwise = groups == before.len() && weight.shape()[0] == groups;
+    let depthwise = groups == channels && weight.shape()[0] == groups;
     let axis = if depthwise { Axis(0) } else { Axis(weight.ndim() - 1) };
-    let after = largest(weight, axis);
-    if after.len() != before.len() || (groups != 1 && !depthwise) {
+    if weight.len_of(axis) != channels || (groups != 1 && !depthwise) {
         return;
     }
-    // before * s == after / s; channels that are zero on one side stay, and no factor goes to extremes.
-    let factor = |(&a, &b): (&f32, &f32)| if a > 0.0 && b > 0.0 { (b / a).sqrt().clamp(1e-3, 1e3) } else { 1.0 };
-    let factors: Vec<f32> = before.iter().zip(&after).map(factor).collect();
+    let largest = peak.iter().copied().fold(0f32, f32::max);
+    let reads: Vec<f32> = weight.axis_iter(axis).map(|w| w.iter().fold(0f32, |m, v| m.max(v.abs()))).collect();
+    let heaviest = reads.iter().copied().fold(0f32, f32::max);
+    let factor = |(&p, &w): (&f32, &f32)| match (p > 0.0 && w > 0.0, depthwise) {
+        (false, _) => 1.0,
+        (true, true) => (largest / p).min(LIMIT),
+        (true, false) => ((largest / p) * (w / heaviest)).sqrt().clamp(1.0 / LIMIT, LIMIT),
+    };
+    let factors: Vec<f32> = peak.iter().zip(&reads).map(factor).collect();
     weight.axis_iter_mut(axis).zip(&factors).for_each(|(mut w, s)| w.mapv_inplace(|v| v / s));
     let Some((weight, bias, ..)) = layer(&mut graph.nodes[first].op) else { return };
     weight.axis_iter_mut(Axis(0)).zip(&factors).for_each(|(mut w, s)| w.mapv_inplace(|v| v * s));
     bias.iter_mut().zip(&factors).for_each(|(b, s)| *b *= s);
-}
-
-fn largest(weight: &ArrayD<f32>, axis: Axis) -> Vec<f32> {
-    weight.axis_iter(axis).map(|w| w.iter().fold(0f32, |m, v| m.max(v.abs()))).collect()
 }

@@ -14,12 +14,13 @@ pub use equalize::equalize;
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
-/// Quantization of an activation: `real = scale * (q - zero_point)`, `q` in `-128 ..= 127`.
+/// Quantization of an activation: `real = scale * (q - zero_point)`, `q` in `-128 ..= 127`. The zero point may lie
+/// outside of that where no reader needs the integer zero (a sigmoid of logits between -30 and -10).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QParams {
     /// Real value of one step, positive and finite.
     pub scale: f32,
-    /// The integer that stands for real zero, in `-128 ..= 127`.
+    /// The integer that stands for real zero.
     pub zero_point: i32,
 }
 
@@ -201,13 +202,16 @@ pub fn table(f: &ScalarFn, from: QParams, to: QParams) -> Vec<i8> {
         .collect()
 }
 
-/// Parameters of a range that includes zero.
+/// Parameters of a range. If it includes zero, the zero point is an int8; else it lies outside, at most as far as
+/// [`pith::format::tensor::Tensor::ZERO_POINTS`] reach.
 pub fn params_of(min: f32, max: f32) -> QParams {
-    let (min, max) = (min.min(0.0) as f64, max.max(0.0) as f64);
-    if max - min < 1e-30 {
+    let (min, max) = (min as f64, max as f64);
+    if max - min < 1e-30 && min.abs().max(max.abs()) < 1e-30 {
         return QParams { scale: 1.0, zero_point: 0 };
     }
-    let scale = ((max - min) / 255.0) as f32;
-    let zero_point = (-128.0 - min / scale as f64).round().clamp(-128.0, 127.0) as i32;
-    QParams { scale, zero_point }
+    // A range far from zero in terms of its width gets a coarser step, so that the zero point stays within reach.
+    let scale = ((max - min) / 255.0).max(min.abs().max(max.abs()) / 16_000.0) as f32;
+    let zero_point = (-128.0 - min / scale as f64).round();
+    let zero_point = if min <= 0.0 && max >= 0.0 { zero_point.clamp(-128.0, 127.0) } else { zero_point };
+    QParams { scale, zero_point: zero_point as i32 }
 }

@@ -59,7 +59,8 @@ pub(super) fn quantize(
             }
         }
         let step = from.scale as f64 * scale;
-        let sum: i64 = values.iter().map(|&v| (v as i64).abs() * 255).sum();
+        let widest = (-128 - from.zero_point).abs().max((127 - from.zero_point).abs()) as i64;
+        let sum: i64 = values.iter().map(|&v| (v as i64).abs() * widest).sum();
         let room = (i32::MAX as i64 - sum).max(0) as f64;
         q.scales.push(scale as f32);
         q.bias.push(((bias[oc] as f64 - correction) / step).round().clamp(-room, room) as i32);

@@ -15,7 +15,8 @@ pub struct Tensor {
     pub rank: u8,
     /// Zero.
     pub reserved: u8,
-    /// The integer that stands for real zero, in `-128 ..= 127`.
+    /// The integer that stands for real zero, in [`Tensor::ZERO_POINTS`]. Only tensors that are read by convolutions, linear layers,
+    /// tables and softmax alone may have one outside of int8.
     pub zero_point: i32,
     /// Real value of one step: `real = scale * (q - zero_point)`.
     pub scale: f32,
@@ -30,6 +31,8 @@ pub struct Tensor {
 impl Tensor {
     /// A value that lives within one run.
     pub const ACTIVATION: u8 = 0;
+    /// Zero points for which `q - zero_point` fits 16 bits with room to spare.
+    pub const ZERO_POINTS: core::ops::RangeInclusive<i32> = -16_384..=16_383;
 }
 
 /// A constant in the weights section.
