@@ -1,0 +1,109 @@
+//! Runs the embedded model on the embedded inputs.
+//!
+//! Writes two files on the host: `outputs.bin`, the int8 outputs of one sample after another, and `counts.bin`, little-endian 32-bit
+//! words: ticks of one whole run, stack bytes of a run, arena bytes that a run changed, then ticks of every operator.
+
+#![no_std]
+#![no_main]
+
+use cortex_m_rt::entry;
+use embedded_io::Write;
+use pith::{Aligned, Engine, Model};
+use pith_firmware::counter::Counter;
+use pith_firmware::host::{HostError, HostFile, exit};
+use pith_firmware::model::{ARENA_BYTES, file, inputs};
+use pith_firmware::stack::Gauge;
+use pith_firmware::{NoPin, run_marked};
+
+/// Operators that are timed one by one.
+const MAX_OPS: usize = 256;
+
+/// Bytes of one write to the host.
+const BUFFER: usize = 256;
+
+#[entry]
+fn main() -> ! {
+    match run() {
+        Ok(()) => exit(true),
+        Err(message) => {
+            defmt::error!("{}", message);
+            exit(false)
+        }
+    }
+}
+
+fn run() -> Result<(), &'static str> {
+    let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
+    let model = Model::parse(file()).map_err(|_| "the model is not valid")?;
+    let arena =
+        cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
+    let counter = Counter::start(&mut core.SYST);
+    defmt::info!("model of {} bytes, arena of {} bytes", model.header().file_bytes, model.arena_bytes());
+
+    let sample_bytes: usize = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize).sum();
+    let touched = touched_bytes(&model, &mut arena.0, sample_bytes)?;
+    let mut engine = Engine::new(&model, &mut arena.0).map_err(|_| "the arena does not fit")?;
+    let mut outputs = HostFile::create(c"outputs.bin").map_err(refused)?;
+    let mut counts: heapless::Vec<u32, MAX_OPS> = heapless::Vec::new();
+    let (mut total, mut stack) = (0, 0);
+    for (i, sample) in inputs().chunks_exact(sample_bytes.max(1)).enumerate() {
+        feed(&mut engine, sample);
+        match i {
+            0 => {
+                let gauge = Gauge::paint();
+                let (done, ticks) = counter.ticks(|| run_marked(&mut engine, &mut NoPin));
+                done.map_err(|_| "the pin failed")?;
+                (total, stack) = (ticks, gauge.depth());
+            }
+            1 => {
+                let mut steps = engine.steps();
+                loop {
+                    let (step, ticks) = counter.ticks(|| steps.step().is_some());
+                    if !step || counts.push(ticks).is_err() {
+                        break;
+                    }
+                }
+                // More operators than are timed.
+                while steps.step().is_some() {}
+            }
+            _ => engine.run(),
+        }
+        for k in 0..model.outputs().len() {
+            // A semihosting call is slow, so bytes travel together.
+            for part in engine.output(k).chunks(BUFFER) {
+                let bytes: heapless::Vec<u8, BUFFER> = part.iter().map(|&q| q as u8).collect();
+                outputs.write_all(&bytes).map_err(refused)?;
+            }
+        }
+    }
+    let mut report = HostFile::create(c"counts.bin").map_err(refused)?;
+    for word in [total, stack as u32, touched as u32].iter().chain(&counts) {
+        report.write_all(&word.to_le_bytes()).map_err(refused)?;
+    }
+    defmt::info!("{} ticks, {} bytes of stack, {} bytes of arena changed", total, stack, touched);
+    Ok(())
+}
+
+fn refused(_: HostError) -> &'static str {
+    "the host refused a file"
+}
+
+fn feed(engine: &mut Engine<'_, '_>, sample: &[u8]) {
+    let mut rest = sample.iter();
+    for k in 0..engine.model().inputs().len() {
+        engine.input(k).iter_mut().zip(&mut rest).for_each(|(to, &from)| *to = from as i8);
+    }
+}
+
+/// One past the last arena byte that a run changes, tried with two paints so that no value hides.
+fn touched_bytes(model: &Model<'_>, arena: &mut [u8], sample_bytes: usize) -> Result<usize, &'static str> {
+    let mut touched = 0;
+    for paint in [0xA5, 0x5A] {
+        arena.fill(paint);
+        let mut engine = Engine::new(model, arena).map_err(|_| "the arena does not fit")?;
+        feed(&mut engine, inputs().get(..sample_bytes).unwrap_or(&[]));
+        engine.run();
+        touched = touched.max(arena.iter().rposition(|&b| b != paint).map_or(0, |i| i + 1));
+    }
+    Ok(touched)
+}

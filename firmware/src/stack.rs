@@ -1,0 +1,44 @@
+//! How deep the stack went: memory below the stack pointer is painted, and later searched for the first changed word.
+
+use core::ptr::{read_volatile, write_volatile};
+
+const PAINT: u32 = 0xC5C5_C5C5;
+
+/// Most bytes that are painted.
+const LIMIT: usize = 48 * 1024;
+
+unsafe extern "C" {
+    /// End of static data, from the linker script of cortex-m-rt.
+    static mut __sheap: u32;
+}
+
+/// A painted stretch below the stack pointer.
+#[derive(Debug)]
+pub struct Gauge {
+    top: usize,
+    bottom: usize,
+}
+
+impl Gauge {
+    /// Paints from a little below the caller's frame down to the end of static data (or [`LIMIT`]).
+    #[inline(never)]
+    pub fn paint() -> Gauge {
+        let marker = 0u32;
+        let top = (&raw const marker as usize - 64) & !3;
+        let bottom = ((&raw const __sheap as usize + 3) & !3).max(top.saturating_sub(LIMIT));
+        for address in (bottom..top).step_by(4) {
+            // SAFETY: the words lie between the end of static data and 64 bytes below this frame: RAM that neither statics nor any
+            // live frame uses. Interrupts are off in these programs.
+            unsafe { write_volatile(address as *mut u32, PAINT) };
+        }
+        Gauge { top, bottom }
+    }
+
+    /// Bytes below the painter's frame that were used since; as many as were painted if all were.
+    pub fn depth(&self) -> usize {
+        // SAFETY: as in `paint`; reading such memory as words is valid whatever was written there.
+        let untouched = |address: &usize| unsafe { read_volatile(*address as *const u32) } == PAINT;
+        let clean = (self.bottom..self.top).step_by(4).take_while(untouched).count();
+        self.top - self.bottom - 4 * clean
+    }
+}
