@@ -149,19 +149,20 @@ pub fn build(
     let stats = observe(&graph, samples, &|| progress("calibrating", 2 * samples.len()))?;
     let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples)?;
     let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
-    let packed = pack_graph(&q, recipe, options.pack)?;
+    let packed = pack_graph(&q, recipe, equalized, options.pack)?;
     let truth = float_outputs(&graph, judge)?;
     let sqnr_db = outputs_sqnr_db(&packed.bytes, judge, &truth);
     Ok(Built { packed, graph, shrunk, choice, equalized, sqnr_db })
 }
 
 /// The file of a quantized graph, with the recipe's preprocessing noted.
-fn pack_graph(q: &QGraph, recipe: &Recipe, options: PackOptions) -> Result<Packed, BuildError> {
+fn pack_graph(q: &QGraph, recipe: &Recipe, equalized: bool, options: PackOptions) -> Result<Packed, BuildError> {
     let mut program = lower(q)?;
     let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     let p = &recipe.preprocess;
     program.metadata = vec![
         ("network".into(), q.graph.name.clone()),
+        ("quantize.equalized".into(), equalized.to_string()),
         ("preprocess.scale".into(), p.scale.to_string()),
         ("preprocess.mean".into(), list(&p.mean)),
         ("preprocess.std".into(), list(&p.std)),

@@ -5,7 +5,7 @@ use super::input::{Ports, PreprocessArgs, is_packed, noted_preprocess, parse_pac
 use super::output::Progress;
 use crate::build::Sqnr;
 use crate::data::{Set, Slot, Targets};
-use crate::execute::{self, Runner};
+use crate::execute::Runner;
 use crate::graph::{Graph, TensorId, eval};
 use crate::onnx::Oracle;
 use crate::recipe::Preprocess;
@@ -218,7 +218,17 @@ fn judge(
     Report { metric, value, n: set.samples.len(), outputs: outputs.collect(), layers }
 }
 
-/// Every operator's output against the float node of the same name, over all samples.
+/// Sums over one channel: expected squared, product, got squared; and the largest difference.
+#[derive(Clone, Copy, Default)]
+struct Channel {
+    ee: f64,
+    ge: f64,
+    gg: f64,
+    max_abs_error: f64,
+}
+
+/// Every operator's output against the float node of the same name, over all samples. Where the build equalized channels, each channel
+/// is compared up to its factor (the one with the least squared error).
 fn layer_errors(model: &Model<'_>, graph: &Graph, set: &Set) -> Vec<LayerError> {
     let ops: Vec<(String, &'static str, u16)> =
         model.ops().map(|(head, op)| (model.op_name(&head).to_string(), op.name(), op.output())).collect();
@@ -229,10 +239,11 @@ fn layer_errors(model: &Model<'_>, graph: &Graph, set: &Set) -> Vec<LayerError> 
         graph.nodes.iter().find(|n| n.name == *name && is_last).map(|n| n.output)
     };
     let nodes: Vec<Option<TensorId>> = (0..ops.len()).map(node_of).collect();
+    let equalized = model.metadata().lines().any(|l| l == "quantize.equalized=true");
     let one = |runner: &mut Runner<'_>, sample: &Vec<ArrayD<f32>>| {
         let mut truth: Vec<Option<ArrayD<f32>>> = vec![None; graph.tensors.len()];
         let _ = eval::run_visiting(graph, sample, &mut |id, values| truth[id.0] = Some(values.clone()));
-        let mut errors = vec![Sqnr::default(); ops.len()];
+        let mut errors: Vec<Vec<Channel>> = vec![Vec::new(); ops.len()];
         let mut at = 0;
         runner.run_visiting(sample, &mut |id, q| {
             if let Some(expected) = nodes[at].and_then(|t| truth[t.0].as_ref()).filter(|t| t.len() == q.len()) {
@@ -242,19 +253,34 @@ fn layer_errors(model: &Model<'_>, graph: &Graph, set: &Set) -> Vec<LayerError> 
                     zero_point: tensor.zero_point,
                     ..Default::default()
                 };
-                errors[at] = errors[at].and(&execute::dequantize(&port, expected.shape(), q), expected);
+                let channels = expected.shape().last().copied().unwrap_or(1).max(1);
+                errors[at] = vec![Channel::default(); channels];
+                for (i, (&q, &e)) in q.iter().zip(expected).enumerate() {
+                    let (g, e) = (port.dequantize(q) as f64, e as f64);
+                    let c = &mut errors[at][i % channels];
+                    (c.ee, c.ge, c.gg) = (c.ee + e * e, c.ge + g * e, c.gg + g * g);
+                    c.max_abs_error = c.max_abs_error.max((g - e).abs());
+                }
             }
             at += 1;
         });
         errors
     };
-    let per_sample: Vec<Vec<Sqnr>> = set.samples.par_iter().map_init(|| Runner::new(model), one).collect();
+    let per_sample: Vec<Vec<Vec<Channel>>> = set.samples.par_iter().map_init(|| Runner::new(model), one).collect();
     let sum = |i: usize| {
-        per_sample.iter().fold(Sqnr::default(), |sum, errors| Sqnr {
-            signal: sum.signal + errors[i].signal,
-            noise: sum.noise + errors[i].noise,
-            max_abs_error: sum.max_abs_error.max(errors[i].max_abs_error),
-        })
+        let mut total = Sqnr::default();
+        for c in 0..per_sample.first().map_or(0, |errors| errors[i].len()) {
+            let sums = per_sample.iter().fold(Channel::default(), |sum, errors| {
+                let next = errors[i][c];
+                let max_abs_error = sum.max_abs_error.max(next.max_abs_error);
+                Channel { ee: sum.ee + next.ee, ge: sum.ge + next.ge, gg: sum.gg + next.gg, max_abs_error }
+            });
+            let factor = if equalized && sums.gg > 0.0 { sums.ge / sums.gg } else { 1.0 };
+            total.signal += sums.ee;
+            total.noise += (sums.ee - 2.0 * factor * sums.ge + factor * factor * sums.gg).max(0.0);
+            total.max_abs_error = total.max_abs_error.max(sums.max_abs_error);
+        }
+        total
     };
     ops.iter()
         .enumerate()
@@ -264,7 +290,7 @@ fn layer_errors(model: &Model<'_>, graph: &Graph, set: &Set) -> Vec<LayerError> 
                 name: name.clone(),
                 op: (*op).into(),
                 sqnr_db: error.map(|e| e.db()),
-                max_abs_error: error.map(|e| e.max_abs_error),
+                max_abs_error: error.filter(|_| !equalized).map(|e| e.max_abs_error),
             }
         })
         .collect()

@@ -99,7 +99,8 @@ impl Rule {
         let source = |i: usize| {
             let i = i as f64;
             match self.coordinates.as_str() {
-                "align_corners" if m > 1 => i * last / (m - 1) as f64,
+                // The standard divides by the unrounded output length.
+                "align_corners" if m > 1 => i * last / (scale * n as f64 - 1.0),
                 "align_corners" => 0.0,
                 "asymmetric" => i / scale,
                 "pytorch_half_pixel" if m == 1 => 0.0,

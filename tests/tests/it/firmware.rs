@@ -1,0 +1,95 @@
+//! The same bytes on the desktop and on six emulated Cortex-M cores; the arena a core touches is the planned one.
+
+use ndarray::ArrayD;
+use pith::Model;
+use pith_tests::{here, shared};
+use pith_tools::core::Core;
+use pith_tools::has;
+use pith_tools::qemu::run_on_core;
+use pith_tools::setup::has_target;
+use quantize::build::{BuildOptions, build, input_slots, prepend_preprocess};
+use quantize::data;
+use quantize::execute::{Runner, quantize};
+use quantize::graph::simplify;
+use quantize::onnx::import;
+use quantize::pack::ModelFile;
+use quantize::recipe::Recipe;
+use std::path::PathBuf;
+
+const SAMPLES: usize = 20;
+
+/// A network with the set that calibrates it and feeds it; `scale` is the preprocessing.
+fn networks() -> Vec<(PathBuf, PathBuf, f64)> {
+    let digits = here().join("models/digits");
+    let mut all = vec![(digits.join("digits.onnx"), digits.join("digits_test.npz"), 1.0 / 16.0)];
+    for (model, set) in
+        [("ic_resnet8", "sets/cifar10_lossless_test_200"), ("kws_ref", "sets/kws_calib_200"), ("ad01", "golden/ad01")]
+    {
+        if let (Some(model), Some(set)) = (shared(&format!("models/{model}.onnx")), shared(&format!("{set}.npz"))) {
+            all.push((model, set, 1.0));
+        }
+    }
+    all
+}
+
+/// Exactly `SAMPLES` samples: the set's first, and where it has fewer, scaled copies of them.
+fn samples(all: &[Vec<ArrayD<f32>>]) -> Vec<Vec<ArrayD<f32>>> {
+    let copy = |i: usize| {
+        let factor = 1.0 - 0.1 * (i / all.len()) as f32;
+        all[i % all.len()].iter().map(|x| x * factor).collect()
+    };
+    (0..SAMPLES).map(copy).collect()
+}
+
+#[test]
+fn six_cores_give_the_desktop_bytes() {
+    if !has("qemu-system-arm") {
+        return println!("skipped: no qemu-system-arm; cargo xtask setup installs it");
+    }
+    let cores: Vec<Core> = Core::ALL.into_iter().filter(|c| has_target(c.machine(0, 0).target)).collect();
+    if cores.len() < Core::ALL.len() {
+        println!("skipped: {} cores without a target; cargo xtask setup adds them", Core::ALL.len() - cores.len());
+    }
+    for (path, set, scale) in networks() {
+        let mut recipe = Recipe::default();
+        recipe.preprocess.scale = scale;
+        let graph = prepend_preprocess(simplify(import(&path).unwrap()), &recipe.preprocess).unwrap();
+        let set = data::load(&set, &input_slots(&graph), None, usize::MAX).unwrap();
+        let samples = samples(&set.samples);
+        let built = build(graph, &samples, &set.is_u8, &recipe, BuildOptions::default(), &|_, _| ()).unwrap();
+        let file = ModelFile::new(&built.packed.bytes);
+        let model = Model::parse(file.as_bytes()).unwrap();
+        let inputs: Vec<Vec<Vec<i8>>> =
+            samples.iter().map(|s| model.inputs().iter().zip(s).map(|(p, x)| quantize(p, x)).collect()).collect();
+        let mut runner = Runner::new(&model);
+        let expected: Vec<Vec<Vec<i8>>> = inputs.iter().map(|i| runner.run_raw(i)).collect();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let check = |core: &Core| {
+            let run = run_on_core(file.as_bytes(), &inputs, *core, false).unwrap();
+            assert_eq!(run.outputs, expected, "{name} on {}", core.name());
+            assert!(run.arena_touched <= model.arena_bytes(), "{name} on {}", core.name());
+            println!(
+                "{name} on {} ({}): {} samples equal, {} B of stack, {} of {} B of arena touched",
+                core.name(),
+                run.machine.machine,
+                run.outputs.len(),
+                run.stack_bytes,
+                run.arena_touched,
+                model.arena_bytes()
+            );
+            run.arena_touched
+        };
+        // Two at a time, as the reference machine has two cores.
+        let touched: Vec<usize> = cores
+            .chunks(2)
+            .flat_map(|pair| {
+                std::thread::scope(|scope| {
+                    let running: Vec<_> = pair.iter().map(|core| scope.spawn(|| check(core))).collect();
+                    running.into_iter().map(|r| r.join().expect("a core gave other bytes")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        // What a core touches is what the plan says: the last planned byte is used (the arena rounds up to a word).
+        assert!(touched.iter().all(|&t| t + 4 > model.arena_bytes()), "{name}: {touched:?} of {}", model.arena_bytes());
+    }
+}
