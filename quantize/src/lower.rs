@@ -1,7 +1,9 @@
 //! Quantized graph → program: the records that the device executes, not yet placed in memory.
 
 use crate::graph::{BinaryKind, Clamp, Node, Op, Port, ScalarFn, Tap, TensorId, Window};
-use crate::scheme::{QGraph, QParams, QWeights, RawPort, multiplier, quantize_value, quantized_clamp, table};
+use crate::scheme::{
+    QGraph, QParams, QWeights, RawPort, multiplier, quantize_value, quantized_clamp, sum_factors, table,
+};
 use ndarray::ArrayD;
 use pith::format::{MAX_RANK, NONE, op, tensor};
 
@@ -672,13 +674,8 @@ impl Lowering<'_> {
             (record.lhs_multiplier, record.shift) = multiplier(a.scale as f64 * ratio(b));
             self.push(op::Op::Mul(record));
         } else {
-            let factors = [ratio(a) * signs[0], ratio(b) * signs[1]];
-            let largest = factors[0].abs().max(factors[1].abs());
-            let limit = pith::fixed::SUM_MULTIPLIER_MAX as f64;
-            let shift = (1..=30).rev().find(|&s| largest * 2f64.powi(s) <= limit).unwrap_or(1);
-            let fixed = |f: f64| (f * 2f64.powi(shift)).round().clamp(-limit, limit) as i32;
-            (record.lhs_multiplier, record.rhs_multiplier, record.shift) =
-                (fixed(factors[0]), fixed(factors[1]), shift as u8);
+            ([record.lhs_multiplier, record.rhs_multiplier], record.shift) =
+                sum_factors([ratio(a) * signs[0], ratio(b) * signs[1]]);
             self.push(op::Op::Add(record));
         }
         Ok(())

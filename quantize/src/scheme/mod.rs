@@ -179,6 +179,14 @@ pub fn multiplier(factor: f64) -> (i32, u8) {
     }
 }
 
+/// Multipliers and the common shift of a sum of two tensors, see [`pith::fixed::rescale_sum`].
+pub fn sum_factors(factors: [f64; 2]) -> ([i32; 2], u8) {
+    let largest = factors[0].abs().max(factors[1].abs());
+    let limit = pith::fixed::SUM_MULTIPLIER_MAX as f64;
+    let shift = (1..=30).rev().find(|&s| largest * 2f64.powi(s) <= limit).unwrap_or(1);
+    (factors.map(|f| (f * 2f64.powi(shift)).round().clamp(-limit, limit) as i32), shift as u8)
+}
+
 /// The int8 that stands for a real value, half rounded up.
 pub fn quantize_value(value: f32, params: QParams) -> i8 {
     ((value as f64 / params.scale as f64 + 0.5).floor() + params.zero_point as f64).clamp(-128.0, 127.0) as i8
