@@ -40,7 +40,7 @@ fn generate() -> Result<(), Box<dyn Error>> {
     let arena = parsed.arena_bytes();
     let input_bytes: usize = parsed.inputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).sum();
     let given = fs::metadata(&inputs).map_err(|e| format!("{inputs}: {e}"))?.len() as usize;
-    if input_bytes == 0 || given % input_bytes != 0 {
+    if input_bytes == 0 || !given.is_multiple_of(input_bytes) {
         return Err(format!("{inputs}: {given} bytes are no whole number of inputs of {input_bytes} bytes").into());
     }
     fs::write(

@@ -88,7 +88,7 @@ impl<'m> Runner<'m> {
     }
 
     fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
-        if let Ok(mut engine) = Engine::new(&self.model, self.arena.as_mut()) {
+        if let Ok(mut engine) = Engine::new(&self.model, self.arena.bytes_mut()) {
             f(&mut engine);
         }
     }

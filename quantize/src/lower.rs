@@ -258,11 +258,11 @@ impl Lowering<'_> {
         };
         let from = q.activations[first.0];
         let input = first.0 as u16;
-        if let Some(id) = node.inputs.iter().find(|&&id| self.constant_value(id).is_some()) {
-            if !matches!(node.op, Op::Binary { .. }) || node.inputs.iter().all(|&id| self.constant_value(id).is_some())
-            {
-                return Err(self.fail(format!("a constant operand ('{}')", q.graph.tensors[id.0].name)));
-            }
+        if let Some(id) = node.inputs.iter().find(|&&id| self.constant_value(id).is_some())
+            && (!matches!(node.op, Op::Binary { .. })
+                || node.inputs.iter().all(|&id| self.constant_value(id).is_some()))
+        {
+            return Err(self.fail(format!("a constant operand ('{}')", q.graph.tensors[id.0].name)));
         }
         match &node.op {
             Op::Const(_) => {}

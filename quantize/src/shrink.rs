@@ -121,7 +121,7 @@ fn intervals(q: &QGraph) -> Vec<Vec<Interval>> {
             (Op::Slice { .. }, _) if from == to && matches!(tie(&node.op, graph.shape(first)), Tie::Same) => {
                 input.clone()
             }
-            (Op::Reshape { .. }, _) if from == to && count % input.len() == 0 => {
+            (Op::Reshape { .. }, _) if from == to && count.is_multiple_of(input.len()) => {
                 (0..count).map(|j| input[j % input.len()]).collect()
             }
             (Op::Binary { kind, clamp }, _) => {
@@ -243,7 +243,7 @@ fn removable(q: &QGraph, intervals: &[Vec<Interval>]) -> Vec<Vec<bool>> {
                     }
                 }
                 (_, Tie::Same) => agree(&mut gone, &node.inputs, output, |c| c),
-                (Op::Reshape { .. }, _) if gone[output].len() % gone[first.0].len() == 0 => {
+                (Op::Reshape { .. }, _) if gone[output].len().is_multiple_of(gone[first.0].len()) => {
                     let n = gone[first.0].len();
                     for block in 0..gone[output].len() / n {
                         agree(&mut gone, &[first], output, |c| block * n + c);

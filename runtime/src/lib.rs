@@ -8,6 +8,18 @@
 //! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
 //! - [`ops`]: operators, that is shapes and borders around kernels;
 //! - [`Engine`]: a model and its arena.
+//!
+//! ```
+//! # fn main() -> Result<(), pith::Error> {
+//! let model = pith::Model::parse(pith::include_model!("../tests/golden/tiny.pith"))?;
+//! let mut arena = pith::Aligned([0; 64]); // model.arena_bytes() or more
+//! let mut engine = pith::Engine::new(&model, &mut arena.0)?;
+//! engine.input(0).copy_from_slice(&[3, 3, 3]);
+//! engine.run();
+//! assert_eq!(engine.output(0), [7, -15]);
+//! # Ok(())
+//! # }
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

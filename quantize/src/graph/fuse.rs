@@ -8,7 +8,8 @@ use super::{BinaryKind, Clamp, Graph, Op, TensorId};
 /// Applies the rules until nothing changes. Clamps go into weighted operators first, then scalar functions are joined, and only
 /// then do clamps go into what remains.
 pub fn fuse(mut graph: Graph) -> Graph {
-    let stages: [&[fn(&mut Graph, usize) -> bool]; 2] = [
+    type Rule = fn(&mut Graph, usize) -> bool;
+    let stages: [&[Rule]; 2] = [
         &[clamp_into_weighted, hoist_over_reshape, clamp_over_max_pool, map_of_map, binary_to_map, affine_map],
         &[clamp_into_binary],
     ];
@@ -142,10 +143,10 @@ fn readings(graph: &Graph, id: TensorId) -> Vec<(Option<TensorId>, ScalarFn)> {
         };
     }
     let mut readings = vec![(Some(id), ScalarFn::X)];
-    if let Some(p) = graph.producer(id) {
-        if let Op::Map(f) = &graph.nodes[p].op {
-            readings.push((Some(graph.nodes[p].inputs[0]), f.clone()));
-        }
+    if let Some(p) = graph.producer(id)
+        && let Op::Map(f) = &graph.nodes[p].op
+    {
+        readings.push((Some(graph.nodes[p].inputs[0]), f.clone()));
     }
     readings
 }

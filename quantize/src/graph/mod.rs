@@ -90,6 +90,9 @@ impl Clamp {
     /// `max(x, 0)`.
     pub const RELU: Clamp = Clamp { min: 0.0, max: f32::INFINITY };
 
+    /// `min(max(x, 0), 6)`.
+    pub const RELU6: Clamp = Clamp { min: 0.0, max: 6.0 };
+
     /// The clamp that applies `self` first and `next` after it.
     pub fn then(self, next: Clamp) -> Clamp {
         Clamp { min: self.min.max(next.min).min(next.max), max: self.max.min(next.max).max(next.min) }

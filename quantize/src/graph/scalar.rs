@@ -169,7 +169,7 @@ impl Unary {
     fn name(self) -> &'static str {
         match self {
             Unary::Clamp(c) if c == Clamp::RELU => "Relu",
-            Unary::Clamp(c) if c == (Clamp { min: 0.0, max: 6.0 }) => "Relu6",
+            Unary::Clamp(c) if c == Clamp::RELU6 => "Relu6",
             Unary::Clamp(_) => "Clip",
             Unary::LeakyRelu(_) => "LeakyRelu",
             Unary::Sigmoid => "Sigmoid",

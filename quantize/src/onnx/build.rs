@@ -136,10 +136,8 @@ impl Builder {
         }
         let constants: Vec<Option<&Constant>> = args.iter().map(|a| as_constant(*a)).collect();
         let known = !node.input.is_empty() && args.iter().all(|a| !matches!(a, Some(Value::Tensor(_))));
-        if known {
-            if let Some(value) = consts::evaluate(node, &constants) {
-                return self.bind(node, vec![Value::Constant(value)]);
-            }
+        if known && let Some(value) = consts::evaluate(node, &constants) {
+            return self.bind(node, vec![Value::Constant(value)]);
         }
         let (nodes, tensors) = (self.graph.nodes.len(), self.graph.tensors.len());
         let mut outputs = ops::translate(self, node)?;

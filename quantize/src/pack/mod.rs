@@ -190,7 +190,7 @@ impl Arena {
     }
 
     /// Exactly as many bytes as were asked for.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..self.1]
     }
 }

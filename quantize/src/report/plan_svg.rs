@@ -80,9 +80,9 @@ pub fn plan_svg(model: &Model<'_>, title: &str) -> String {
     }
     for (i, name) in ops.iter().enumerate() {
         let (x, at) = (LEFT + step * (i as f64 + 0.5), TOP + HEIGHT + 14.0);
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<text x=\"{x:.1}\" y=\"{at}\" transform=\"rotate(55 {x:.1} {at})\" font-size=\"{:.1}\">{}</text>\n",
+            "<text x=\"{x:.1}\" y=\"{at}\" transform=\"rotate(55 {x:.1} {at})\" font-size=\"{:.1}\">{}</text>",
             (step * 0.8).clamp(4.0, 11.0),
             escape(name)
         );

@@ -1,8 +1,9 @@
-//! The bytes of a model file: every record, both directions. `FORMAT.md` describes the same bytes for strangers.
+#![doc = include_str!("../../FORMAT.md")]
 //!
-//! All integers are little-endian; every section and every record starts at a multiple of four bytes and the weights at a
-//! multiple of sixteen, counted from the start of the file, which itself must lie at a multiple of [`ALIGN`]. Records are
-//! plain `repr(C)` structs without padding, so `bytemuck` turns them into bytes and back.
+//! # In this module
+//!
+//! Every record, both directions. Records are plain `repr(C)` structs without padding, so `bytemuck` turns them into bytes and
+//! back.
 //!
 //! - [`header`]: the first bytes: version, checksum, section table;
 //! - [`tensor`]: activations, constants, inputs and outputs;

@@ -1,6 +1,6 @@
-//! Operators: shapes, padding and borders around the kernels. One file a family; [`run`] gives each its memory.
+//! Operators: shapes, padding and borders around the kernels. One file a family; `run` gives each its memory.
 //!
-//! Every function here relies on what [`crate::check`] established, but none relies on it for safety: slices are taken with
+//! Every function here relies on what `Model::parse` established, but none relies on it for safety: slices are taken with
 //! checked access, and what cannot happen after a check does nothing.
 
 mod arrange;

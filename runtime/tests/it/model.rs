@@ -1,0 +1,210 @@
+//! A small writer of model files, so that these tests need nothing but the runtime.
+
+use pith::format::crc32::crc32;
+use pith::format::header::Header;
+use pith::format::op::{ConcatInput, Head, Op};
+use pith::format::tensor::{Constant, Port, Tensor};
+use pith::format::{ALIGN, MAGIC, NONE, VERSION};
+
+/// A model under construction. Tensors are placed one after another; nothing is reused.
+#[derive(Clone, Default)]
+pub struct Builder {
+    pub tensors: Vec<Tensor>,
+    pub constants: Vec<(Constant, Vec<u8>)>,
+    pub ops: Vec<u8>,
+    pub op_count: u16,
+    pub inputs: Vec<u16>,
+    pub outputs: Vec<u16>,
+    pub arena: u32,
+}
+
+impl Builder {
+    pub fn tensor(&mut self, dims: &[usize], zero_point: i32) -> u16 {
+        let offset = self.arena;
+        let id = self.tensor_at(dims, zero_point, offset);
+        self.arena = (offset + self.tensors[id as usize].len).next_multiple_of(4);
+        id
+    }
+
+    pub fn tensor_at(&mut self, dims: &[usize], zero_point: i32, offset: u32) -> u16 {
+        let mut all = [1; 6];
+        all.iter_mut().zip(dims).for_each(|(to, &d)| *to = d as u16);
+        let len: usize = dims.iter().product();
+        let rank = dims.len() as u8;
+        self.tensors.push(Tensor {
+            bits: 8,
+            rank,
+            zero_point,
+            scale: 0.5,
+            offset,
+            len: len as u32,
+            dims: all,
+            ..Tensor::default()
+        });
+        self.arena = self.arena.max((offset + len as u32).next_multiple_of(4));
+        (self.tensors.len() - 1) as u16
+    }
+
+    pub fn constant(&mut self, kind: u8, bits: u8, len: usize, bytes: Vec<u8>) -> u16 {
+        let record = Constant {
+            kind,
+            bits,
+            len: len as u32,
+            bytes: bytes.len() as u32,
+            next_precision: NONE,
+            ..Constant::default()
+        };
+        self.constants.push((record, bytes));
+        (self.constants.len() - 1) as u16
+    }
+
+    pub fn weights(&mut self, values: &[i8], bits: u8) -> u16 {
+        let mut bytes = vec![0u8; (values.len() * bits as usize).div_ceil(8)];
+        for (i, &v) in values.iter().enumerate() {
+            for b in 0..bits as usize {
+                let at = i * bits as usize + b;
+                bytes[at / 8] |= ((v as u8 >> b) & 1) << (at % 8);
+            }
+        }
+        self.constant(Constant::KIND_WEIGHTS, bits, values.len(), bytes)
+    }
+
+    pub fn channels(&mut self, entries: &[(i32, i32, u8)]) -> u16 {
+        let mut bytes: Vec<u8> = entries.iter().flat_map(|e| e.0.to_le_bytes()).collect();
+        bytes.extend(entries.iter().flat_map(|e| e.1.to_le_bytes()));
+        bytes.extend(entries.iter().map(|e| e.2));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.constant(Constant::KIND_CHANNELS, 32, entries.len(), bytes)
+    }
+
+    pub fn u16s(&mut self, values: &[u16]) -> u16 {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(Constant::KIND_U16, 16, values.len(), bytes)
+    }
+
+    pub fn op(&mut self, op: Op<'_>) {
+        self.op_with_scratch(op, 0);
+    }
+
+    pub fn op_with_scratch(&mut self, op: Op<'_>, scratch_bytes: u32) {
+        let head = Head { scratch_offset: self.arena, scratch_bytes, ..Head::default() };
+        self.arena = (self.arena + scratch_bytes).next_multiple_of(4);
+        let start = self.ops.len();
+        self.ops.resize(start + op.record_bytes(), 0);
+        op.emit(head, &mut self.ops[start..]).unwrap();
+        self.op_count += 1;
+    }
+
+    pub fn concat(&mut self, output: u16, outer: u32, inputs: &[ConcatInput]) {
+        let concat = pith::format::op::Concat { output, input_count: inputs.len() as u16, outer };
+        self.op(Op::Concat(concat, inputs));
+    }
+
+    /// The file.
+    pub fn finish(&self) -> Vec<u8> {
+        let mut weights = Vec::new();
+        let mut constants = Vec::new();
+        for (record, bytes) in &self.constants {
+            weights.resize(weights.len().next_multiple_of(4), 0);
+            constants.push(Constant { offset: weights.len() as u32, ..*record });
+            weights.extend(bytes);
+        }
+        let port = |&tensor: &u16| Port { tensor, scale: 0.5, name_bytes: 4, ..Port::default() };
+        let ports: Vec<Port> = self.inputs.iter().chain(&self.outputs).map(port).collect();
+        let mut bytes = vec![0; size_of::<Header>()];
+        let mut section = |data: &[u8], align: usize| {
+            bytes.resize(bytes.len().next_multiple_of(align), 0);
+            let offset = bytes.len() as u32;
+            bytes.extend_from_slice(data);
+            offset
+        };
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            header_bytes: size_of::<Header>() as u16,
+            arena_bytes: self.arena,
+            tensors_offset: section(bytemuck::cast_slice(&self.tensors), 4),
+            constants_offset: section(bytemuck::cast_slice(&constants), 4),
+            ops_offset: section(&self.ops, 4),
+            ops_bytes: self.ops.len() as u32,
+            ports_offset: section(bytemuck::cast_slice(&ports), 4),
+            text_offset: section(b"port", 4),
+            text_bytes: 4,
+            weights_offset: section(&weights, ALIGN),
+            tensor_count: self.tensors.len() as u16,
+            constant_count: constants.len() as u16,
+            op_count: self.op_count,
+            input_count: self.inputs.len() as u8,
+            output_count: self.outputs.len() as u8,
+            ..Header::default()
+        };
+        let header = Header { file_bytes: bytes.len() as u32, ..header };
+        bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+        seal(&mut bytes);
+        bytes
+    }
+}
+
+/// Writes the checksum.
+pub fn seal(bytes: &mut [u8]) {
+    if let Some(body) = bytes.get(16..) {
+        let crc = crc32(body).to_le_bytes();
+        bytes[12..16].copy_from_slice(&crc);
+    }
+}
+
+/// Memory at a multiple of 16.
+pub struct Memory {
+    words: Vec<u128>,
+    len: usize,
+}
+
+impl Memory {
+    pub fn new(len: usize, paint: u8) -> Memory {
+        Memory { words: vec![u128::from_ne_bytes([paint; 16]); len.div_ceil(16)], len }
+    }
+
+    pub fn of(bytes: &[u8]) -> Memory {
+        let mut memory = Memory::new(bytes.len(), 0);
+        memory.bytes().copy_from_slice(bytes);
+        memory
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+    }
+}
+
+/// A generator that is the same everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    /// In `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n.max(1)
+    }
+
+    /// In `lo..=hi`.
+    pub fn within(&mut self, lo: i64, hi: i64) -> i64 {
+        lo + (self.next() % (hi - lo + 1) as u64) as i64
+    }
+
+    /// Mostly anything, often an extreme.
+    pub fn s8(&mut self) -> i8 {
+        match self.below(8) {
+            0 => -128,
+            1 => 127,
+            _ => self.next() as i8,
+        }
+    }
+
+    pub fn weight(&mut self, bits: u8) -> i8 {
+        let limit = 1i64 << (bits - 1);
+        self.within(-limit, limit - 1) as i8
+    }
+}
