@@ -8,15 +8,13 @@ pub fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A file of the shared data folder (`PITH_SHARED`, else `shared` beside the repository); none, with a printed line, where it is absent.
+/// A file of the shared data folder; none, with a printed line, where it is absent.
 pub fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("PITH_SHARED").map_or_else(|| here().join("../../shared"), PathBuf::from);
-    let path = root.join("data").join(file);
-    if !path.exists() {
-        println!("skipped: {} is absent", path.display());
-        return None;
+    let path = pith_tools::networks::shared(file);
+    if path.is_none() {
+        println!("skipped: the shared data file {file} is absent");
     }
-    Some(path)
+    path
 }
 
 /// An array of an npz file; panics if it is not there, because tests name what they need.

@@ -1,16 +1,19 @@
 //! `cargo xtask`: what the project needs beside cargo. One file a verb.
 //!
 //! - [`setup`]: installs what builds and tests need, or names it;
-//! - [`test`]: every check, lane by lane;
+//! - [`mod@test`]: every check, lane by lane;
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
-//! - [`size`]: code and memory of a model's program.
+//! - [`size`]: code and memory of a model's program;
+//! - [`results`]: the README's table, over the [`networks`] at hand.
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub mod core;
+pub mod networks;
 pub mod qemu;
+pub mod results;
 pub mod setup;
 pub mod size;
 pub mod test;
@@ -44,6 +47,8 @@ enum Verb {
     Qemu(qemu::Args),
     /// Code, tables and RAM of a model's program on a core
     Size(size::Args),
+    /// The README's table of results
+    Results,
 }
 
 /// Parses the command line and runs the verb; false if checks failed.
@@ -53,6 +58,7 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Test(args) => test::run(&args),
         Verb::Qemu(args) => qemu::run(&args).map(|()| true),
         Verb::Size(args) => size::run(&args).map(|()| true),
+        Verb::Results => results::run().map(|()| true),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Import of ONNX files, and the float oracle. The only module that names tract types: tract reads the protobuf and runs the
 //! original network; the translation to the IR is ours.
 //!
-//! Nodes are translated one by one and literally (see [`ops`]); [`crate::graph::simplify`] makes the result small. Values that
+//! Nodes are translated one by one and literally (see `ops`); [`crate::graph::simplify`] makes the result small. Values that
 //! depend on constants alone are computed here, so that chains of `Shape`, `Gather`, `Concat` end as numbers. The batch axis, if
 //! it is symbolic, is 1.
 

@@ -2,91 +2,20 @@
 
 use pith::Model;
 use pith_tests::{relative_error, shared, sqnr_db};
+use pith_tools::networks::{CLASSIFIERS, Network};
 use quantize::build::{BuildOptions, Built, build, input_slots, output_slots, prepend_preprocess};
 use quantize::data::{self, Set, Targets};
 use quantize::execute::{Runner, output_slots as model_output_slots};
 use quantize::graph::{Graph, eval, simplify};
 use quantize::onnx::import;
 use quantize::pack::ModelFile;
-use quantize::recipe::Recipe;
 
-/// A network with its sets; `max_test` bounds the test set, because tests run unoptimized.
-struct Case {
-    model: &'static str,
-    calibration: &'static str,
-    test: &'static str,
-    max_test: usize,
-    scale: f64,
-    mean: &'static [f64],
-    std: &'static [f64],
-    max_arena: usize,
-}
+/// Tests run unoptimized, so large sets are thinned.
+const MAX_TEST: usize = 800;
 
-const PLAIN: Case = Case {
-    model: "",
-    calibration: "",
-    test: "",
-    max_test: 300,
-    scale: 1.0,
-    mean: &[],
-    std: &[],
-    max_arena: usize::MAX,
-};
-
-const CLASSIFIERS: [Case; 6] = [
-    Case {
-        model: "ic_resnet8",
-        calibration: "cifar10_test",
-        test: "cifar10_lossless_test_200",
-        max_arena: 50_000,
-        ..PLAIN
-    },
-    Case {
-        model: "ic_resnet8_nchw",
-        calibration: "cifar10_test",
-        test: "cifar10_lossless_test_200",
-        max_arena: 50_000,
-        ..PLAIN
-    },
-    Case {
-        model: "kws_ref",
-        calibration: "kws_calib_200",
-        test: "kws_test_800",
-        max_test: 800,
-        max_arena: 16_500,
-        ..PLAIN
-    },
-    Case {
-        model: "resnet20_cifar10",
-        calibration: "cifar10_test",
-        test: "cifar10_lossless_test_200",
-        scale: 1.0 / 255.0,
-        mean: &[0.485, 0.456, 0.406],
-        std: &[0.229, 0.224, 0.225],
-        ..PLAIN
-    },
-    Case {
-        model: "fmnist_cnn_bn",
-        calibration: "fashion_test",
-        test: "fashion_test",
-        max_test: 1000,
-        scale: 1.0 / 255.0,
-        ..PLAIN
-    },
-    Case { model: "mnist_zoo", calibration: "mnist_test", test: "mnist_test", max_test: 1000, ..PLAIN },
-];
-
-fn recipe(case: &Case) -> Recipe {
-    let mut recipe = Recipe::default();
-    recipe.preprocess.scale = case.scale;
-    recipe.preprocess.mean = case.mean.to_vec();
-    recipe.preprocess.std = case.std.to_vec();
-    recipe
-}
-
-fn graph(case: &Case) -> Option<Graph> {
+fn graph(case: &Network) -> Option<Graph> {
     let graph = simplify(import(&shared(&format!("models/{}.onnx", case.model))?).unwrap());
-    Some(prepend_preprocess(graph, &recipe(case).preprocess).unwrap())
+    Some(prepend_preprocess(graph, &case.recipe().preprocess).unwrap())
 }
 
 fn set(graph: &Graph, name: &str) -> Option<Set> {
@@ -100,9 +29,9 @@ fn spaced<T: Clone>(samples: &[T], count: usize) -> Vec<T> {
     (0..count).map(|i| samples[i * samples.len() / count].clone()).collect()
 }
 
-fn quantized(case: &Case, graph: Graph, calibration: &Set, samples: usize) -> Built {
+fn quantized(case: &Network, graph: Graph, calibration: &Set, samples: usize) -> Built {
     let samples = spaced(&calibration.samples, samples);
-    build(graph, &samples, &calibration.is_u8, &recipe(case), BuildOptions::default(), &|_, _| ()).unwrap()
+    build(graph, &samples, &calibration.is_u8, &case.recipe(), BuildOptions::default(), &|_, _| ()).unwrap()
 }
 
 fn argmax(values: impl Iterator<Item = f32>) -> usize {
@@ -122,7 +51,7 @@ fn classifiers_lose_at_most_half_a_point() {
         let file = ModelFile::new(&built.packed.bytes);
         let model = Model::parse(file.as_bytes()).unwrap();
         let Some(Targets::Classes(labels)) = &test.targets else { panic!("no labels") };
-        let pairs: Vec<_> = spaced(&test.samples.iter().zip(labels).collect::<Vec<_>>(), case.max_test);
+        let pairs: Vec<_> = spaced(&test.samples.iter().zip(labels).collect::<Vec<_>>(), MAX_TEST);
         let mut runner = Runner::new(&model);
         let (mut float, mut int8) = (0, 0);
         for (sample, label) in &pairs {
@@ -151,7 +80,7 @@ fn classifiers_lose_at_most_half_a_point() {
 #[test]
 fn regressions_keep_twenty_decibels_on_every_output() {
     for (name, max_arena) in [("ad01", 1024), ("yunet_s_320", usize::MAX)] {
-        let case = Case { model: name, ..PLAIN };
+        let case = Network { model: name, ..Network::PLAIN };
         let Some(graph) = graph(&case) else { return };
         let Some(golden) = set(&graph, &format!("golden/{name}.npz")) else { return };
         let built = quantized(&case, graph, &golden, 200);
