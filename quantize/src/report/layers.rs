@@ -165,7 +165,7 @@ impl Summary {
             .map(|(i, l)| {
                 vec![
                     i.to_string(),
-                    l.name.clone(),
+                    short(&l.name),
                     l.op.clone(),
                     shape(&l.out_shape),
                     number(l.macs),
@@ -198,6 +198,15 @@ impl Summary {
             text.push_str(&format!("RAM      {} B (arena, inputs and outputs included)\n", grouped(arena)));
         }
         text
+    }
+}
+
+/// Names that exporters join from many parts are cut at the front: the end says more.
+fn short(name: &str) -> String {
+    const WIDTH: usize = 44;
+    match name.chars().count() {
+        n if n > WIDTH => format!("...{}", name.chars().skip(n - WIDTH + 3).collect::<String>()),
+        _ => name.into(),
     }
 }
 

@@ -4,4 +4,5 @@ mod cli;
 mod firmware;
 mod import;
 mod onnx_nodes;
+mod parity;
 mod pipeline;
