@@ -243,13 +243,14 @@ mod tests {
 
     #[test]
     fn an_outlier_is_cut_where_that_pays() {
-        let mut values: Vec<f32> = (0..20_000).map(|i| (i % 2000) as f32 / 1000.0 - 1.0).collect();
+        let mut values: Vec<f32> = (0..600_000).map(|i| (i % 2000) as f32 / 1000.0 - 1.0).collect();
         values.push(40.0);
         let stats = stats(&values);
         assert_eq!(stats.range(Observer::MinMax, true), (-1.0, 40.0));
         assert!(stats.range(Observer::Percentile(0.001), true).1 < 1.1);
+        // One value clipped by 20 costs less than a step that is twice as wide for six hundred thousand.
         let (low, high) = stats.range(Observer::Mse, true);
-        assert!(high < 39.0 && low == -1.0, "{low} {high}");
+        assert!(high < 30.0 && low < -0.9, "{low} {high}");
     }
 
     #[test]
