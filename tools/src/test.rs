@@ -138,7 +138,9 @@ fn aarch64() -> Outcome {
     let mut command = cargo(&["test", "--quiet", "--package", "pith-runtime", "--lib", "--tests", "--target", TARGET]);
     command
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64 -L /usr/aarch64-linux-gnu")
+        // Static, so that no other aarch64 library of the machine gets in; bounded, because an emulator may hang.
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "timeout 600 qemu-aarch64")
         .env("PITH_MUTATIONS", "20000");
     all(vec![command])
 }
@@ -168,7 +170,7 @@ fn valgrind() -> Outcome {
     }
     let mut command = cargo(&["test", "--quiet", "--package", "pith-runtime", "--lib", "--tests"]);
     command
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "valgrind --quiet --error-exitcode=9")
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "timeout 900 valgrind --quiet --error-exitcode=9")
         .env("PITH_MUTATIONS", "2000");
     all(vec![command])
 }
