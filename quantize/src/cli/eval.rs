@@ -43,7 +43,8 @@ pub(super) struct Args {
 /// `--json`; the keys are stable.
 #[derive(Serialize)]
 struct Report {
-    /// `accuracy` (0 to 1), `mse`, or `sqnr_db` (worst output); null where nothing says what is right.
+    /// `accuracy` (0 to 1) with labels, else `sqnr_db` (of the worst output, against targets or --against); null where nothing says what
+    /// is right.
     metric: Option<&'static str>,
     value: Option<f64>,
     n: usize,
@@ -205,9 +206,6 @@ fn judge(
     let worst = errors.iter().flatten().map(Sqnr::db).reduce(f64::min);
     let (metric, value) = match &set.targets {
         Some(Targets::Classes(labels)) => (Some("accuracy"), Some(accuracy(got, labels))),
-        Some(Targets::Values(values)) if reference.is_none() && values.len() == 1 && slots.len() > 1 => {
-            (Some("mse"), None)
-        }
         _ => (worst.map(|_| "sqnr_db"), worst),
     };
     let outputs = slots.iter().zip(&errors).map(|(slot, error)| Output {
