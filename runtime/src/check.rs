@@ -281,6 +281,9 @@ impl View<'_, '_> {
         };
         ensure(inside(&b.dims, &b.rhs_strides, rhs_len), "strides of the right operand")?;
         let dense = b.lhs_strides == ops::dense_strides(&b.dims);
+        let (lhs, output) = (self.tensor(b.lhs)?, self.tensor(b.output)?);
+        let replaced = lhs.offset == output.offset;
+        ensure(!replaced || lhs.len == output.len, "memory: in place, the left operand must be as long as the output")?;
         let inputs = [b.lhs, b.rhs];
         self.memory(&inputs[..if b.rhs_is_constant == 1 { 1 } else { 2 }], b.output, dense)
     }
@@ -289,6 +292,13 @@ impl View<'_, '_> {
         let fields = [p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w];
         ensure(!fields.contains(&0), "zero in kernel, stride or dilation")?;
         ensure((p.kernel_h as u32 * p.kernel_w as u32) < 1 << 22, "kernel")?;
+        // Positions are computed in the machine's words, which may have 32 bits.
+        let reach = |out: u16, stride: u16, kernel: u16, dilation: u16| {
+            out as u64 * stride as u64 + kernel as u64 * dilation as u64
+        };
+        let rows = reach(p.out_h, p.stride_h, p.kernel_h, p.dilation_h);
+        let columns = reach(p.out_w, p.stride_w, p.kernel_w, p.dilation_w);
+        ensure(rows.max(columns) <= i32::MAX as u64, "window: it reaches too far")?;
         ensure(p.act_min <= p.act_max && p.reserved == 0, "activation bounds")?;
         self.zero_is_int8(p.input)?;
         self.dims(p.input, &[p.in_h, p.in_w, p.c])?;

@@ -256,3 +256,28 @@ fn errors_say_what_and_where() {
     assert_eq!(Engine::new(&model, &mut arena.bytes()[1..]).err(), Some(Error::ArenaMisaligned));
     assert!(small.unwrap().to_string().contains("needs"));
 }
+
+#[test]
+fn an_operand_replaced_in_place_is_as_long_as_the_output() {
+    for len in [10, 20] {
+        let mut b = Builder::default();
+        let lhs = b.tensor(&[len], 0);
+        let y = b.tensor_at(&[10], 0, 0);
+        let rhs = b.tensor_at(&[10], 0, if len == 20 { 10 } else { 20 });
+        b.op(Op::Add(op::Binary {
+            lhs,
+            rhs,
+            output: y,
+            dims: [1, 1, 1, 10],
+            lhs_strides: [0, 0, 0, 1],
+            rhs_strides: [0, 0, 0, 1],
+            shift: 1,
+            act_min: -128,
+            act_max: 127,
+            ..op::Binary::default()
+        }));
+        (b.inputs, b.outputs) = (vec![lhs, rhs], vec![y]);
+        let mut file = Memory::of(&b.finish());
+        assert_eq!(Model::parse(file.bytes()).is_ok(), len == 10, "{len} elements");
+    }
+}
