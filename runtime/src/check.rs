@@ -14,6 +14,10 @@ use crate::ops;
 
 /// All of it.
 pub(crate) fn model(model: &Model<'_>) -> Result<(), Error> {
+    let header = model.header();
+    if !name_is_valid(model, header.metadata_offset, header.metadata_bytes) {
+        return Err(Error::Header { what: "metadata: it leaves the text section" });
+    }
     for (index, record) in model.tensors().iter().enumerate() {
         tensor(model, record).map_err(|what| Error::Tensor { index, what })?;
     }

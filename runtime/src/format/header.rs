@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// First bytes of a model file. Sections follow in the order of the fields and do not overlap.
+/// First bytes of a model file. The packer writes sections in the order of the fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Header {

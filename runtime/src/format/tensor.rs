@@ -49,7 +49,7 @@ pub struct Constant {
     pub reserved: u8,
     /// Number of elements (for [`Constant::KIND_CHANNELS`]: of channels).
     pub len: u32,
-    /// Offset from the start of the weights section, a multiple of 4 (16 for weights).
+    /// Offset from the start of the weights section, a multiple of 4 (the packer aligns weights to 16).
     pub offset: u32,
     /// Stored length in bytes.
     pub bytes: u32,
