@@ -24,3 +24,4 @@ pub mod recipe;
 pub mod report;
 pub mod scheme;
 pub mod shrink;
+pub mod target;

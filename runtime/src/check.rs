@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
+use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op};
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{MAX_RANK, NONE};
@@ -63,15 +64,17 @@ fn tensor(model: &Model<'_>, t: &Tensor) -> Check {
 }
 
 fn constant(model: &Model<'_>, id: u16, c: &Constant) -> Check {
-    ensure(c.reserved == 0 && c.reserved2 == 0, "reserved bytes")?;
+    ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS) && c.reserved2 == 0, "layout or reserved bytes")?;
     let bytes = model.constant_bytes(id);
-    ensure(bytes.len() == c.bytes as usize && c.offset % 4 == 0, "range: it leaves the weights section")?;
+    ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
     let len = c.len as u64;
     let (bits, expected) = match c.kind {
         Constant::KIND_WEIGHTS => (2..=8, (len * c.bits as u64).div_ceil(8)),
         Constant::KIND_CHANNELS => (32..=32, (len * 9).next_multiple_of(4)),
         Constant::KIND_TABLE_S8 => (8..=8, 256),
         Constant::KIND_U16 => (16..=16, len * 2),
+        // Their length follows from the operator, which checks it.
+        Constant::KIND_BLOCKS => (2..=8, c.bytes as u64),
         _ => return Err("kind"),
     };
     ensure(bits.contains(&c.bits), "element width")?;
@@ -99,15 +102,15 @@ fn name_is_valid(model: &Model<'_>, offset: u32, bytes: u32) -> bool {
 
 fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
     let view = View { model, head };
-    ensure(head.reserved == 0 && head.record_bytes % 4 == 0, "head")?;
+    ensure(head.reserved == 0 && head.record_bytes.is_multiple_of(4), "head")?;
     ensure(name_is_valid(model, head.name_offset, head.name_bytes), "name")?;
     let scratch_end = head.scratch_offset.checked_add(head.scratch_bytes);
     ensure(scratch_end.is_some_and(|end| end <= model.header().arena_bytes), "scratch: it leaves the arena")?;
     match record {
-        Op::Conv(c) => view.conv(c),
+        Op::Conv(c) => view.conv_in_blocks(record, c),
         Op::Depthwise(c) => view.depthwise(c),
         Op::ConvTranspose(c) => view.conv_transpose(c),
-        Op::Linear(l) => view.linear(l),
+        Op::Linear(l) => view.linear(record, l),
         Op::Add(b) => {
             let bound = -SUM_MULTIPLIER_MAX..=SUM_MULTIPLIER_MAX;
             ensure(bound.contains(&b.lhs_multiplier) && bound.contains(&b.rhs_multiplier), "multiplier")?;
@@ -229,8 +232,24 @@ impl View<'_, '_> {
         ensure(c.act_min <= c.act_max && c.reserved == 0, "activation bounds")?;
         ensure(c.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.dims(c.input, &[c.in_h, c.in_w, c.in_c])?;
-        self.dims(c.output, &[c.out_h, c.out_w, c.out_c])?;
-        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)
+        self.dims(c.output, &[c.out_h, c.out_w, c.out_c])
+    }
+
+    /// The weights' constant if it lies in blocks, whose bytes, zero point and scratch memory are then checked. The record has no channels.
+    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16, input: u16) -> Result<bool, &'static str> {
+        let Ok(&constant) = self.find(weights, Constant::KIND_BLOCKS) else { return Ok(false) };
+        let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
+        let (n, k) = ops::matrix_shape(op).ok_or("weight shape")?;
+        ensure(channels == NONE, "channels: weights in blocks bring their own")?;
+        ensure(constant.len as u64 == n as u64 * k as u64, "weight shape")?;
+        Blocks::new_checked(layout, constant.bits, n, k, self.model.constant_bytes(weights))?;
+        self.zero_is_int8(input)?;
+        let needed = ops::scratch_bytes(op, &constant, false);
+        ensure(
+            self.head.scratch_bytes as usize >= needed && self.head.scratch_offset.is_multiple_of(4),
+            "scratch: too small",
+        )?;
+        Ok(true)
     }
 
     fn weights(&self, id: u16, dims: &[u32]) -> Check {
@@ -238,9 +257,29 @@ impl View<'_, '_> {
         self.constant(id, Constant::KIND_WEIGHTS, len)
     }
 
+    /// A convolution whose weights may lie in blocks.
+    fn conv_in_blocks(&self, op: &Op<'_>, c: &op::Conv) -> Check {
+        if self.find(c.weights, Constant::KIND_BLOCKS).is_err() {
+            return self.conv(c);
+        }
+        self.window(c)?;
+        ensure(ops::conv_fits(c), "groups or dilation of weights in blocks")?;
+        // Positions and the ring are computed in the machine's words, which may have 32 bits.
+        let reach = |out: u16, stride: u16, kernel: u16, pad: u16, input: u16| {
+            (out as u64 * stride as u64 + kernel as u64).max(pad as u64 + input as u64)
+        };
+        let rows = reach(c.out_h, c.stride_h, c.kernel_h, c.pad_top, c.in_h);
+        let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.pad_left, c.in_w);
+        let ring = columns * c.in_c as u64 * c.kernel_h as u64;
+        ensure(rows.max(ring) <= i32::MAX as u64 / 2, "window: it reaches too far")?;
+        self.blocks(op, c.weights, c.channels, c.input)?;
+        self.memory(&[c.input], c.output, ops::runs_in_place(c))
+    }
+
     fn conv(&self, c: &op::Conv) -> Check {
         self.window(c)?;
-        ensure(c.in_c % c.groups == 0 && c.out_c % c.groups == 0, "groups")?;
+        ensure(c.in_c.is_multiple_of(c.groups) && c.out_c.is_multiple_of(c.groups), "groups")?;
+        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)?;
         self.weights(c.weights, &[c.out_c, c.kernel_h, c.kernel_w, c.in_c / c.groups].map(u32::from))?;
         self.memory(&[c.input], c.output, false)
     }
@@ -252,17 +291,22 @@ impl View<'_, '_> {
     fn depthwise(&self, c: &op::Conv) -> Check {
         self.window(c)?;
         ensure(c.groups == 1 && c.in_c == c.out_c, "groups")?;
+        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)?;
         self.weights(c.weights, &[c.kernel_h, c.kernel_w, c.out_c].map(u32::from))?;
         let in_place = self.tensor(c.input)?.offset == self.tensor(c.output)?.offset;
         ensure(!in_place || self.head.scratch_bytes as usize >= ops::depthwise_scratch_bytes(c), "scratch: too small")?;
         self.memory(&[c.input], c.output, true)
     }
 
-    fn linear(&self, l: &op::Linear) -> Check {
+    fn linear(&self, op: &Op<'_>, l: &op::Linear) -> Check {
         ensure(l.act_min <= l.act_max, "activation bounds")?;
         ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.elements(l.input, &[l.rows, l.k])?;
         self.elements(l.output, &[l.rows, l.n])?;
+        if self.blocks(op, l.weights, l.channels, l.input)? {
+            // All of a row is read before anything is written.
+            return self.memory(&[l.input], l.output, l.rows == 1 || l.n <= l.k);
+        }
         self.weights(l.weights, &[l.n, l.k])?;
         self.constant(l.channels, Constant::KIND_CHANNELS, l.n as u64)?;
         self.memory(&[l.input], l.output, false)

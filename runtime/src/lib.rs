@@ -21,7 +21,7 @@
 //! # }
 //! ```
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
@@ -34,10 +34,12 @@ mod engine;
 mod error;
 pub mod fixed;
 pub mod format;
+mod isa;
 pub mod kernels;
 mod model;
 pub mod ops;
 
 pub use engine::{Aligned, Engine, Steps};
 pub use error::Error;
+pub use isa::Isa;
 pub use model::{Model, Ops};

@@ -44,7 +44,7 @@ impl<'m> Model<'m> {
                 .map_err(|_| Error::Header { what: "text section is not UTF-8" })?,
             weights: bytes
                 .get(header.weights_offset as usize..)
-                .filter(|_| header.weights_offset as usize % ALIGN == 0)
+                .filter(|_| (header.weights_offset as usize).is_multiple_of(ALIGN))
                 .ok_or(Error::Header { what: "weights section" })?,
         };
         if header.ops_offset % 4 != 0 {

@@ -13,6 +13,7 @@ use crate::recipe::Recipe;
 use crate::report::layers::Summary;
 use crate::report::{grouped, json};
 use crate::scheme::Granularity;
+use crate::target::{TARGETS, Target};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ pub(super) struct Args {
     /// Keep channels that are constant or unread
     #[arg(long)]
     no_shrink: bool,
+    /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55) or nucleo-l4r5zi
+    #[arg(long, default_value = "portable", value_parser = target)]
+    target: Target,
     /// Leave operator names out of the file
     #[arg(long)]
     strip_names: bool,
@@ -75,6 +79,10 @@ fn observer(text: &str) -> Result<Observer, String> {
         },
         _ => Err("choose min-max, mse or percentile=SHARE".into()),
     }
+}
+
+fn target(name: &str) -> Result<Target, String> {
+    Target::find(name).ok_or_else(|| format!("choose one of {}", TARGETS.map(|t| t.name).join(", ")))
 }
 
 /// `--json`.
@@ -117,7 +125,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let samples = spaced(set.samples, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,
-        pack: PackOptions { strip_names: args.strip_names, ..PackOptions::default() },
+        pack: PackOptions { strip_names: args.strip_names, isa: args.target.isa, ..PackOptions::default() },
     };
     let progress = Progress::new();
     let built = build(graph, &samples, &set.is_u8, &recipe, options, &|step, n| progress.advance(step, n))?;

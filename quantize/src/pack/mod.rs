@@ -1,14 +1,16 @@
 //! Program → bytes: memory plan, sections, checksum. The runtime itself checks the result.
 
+mod layout;
 mod plan;
 
 use crate::lower::{ConstantSpec, Program};
-use pith::Model;
+pub use layout::lay_out;
 use pith::format::crc32::crc32;
 use pith::format::header::Header;
 use pith::format::op::{Head, Op};
 use pith::format::tensor::Constant;
 use pith::format::{ALIGN, MAGIC, VERSION};
+use pith::{Isa, Model};
 pub use plan::{Interval, Plan, PlanOptions, plan};
 use std::path::Path;
 
@@ -24,12 +26,20 @@ pub struct Packed {
 }
 
 /// What the packer may leave out.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct PackOptions {
     /// Memory plan.
     pub plan: PlanOptions,
+    /// What weights are laid out for; [`Isa::Generic`] leaves them row-major.
+    pub isa: Isa,
     /// Leave operator names out of the file.
     pub strip_names: bool,
+}
+
+impl Default for PackOptions {
+    fn default() -> PackOptions {
+        PackOptions { plan: PlanOptions::default(), isa: Isa::Generic, strip_names: false }
+    }
 }
 
 /// Why a program has no file.
@@ -63,7 +73,8 @@ pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackEr
             return Err(PackError::TooMany { what, count });
         }
     }
-    let (plan, scratch) = plan(&mut program, options.plan);
+    lay_out(&mut program, options.isa);
+    let (plan, scratch) = plan(&mut program, options.plan, options.isa);
     let mut text = String::new();
     let mut intern = |name: &str| {
         let offset = text.find(name).unwrap_or_else(|| {
@@ -145,7 +156,8 @@ pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackEr
 fn place_constants(constants: &mut [ConstantSpec]) -> Vec<u8> {
     let mut section = Vec::new();
     for constant in constants {
-        let align = if constant.record.kind == Constant::KIND_WEIGHTS { ALIGN } else { 4 };
+        let align =
+            if matches!(constant.record.kind, Constant::KIND_WEIGHTS | Constant::KIND_BLOCKS) { ALIGN } else { 4 };
         section.resize(section.len().next_multiple_of(align), 0);
         constant.record.offset = section.len() as u32;
         section.extend_from_slice(&constant.bytes);

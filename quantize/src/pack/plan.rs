@@ -7,7 +7,8 @@
 
 use crate::lower::Program;
 use pith::format::op::Op;
-use pith::ops;
+use pith::format::tensor::Constant;
+use pith::{Isa, ops};
 
 /// Alignment of offsets in bytes: what word loads of a Cortex-M want.
 const ALIGN: usize = 4;
@@ -67,17 +68,17 @@ struct Buffer {
 }
 
 /// Plans `program` and writes offsets (and scratch areas, returned per operator as offset and length) into it.
-pub fn plan(program: &mut Program, options: PlanOptions) -> (Plan, Vec<(usize, usize)>) {
+pub fn plan(program: &mut Program, options: PlanOptions, isa: Isa) -> (Plan, Vec<(usize, usize)>) {
     let n = program.ops.len();
     let mut allowed: Vec<bool> =
         program.ops.iter().map(|op| options.in_place && !matches!(op.record, Op::Depthwise(_))).collect();
-    let mut best = attempt(program, &allowed);
+    let mut best = attempt(program, &allowed, isa);
     // In-place depthwise costs time, so it is switched on only where the arena gets smaller, one operator after another.
     let depthwise = (0..n).filter(|&i| options.in_place && matches!(program.ops[i].record, Op::Depthwise(_)));
     for i in depthwise.collect::<Vec<_>>() {
         let pointwise = matches!(program.ops[i].record, Op::Depthwise(c) if ops::depthwise_scratch_bytes(&c) == 0);
         allowed[i] = true;
-        let candidate = attempt(program, &allowed);
+        let candidate = attempt(program, &allowed, isa);
         if candidate.arena < best.arena || (pointwise && candidate.arena == best.arena) {
             best = candidate;
         } else {
@@ -124,7 +125,7 @@ struct Attempt {
     in_place: Vec<bool>,
 }
 
-fn attempt(program: &Program, allowed: &[bool]) -> Attempt {
+fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
     let root = |mut t: usize| {
         while let Some(source) = program.tensors[t].alias_of {
             t = source;
@@ -154,7 +155,7 @@ fn attempt(program: &Program, allowed: &[bool]) -> Attempt {
         }
     }
     for (i, spec) in program.ops.iter().enumerate() {
-        let bytes = ops::scratch_bytes(&spec.record, in_place[i]);
+        let bytes = ops::wanted_scratch_bytes(&spec.record, &weights_of(program, &spec.record), in_place[i], isa);
         if bytes > 0 {
             scratch[i] = Some(buffers.len());
             buffers.push(Buffer { bytes, first: i, last: i });
@@ -195,11 +196,14 @@ fn replaceable(
     root: &dyn Fn(usize) -> usize,
 ) -> Option<usize> {
     let record = &program.ops[i].record;
+    let in_blocks = weights_of(program, record).layout != 0;
     let input = match record {
         Op::Lookup(op) => op.input,
         Op::PRelu(op) => op.input,
         Op::Softmax(op) => op.input,
         Op::Depthwise(op) => op.input,
+        Op::Conv(op) if in_blocks && ops::runs_in_place(op) => op.input,
+        Op::Linear(op) if in_blocks && (op.rows == 1 || op.n <= op.k) => op.input,
         Op::Add(op) | Op::Mul(op) => {
             let same = op.rhs_is_constant == 0 && root(op.rhs as usize) == root(op.lhs as usize);
             let dense = op.lhs_strides == ops::dense_strides(&op.dims);
@@ -211,6 +215,11 @@ fn replaceable(
     let is_output = program.outputs.iter().any(|p| root(p.record.tensor as usize) == input);
     let fits = program.tensors[record.output() as usize].record.len <= program.tensors[input].record.len;
     (lives[input].is_some_and(|(_, last)| last == i) && fits && !is_output).then_some(input)
+}
+
+/// The record of an operator's weights, an empty one if it has none.
+fn weights_of(program: &Program, op: &Op<'_>) -> Constant {
+    op.weights().map_or_else(Constant::default, |w| program.constants[w as usize].record)
 }
 
 fn lower_bound(buffers: &[Buffer], ops: usize) -> usize {

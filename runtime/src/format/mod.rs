@@ -7,8 +7,10 @@
 //!
 //! - [`header`]: the first bytes: version, checksum, section table;
 //! - [`tensor`]: activations, constants, inputs and outputs;
-//! - [`op`]: one record per operator.
+//! - [`op`]: one record per operator;
+//! - [`blocks`]: weights laid out for matrix kernels.
 
+pub mod blocks;
 pub mod crc32;
 pub mod header;
 pub mod op;

@@ -556,6 +556,22 @@ impl<'a> Op<'a> {
         }
     }
 
+    /// The constants that the operator names, for renumbering.
+    pub fn constants_mut(&mut self) -> [Option<&mut u16>; 2] {
+        let [first, second] = match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => [Some(&mut op.weights), Some(&mut op.channels)],
+            Op::Linear(op) => [Some(&mut op.weights), Some(&mut op.channels)],
+            Op::Add(op) | Op::Mul(op) => [(op.rhs_is_constant == 1).then_some(&mut op.rhs), None],
+            Op::Lookup(op) => [Some(&mut op.table), None],
+            Op::PRelu(op) => [Some(&mut op.channels), None],
+            Op::AveragePool(op) => [Some(&mut op.channels), None],
+            Op::Softmax(op) => [Some(&mut op.table), None],
+            Op::ResizeNearest(op) | Op::ResizeBilinear(op) => [Some(&mut op.rows), Some(&mut op.columns)],
+            Op::MaxPool(_) | Op::Mean(_) | Op::Pad(_) | Op::Rearrange(_) | Op::Concat(..) => [None, None],
+        };
+        [first.filter(|id| **id != super::NONE), second.filter(|id| **id != super::NONE)]
+    }
+
     /// Multiply-accumulates of one run.
     pub fn macs(&self) -> u64 {
         let product = |values: &[u16]| values.iter().map(|&v| v as u64).product::<u64>();

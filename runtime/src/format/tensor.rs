@@ -45,9 +45,9 @@ pub struct Constant {
     pub kind: u8,
     /// Bits of one element: 2 ..= 8 for weights, 8, 16 or 32 else.
     pub bits: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Number of elements (for [`Constant::KIND_CHANNELS`]: of channels).
+    /// For [`Constant::KIND_BLOCKS`] the code of a [`super::blocks::Layout`], else 0.
+    pub layout: u8,
+    /// Number of elements (for [`Constant::KIND_CHANNELS`]: of channels; for [`Constant::KIND_BLOCKS`]: of weights without padding).
     pub len: u32,
     /// Offset from the start of the weights section, a multiple of 4 (the packer aligns weights to 16).
     pub offset: u32,
@@ -70,6 +70,8 @@ impl Constant {
     pub const KIND_TABLE_S8: u8 = 2;
     /// Unsigned 16-bit values (tables of `Softmax` and `Resize`).
     pub const KIND_U16: u8 = 3;
+    /// Weights of a convolution or linear layer with their output stage, see [`super::blocks`].
+    pub const KIND_BLOCKS: u8 = 4;
 }
 
 /// An input or output of the model.

@@ -5,6 +5,10 @@
 //! [`Weights::accumulate`] (one product per channel) that of `depthwise`. Sums wrap at 32 bits, which defines their meaning for
 //! hostile models; the host keeps real ones far from it.
 
+use super::Output;
+use super::patch::{Patches, pair_index, pair_shift};
+use crate::format::blocks::Blocks;
+
 /// Weights of one constant, read by element index.
 pub trait Weights: Copy {
     /// `sum_i (input[i] - zero_point) * weight[start + i]`, wrapping.
@@ -93,4 +97,37 @@ fn accumulate(weights: &[i8], input: &[i8], zero_point: i16, acc: &mut [i32]) {
 #[inline(always)]
 fn product(w: i8, q: i8, zero_point: i16) -> i32 {
     (q as i16).wrapping_sub(zero_point) as i32 * w as i32
+}
+
+/// Matrix in blocks times patches: `output[at[pixel] + row] = stage(bias[row] + sum_k patch[pixel][k] * weight[row][k])`, wrapping.
+pub fn matrix(
+    blocks: &Blocks<'_>,
+    patches: &Patches<'_>,
+    pixels: usize,
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) {
+    for row in 0..blocks.n() {
+        let (bias, multiplier, shift) = blocks.stage(row);
+        for (pixel, at) in at.into_iter().take(pixels).enumerate() {
+            let sum = (0..blocks.k())
+                .fold(bias, |acc, k| acc.wrapping_add(blocks.weight(row, k).wrapping_mul(patches.get(pixel, k))));
+            if let Some(out) = output.get_mut(at + row) {
+                *out = to.stage(sum, multiplier, shift);
+            }
+        }
+    }
+}
+
+/// Writes a run of activations into a patch of pairs and returns its sum.
+pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
+    let mut sum = 0;
+    for (k, &q) in (k..).zip(run) {
+        if let Some(to) = to.get_mut(pair_index(pixels, pixel, k)) {
+            *to = (q as i16) << pair_shift(bits, k);
+        }
+        sum += q as i32;
+    }
+    sum
 }

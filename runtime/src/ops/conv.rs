@@ -2,6 +2,7 @@
 
 use super::{Memory, Stage};
 use crate::format::op;
+use crate::isa::Isa;
 use crate::kernels::generic::Weights;
 use core::ops::Range;
 
@@ -115,6 +116,12 @@ pub(super) fn conv_transpose<W: Weights>(c: &op::Conv, input: &[i8], weights: W,
 /// input pixel alone.
 pub fn depthwise_scratch_bytes(c: &op::Conv) -> usize {
     if is_pointwise(c) { 0 } else { c.in_h as usize * c.in_w as usize }
+}
+
+/// Scratch bytes with which the kernels of an instruction set run a depthwise convolution faster; none if they do not.
+pub fn depthwise_ring_bytes(c: &op::Conv, bits: u8, isa: Isa) -> Option<usize> {
+    let _ = (c, bits, isa);
+    None
 }
 
 fn is_pointwise(c: &op::Conv) -> bool {

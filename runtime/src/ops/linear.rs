@@ -1,7 +1,8 @@
 //! Fully connected layers.
 
-use super::{Channels, Output};
+use super::Channels;
 use crate::format::op;
+use crate::kernels::Output;
 use crate::kernels::generic::Weights;
 
 /// `output[row, n] = stage(bias[n] + sum_k (input[row, k] - zero_point) * weight[n, k])`.

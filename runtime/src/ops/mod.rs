@@ -7,16 +7,20 @@ mod arrange;
 mod conv;
 mod elementwise;
 mod linear;
+mod matrix;
 mod pool;
 mod resize;
 mod softmax;
 
-use crate::fixed::{requantize, saturate};
+use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op};
 use crate::format::tensor::{Constant, Tensor};
+use crate::isa::Isa;
+use crate::kernels::Output;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::model::Model;
 pub use conv::depthwise_scratch_bytes;
+pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
 #[derive(Clone, Copy, Debug)]
@@ -47,22 +51,6 @@ impl<'a> Channels<'a> {
     }
 }
 
-/// Zero point and bounds of an output.
-#[derive(Clone, Copy, Debug)]
-struct Output {
-    zero_point: i32,
-    min: i8,
-    max: i8,
-}
-
-impl Output {
-    /// `acc` rescaled, moved and clamped.
-    #[inline(always)]
-    fn stage(self, acc: i32, multiplier: i32, shift: u8) -> i8 {
-        saturate(requantize(acc, multiplier, shift), self.zero_point, self.min, self.max)
-    }
-}
-
 /// Memory of an operator that may work in place.
 enum Memory<'a> {
     /// Output memory that holds the input.
@@ -72,6 +60,22 @@ enum Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
+    /// What is read.
+    fn input(&self) -> &[i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(input, _) => input,
+        }
+    }
+
+    /// What is written.
+    fn output(&mut self) -> &mut [i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(_, output) => output,
+        }
+    }
+
     /// Output memory that holds the input, copied if it was apart.
     fn in_place(self) -> &'a mut [i8] {
         match self {
@@ -98,17 +102,56 @@ pub fn dense_strides(dims: &[u32; 4]) -> [u32; 4] {
     strides
 }
 
-/// Bytes of scratch memory that a record needs where it lies (`in_place`: output memory is input memory).
-pub fn scratch_bytes(op: &Op<'_>, in_place: bool) -> usize {
-    match op {
-        Op::Depthwise(c) if in_place => depthwise_scratch_bytes(c),
+/// Bytes of scratch memory that a record needs where it lies (`in_place`: output memory is input memory). `weights` is the record of its
+/// weights, if it has any.
+pub fn scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool) -> usize {
+    match (op, Layout::from_code(weights.layout)) {
+        (Op::Depthwise(c), _) if in_place => depthwise_scratch_bytes(c),
+        (Op::Conv(c), Some(layout)) => conv_scratch_bytes(c, layout, weights.bits),
+        (Op::Linear(l), Some(layout)) => linear_scratch_bytes(l, layout, weights.bits),
         _ => 0,
+    }
+}
+
+/// As [`scratch_bytes`], with what the kernels of an instruction set want beyond it; with less they leave the record to the generic ones.
+pub fn wanted_scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool, isa: Isa) -> usize {
+    let wanted = match op {
+        Op::Depthwise(c) => conv::depthwise_ring_bytes(c, weights.bits, isa).unwrap_or(0),
+        _ => 0,
+    };
+    wanted.max(scratch_bytes(op, weights, in_place))
+}
+
+/// Rows and columns of the weight matrix of a record.
+pub fn matrix_shape(op: &Op<'_>) -> Option<(usize, usize)> {
+    match op {
+        Op::Conv(c) => {
+            let k = [c.kernel_h, c.kernel_w, c.in_c].into_iter().try_fold(1usize, |k, d| k.checked_mul(d.into()))?;
+            Some((c.out_c.into(), k))
+        }
+        Op::Linear(l) => Some((l.n as usize, l.k as usize)),
+        _ => None,
     }
 }
 
 /// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
 pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
     let mut arena = Arena { model, head, memory: arena };
+    if let Some(blocks) = op.weights().and_then(|weights| blocks(model, op, weights)) {
+        let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
+        return match op {
+            Op::Conv(c) => {
+                let zero_point = model.tensor(c.input).zero_point as i8;
+                let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
+                matrix::conv(c, memory, zero_point, &blocks, to(c.output, c.act_min, c.act_max), scratch)
+            }
+            Op::Linear(l) => {
+                let (memory, scratch) = arena.may_be_in_place(l.input, l.output)?;
+                matrix::linear(l, memory, &blocks, to(l.output, l.act_min, l.act_max), scratch)
+            }
+            _ => None,
+        };
+    }
     match op {
         Op::Conv(c) => {
             let (input, output) = arena.apart(c.input, c.output)?;
@@ -230,6 +273,14 @@ impl<'a> Stage<'a> {
             output: Output { zero_point: model.tensor(c.output).zero_point, min: c.act_min, max: c.act_max },
         }
     }
+}
+
+/// The weights of a convolution or linear layer, if they lie in blocks; `Model::parse` has checked them.
+fn blocks<'a>(model: &Model<'a>, op: &Op<'_>, weights: u16) -> Option<Blocks<'a>> {
+    let constant = model.constant(weights);
+    let layout = Layout::from_code(constant.layout)?;
+    let (n, k) = matrix_shape(op)?;
+    Some(Blocks::new(layout, constant.bits, n, k, model.constant_bytes(weights)))
 }
 
 enum Either<'a> {

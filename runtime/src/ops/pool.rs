@@ -1,7 +1,8 @@
 //! Pooling windows and means.
 
-use super::{Channels, Output};
+use super::Channels;
 use crate::format::op;
+use crate::kernels::Output;
 
 /// Calls `f` with the input index (of channel 0) of every position of the window of output pixel `(y, x)` that lies inside.
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! A small writer of model files, so that these tests need nothing but the runtime.
 
+use pith::format::blocks::{Layout, emit};
 use pith::format::crc32::crc32;
 use pith::format::header::Header;
 use pith::format::op::{ConcatInput, Head, Op};
@@ -75,6 +76,28 @@ impl Builder {
         bytes.extend(entries.iter().map(|e| e.2));
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         self.constant(Constant::KIND_CHANNELS, 32, entries.len(), bytes)
+    }
+
+    /// Row-major weights `[n, k]` with their output stage, in blocks.
+    pub fn blocks(
+        &mut self,
+        layout: Layout,
+        bits: u8,
+        zero_point: i32,
+        weights: &[i8],
+        entries: &[(i32, i32, u8)],
+    ) -> u16 {
+        let (n, k) = (entries.len(), weights.len() / entries.len());
+        let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
+        emit(layout, bits, (n, k), zero_point, |row, column| weights[row * k + column], |row| entries[row], &mut bytes);
+        let id = self.constant(Constant::KIND_BLOCKS, bits, n * k, bytes);
+        self.constants[id as usize].0.layout = layout.code();
+        id
+    }
+
+    /// The record of a constant.
+    pub fn record(&self, id: u16) -> Constant {
+        self.constants[id as usize].0
     }
 
     pub fn u16s(&mut self, values: &[u16]) -> u16 {

@@ -3,8 +3,9 @@
 
 use crate::model::{Builder, Memory, Random};
 use pith::format::NONE;
+use pith::format::blocks::Layout;
 use pith::format::op::{self, Op};
-use pith::{Engine, Model};
+use pith::{Engine, Model, ops};
 
 /// Rounds per operator.
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 300 };
@@ -165,6 +166,28 @@ fn conv_and_depthwise() {
             (b.inputs, b.outputs) = (vec![x], vec![y]);
             assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}, in place {in_place}: {c:?}");
         }
+        if depthwise || !ops::conv_fits(&c) || !(-128..=127).contains(&zero) {
+            continue;
+        }
+        for layout in Layout::ALL.into_iter().filter(|layout| layout.holds(bits)) {
+            for in_place in [false, true] {
+                let fits = c.out_h as usize * c.out_w as usize * oc <= input.len() && ops::runs_in_place(&c);
+                if in_place && !fits {
+                    continue;
+                }
+                let mut b = Builder::default();
+                let x = b.tensor(&shape, zero);
+                let out_shape = [c.out_h, c.out_w, c.out_c].map(usize::from);
+                let y = if in_place { b.tensor_at(&out_shape, out_zero, 0) } else { b.tensor(&out_shape, out_zero) };
+                let w = b.blocks(layout, bits, zero, &weights, &channels);
+                let record = Op::Conv(op::Conv { input: x, output: y, weights: w, channels: NONE, ..c });
+                let scratch = ops::scratch_bytes(&record, &b.record(w), in_place);
+                b.op_with_scratch(record, scratch as u32);
+                (b.inputs, b.outputs) = (vec![x], vec![y]);
+                let got = run(&b, std::slice::from_ref(&input));
+                assert_eq!(got, expected, "round {round}, {layout:?}, in place {in_place}: {c:?}");
+            }
+        }
     }
 }
 
@@ -245,8 +268,9 @@ fn linear_with_wrapping_sums() {
         }
         let mut b = Builder::default();
         let (x, y) = (b.tensor(&[rows, k], zero), b.tensor(&[rows, n], out_zero));
-        let (weights, channels) = (b.weights(&weights, bits), b.channels(&channels));
-        b.op(Op::Linear(op::Linear {
+        let (row_major, channel_entries) = (weights, channels);
+        let (weights, channels) = (b.weights(&row_major, bits), b.channels(&channel_entries));
+        let l = op::Linear {
             input: x,
             output: y,
             weights,
@@ -257,9 +281,21 @@ fn linear_with_wrapping_sums() {
             weight_zero_points: NONE,
             act_min,
             act_max,
-        }));
+        };
+        b.op(Op::Linear(l));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, &[input]), expected, "round {round}");
+        assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}");
+        for layout in Layout::ALL.into_iter().filter(|layout| layout.holds(bits)) {
+            let mut b = Builder::default();
+            let (x, y) = (b.tensor(&[rows, k], zero), b.tensor(&[rows, n], out_zero));
+            let weights = b.blocks(layout, bits, zero, &row_major, &channel_entries);
+            let record = op::Linear { input: x, output: y, weights, channels: NONE, ..l };
+            let record = Op::Linear(record);
+            let scratch = ops::scratch_bytes(&record, &b.record(weights), false);
+            b.op_with_scratch(record, scratch as u32);
+            (b.inputs, b.outputs) = (vec![x], vec![y]);
+            assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}, {layout:?}");
+        }
     }
 }
 

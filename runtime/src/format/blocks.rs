@@ -1,0 +1,322 @@
+//! Weights laid out for matrix kernels: blocks of rows, each with its output stage before it.
+//!
+//! A weight matrix `[n, k]` (of a convolution `k = kernel_h * kernel_w * in_c`) is cut into blocks of [`Layout::rows`] rows. A block holds
+//!
+//! ```text
+//! bias: i32[rows]   multiplier: i32[rows]   shift: u8[rows]   zeros to a multiple of 4 * rows
+//! for each run of `depth` consecutive k:  for each row:  `depth` weights
+//! ```
+//!
+//! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
+//! The input's zero point is folded into the bias: `acc = bias + sum (q + offset) * w` over **all** taps, where a tap outside of
+//! the input reads the zero point and `offset` is [`Layout::input_offset`]. That equals the row-major meaning, since sums wrap.
+
+use crate::fixed::SHIFT_RANGE;
+
+/// Largest `k` of a matrix in blocks; keeps scaled sums of narrow weights inside of 32 bits.
+pub const MAX_K: usize = 32_768;
+
+/// How weights are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Two rows, words of 32 bits: what SXTB16 and SMLAD of a Cortex-M4 pair without reordering. 8, 4 or 2 bits.
+    Pairs,
+    /// Four rows by four `k`, stored as `w + 128`: 32 bytes within reach of one LDRB base register of a Cortex-M0.
+    Quads,
+    /// Four rows by sixteen `k`: one vector register of Helium.
+    Rows,
+    /// Sixteen rows by four `k`, for inputs `q + 128`: one VPDPBUSD of AVX-512.
+    Lanes,
+    /// As [`Layout::Lanes`] for signed inputs: SDOT of Arm, TDPBSSD of AMX.
+    SignedLanes,
+}
+
+impl Layout {
+    /// All of them.
+    pub const ALL: [Layout; 5] = [Layout::Pairs, Layout::Quads, Layout::Rows, Layout::Lanes, Layout::SignedLanes];
+
+    /// The code in a constant's record; 0 is row-major.
+    pub const fn code(self) -> u8 {
+        match self {
+            Layout::Pairs => 1,
+            Layout::Quads => 2,
+            Layout::Rows => 3,
+            Layout::Lanes => 4,
+            Layout::SignedLanes => 5,
+        }
+    }
+
+    /// The layout of a code.
+    pub fn from_code(code: u8) -> Option<Layout> {
+        Layout::ALL.into_iter().find(|layout| layout.code() == code)
+    }
+
+    /// Rows of a block.
+    pub const fn rows(self) -> usize {
+        match self {
+            Layout::Pairs => 2,
+            Layout::Quads | Layout::Rows => 4,
+            Layout::Lanes | Layout::SignedLanes => 16,
+        }
+    }
+
+    /// Consecutive `k` of one row.
+    pub const fn depth(self, bits: u8) -> usize {
+        match self {
+            Layout::Pairs => 32 / bits as usize,
+            Layout::Rows => 16,
+            _ => 4,
+        }
+    }
+
+    /// Whether weights of so many bits can be laid out so.
+    pub const fn holds(self, bits: u8) -> bool {
+        matches!((self, bits), (_, 8) | (Layout::Pairs, 2 | 4))
+    }
+
+    /// What a kernel adds to every input.
+    pub const fn input_offset(self) -> i32 {
+        if matches!(self, Layout::Lanes) { 128 } else { 0 }
+    }
+
+    /// `k` with its padding.
+    pub const fn padded_k(self, bits: u8, k: usize) -> usize {
+        k.next_multiple_of(self.depth(bits))
+    }
+
+    /// Bytes of a block's output stage.
+    pub const fn stage_bytes(self) -> usize {
+        (9 * self.rows()).next_multiple_of(4 * self.rows())
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self, bits: u8, k: usize) -> usize {
+        self.stage_bytes() + self.rows() * self.padded_k(bits, k) * bits as usize / 8
+    }
+
+    /// Bytes of a matrix.
+    pub const fn matrix_bytes(self, bits: u8, n: usize, k: usize) -> usize {
+        n.div_ceil(self.rows()) * self.block_bytes(bits, k)
+    }
+}
+
+/// A checked view of a matrix in blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    layout: Layout,
+    bits: u8,
+    n: usize,
+    k: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    /// A view of what [`Blocks::new_checked`] has accepted. Of anything else, rows and weights may read as zeros.
+    pub fn new(layout: Layout, bits: u8, n: usize, k: usize, bytes: &'a [u8]) -> Blocks<'a> {
+        Blocks { layout, bits, n, k, bytes }
+    }
+
+    /// A view, or what is wrong.
+    pub fn new_checked(
+        layout: Layout,
+        bits: u8,
+        n: usize,
+        k: usize,
+        bytes: &'a [u8],
+    ) -> Result<Blocks<'a>, &'static str> {
+        if !layout.holds(bits) {
+            return Err("width of weights in blocks");
+        }
+        // Both factors are at most 2^32 and the rest is small, so 64 bits hold the product; so does usize after the comparison.
+        let padded = (k as u64).next_multiple_of(layout.depth(bits) as u64);
+        let block = layout.stage_bytes() as u64 + layout.rows() as u64 * padded * bits as u64 / 8;
+        let expected = (n as u64).div_ceil(layout.rows() as u64).checked_mul(block);
+        if k == 0 || k > MAX_K || n == 0 || expected != Some(bytes.len() as u64) {
+            return Err("length of weights in blocks");
+        }
+        let blocks = Blocks::new(layout, bits, n, k, bytes);
+        let padded_n = n.next_multiple_of(layout.rows());
+        match (0..padded_n).all(|i| SHIFT_RANGE.contains(&blocks.stage(i).2)) {
+            true => Ok(blocks),
+            false => Err("shift in blocks"),
+        }
+    }
+
+    /// How it is laid out.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Width of one weight.
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Rows: output channels.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Columns, without padding.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns, with padding.
+    pub fn padded_k(&self) -> usize {
+        self.layout.padded_k(self.bits, self.k)
+    }
+
+    /// All bytes.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The blocks' bytes.
+    pub fn blocks(&self) -> core::slice::ChunksExact<'a, u8> {
+        self.bytes.chunks_exact(self.layout.block_bytes(self.bits, self.k))
+    }
+
+    fn block(&self, row: usize) -> &'a [u8] {
+        self.blocks().nth(row / self.layout.rows()).unwrap_or(&[])
+    }
+
+    /// Bias (with the zero point folded in), multiplier and shift of a row.
+    pub fn stage(&self, row: usize) -> (i32, i32, u8) {
+        let (rows, block) = (self.layout.rows(), self.block(row));
+        let lane = row % rows;
+        let word = |at: usize| block.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
+        (word(4 * lane), word(4 * (rows + lane)), block.get(8 * rows + lane).copied().unwrap_or(1))
+    }
+
+    /// One weight; `k` may lie in the padding.
+    pub fn weight(&self, row: usize, k: usize) -> i32 {
+        let (byte, bit) = place(self.layout, self.bits, row % self.layout.rows(), k);
+        let raw = self.block(row).get(byte).copied().unwrap_or(0);
+        decode(self.layout, self.bits, raw >> bit)
+    }
+
+    /// Whether a kernel may rescale every row by the high word of a product: `floor(acc * m / 2^s + 1/2) + z` is
+    /// `(high(acc * m) + r) >> (s - 32)` with `r = (2 * z + 1) << (s - 33)`, because the low word cannot carry. That needs `s >= 33` and an `r`
+    /// below 2^30, as the high word is. A smaller `s` is brought to 33 by doubling `acc` with saturation; where that saturates, a
+    /// multiplier of at least 2^30 takes the result beyond any int8, as without.
+    pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
+        let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
+        let largest = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
+        let rows = self.layout.rows();
+        // The usual case is a look at two bytes of a block: this runs before every operator.
+        self.blocks().enumerate().all(|(index, block)| {
+            let usual = |&shift: &u8| (33..=largest).contains(&shift);
+            let small = |(lane, &shift): (usize, &u8)| {
+                let multiplier = self.stage(index * rows + lane).1;
+                usual(&shift) || (25..=32).contains(&shift) && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30)
+            };
+            block
+                .get(8 * rows..9 * rows)
+                .is_some_and(|shifts| shifts.iter().all(usual) || shifts.iter().enumerate().all(small))
+        })
+    }
+}
+
+/// Byte in the block and bit in the byte of a weight.
+fn place(layout: Layout, bits: u8, lane: usize, k: usize) -> (usize, u32) {
+    let (depth, rows) = (layout.depth(bits), layout.rows());
+    let run = layout.stage_bytes() + (k / depth * rows + lane) * depth * bits as usize / 8;
+    match layout {
+        // Halfwords hold what SMLAD multiplies together: of four k, first and third, then second and fourth.
+        Layout::Pairs => {
+            let k = k % depth;
+            let bit = 16 * (k % 4 / 2) + bits as usize * (k / 4 * 2 + k % 2);
+            (run + bit / 8, (bit % 8) as u32)
+        }
+        _ => (run + k % depth, 0),
+    }
+}
+
+/// Narrow weights and [`Layout::Quads`] are stored with an offset, the rest in two's complement.
+fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
+    match (layout, bits) {
+        (Layout::Quads, _) => raw as i32 - 128,
+        (_, 8) => raw as i8 as i32,
+        _ => (raw as i32 & ((1 << bits) - 1)) - (1 << (bits - 1)),
+    }
+}
+
+fn encode(layout: Layout, bits: u8, weight: i8) -> u8 {
+    match (layout, bits) {
+        (Layout::Quads, _) => weight as u8 ^ 0x80,
+        (_, 8) => weight as u8,
+        _ => ((weight as i32 + (1 << (bits - 1))) as u8) & ((1u8 << bits) - 1),
+    }
+}
+
+/// Writes a matrix: `weight(row, k)` and `stage(row)`, whose bias is the row-major one, for an input with this zero point. `out` has exactly
+/// [`Layout::matrix_bytes`].
+pub fn emit(
+    layout: Layout,
+    bits: u8,
+    (n, k): (usize, usize),
+    zero_point: i32,
+    weight: impl Fn(usize, usize) -> i8,
+    stage: impl Fn(usize) -> (i32, i32, u8),
+    out: &mut [u8],
+) {
+    let rows = layout.rows();
+    out.fill(0);
+    for (index, block) in out.chunks_exact_mut(layout.block_bytes(bits, k)).enumerate() {
+        for lane in 0..rows {
+            let row = index * rows + lane;
+            let inside = row < n;
+            let (bias, multiplier, shift) = if inside { stage(row) } else { (0, 0, 33) };
+            let mut sum = 0i32;
+            for column in 0..layout.padded_k(bits, k) {
+                let w = if inside && column < k { weight(row, column) } else { 0 };
+                sum = sum.wrapping_add(w as i32);
+                let (byte, bit) = place(layout, bits, lane, column);
+                if let Some(to) = block.get_mut(byte) {
+                    *to |= encode(layout, bits, w) << bit;
+                }
+            }
+            let folded = bias.wrapping_sub(zero_point.wrapping_add(layout.input_offset()).wrapping_mul(sum));
+            let mut write = |at: usize, bytes: &[u8]| {
+                if let Some(to) = block.get_mut(at..at + bytes.len()) {
+                    to.copy_from_slice(bytes);
+                }
+            };
+            write(4 * lane, &folded.to_le_bytes());
+            write(4 * (rows + lane), &multiplier.to_le_bytes());
+            write(8 * rows + lane, &[shift]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    #[test]
+    fn what_is_emitted_is_read_back() {
+        for layout in Layout::ALL {
+            for bits in [8, 4, 2].into_iter().filter(|&b| layout.holds(b)) {
+                for (n, k) in [(1, 1), (3, 27), (17, 40), (16, 64)] {
+                    let half = 1i32 << (bits - 1);
+                    let value = |row: usize, k: usize| ((row * 37 + k * 11) as i32 % (2 * half) - half) as i8;
+                    let mut bytes = vec![0xEE; layout.matrix_bytes(bits, n, k)];
+                    emit(layout, bits, (n, k), 3, value, |row| (row as i32, 7, 40), &mut bytes);
+                    let blocks = Blocks::new_checked(layout, bits, n, k, &bytes).unwrap();
+                    for row in 0..n {
+                        let read: Vec<i32> = (0..blocks.padded_k()).map(|k| blocks.weight(row, k)).collect();
+                        let expected = |c: usize| if c < k { value(row, c) as i32 } else { 0 };
+                        assert!(read.iter().enumerate().all(|(c, &w)| w == expected(c)), "{layout:?} {bits} {n} {k}");
+                        let bias = row as i32 - (3 + layout.input_offset()) * read.iter().sum::<i32>();
+                        assert_eq!(blocks.stage(row), (bias, 7, 40));
+                    }
+                    assert!(blocks.rescales_by_high_word(-128));
+                    assert!(Blocks::new_checked(layout, bits, n, k, &bytes[1..]).is_err());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,736 @@
+//! Cortex-M4, M7 and M33: the DSP extension. `SXTB16` widens two of four bytes, `SMLAD` multiplies and adds two pairs of 16 bits,
+//! `SMMLA` adds the high word of a product: the whole output stage but for a shift and a saturation.
+//!
+//! The matrix kernel holds two rows times three pixels in registers: of four `k`, one LDRD and four SXTB16 for the weights, and for every
+//! pixel one LDRD and four SMLAD. That is 20 instructions for 24 products, 0.83 each. With one pixel (linear layers) weights are read
+//! four words at a time: 18 instructions for 16 products.
+//!
+//! Narrow weights are widened by masking alone (`AND` with `0x000F000F`, `0x00F000F0`): what that leaves as a factor of 16 is made up for by
+//! activations that were shifted when they were put into the patch, see [`super::patch::pair_shift`].
+
+#![allow(unsafe_code)]
+
+use super::Output;
+use super::patch::sum_shift;
+use crate::format::blocks::{Blocks, Layout};
+use core::arch::naked_asm;
+
+/// What the matrix kernels read, in the order of their stack frame.
+#[repr(C)]
+struct Call {
+    /// Patches: begin and end.
+    acts: *const i8,
+    acts_end: *const i8,
+    /// Blocks of two rows: begin and end.
+    weights: *const u8,
+    weights_end: *const u8,
+    /// Where the pixels' next two outputs go.
+    out: [*mut i8; 3],
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+    /// From the end of a block back to its multipliers.
+    to_multipliers: i32,
+    /// Quads of `k` that the unrolled loop skips in its first round.
+    skip: usize,
+    /// Narrow weights: what the sums begin with.
+    sums: [i32; 3],
+}
+
+/// Two rows times three pixels (`pixels` = 3) or one, for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
+pub fn pairs(
+    blocks: &Blocks<'_>,
+    patches: &[i8],
+    pixels: usize,
+    sums: [i32; 3],
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) -> bool {
+    let (bits, n) = (blocks.bits(), blocks.n());
+    let per_step = Layout::Pairs.depth(bits);
+    let steps = blocks.padded_k() / per_step;
+    let fits = |&at: &usize| at.checked_add(n).is_some_and(|end| end <= output.len());
+    let served = blocks.layout() == Layout::Pairs
+        && (pixels == 3 || pixels == 1)
+        && patches.len() == blocks.padded_k() * 2 * pixels
+        && patches.as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().len() == Layout::Pairs.matrix_bytes(bits, n, blocks.k())
+        && at.iter().take(pixels).all(fits)
+        && n > 0;
+    if !served {
+        return false;
+    }
+    let kernel = match (bits, pixels) {
+        (8, 3) => pairs_s8_x3,
+        (4, 3) => pairs_s4_x3,
+        (2, 3) => pairs_s2_x3,
+        (8, _) => pairs_s8_x1,
+        (4, _) => pairs_s4_x1,
+        _ => pairs_s2_x1,
+    };
+    let unroll = match (bits, pixels) {
+        (8, 3) => 4,
+        (4, 3) => 2,
+        _ => 1,
+    };
+    let block_bytes = Layout::Pairs.block_bytes(bits, blocks.k());
+    let bytes = blocks.as_bytes();
+    let whole = n / 2 * block_bytes;
+    let offset = (1i32 << (bits - 1)) << sum_shift(bits);
+    let mut call = Call {
+        acts: patches.as_ptr(),
+        acts_end: patches.as_ptr_range().end,
+        weights: bytes.as_ptr(),
+        weights_end: bytes.as_ptr().wrapping_add(whole),
+        out: at.map(|at| output.as_mut_ptr().wrapping_add(at)),
+        rounding: 2 * to.zero_point + 1,
+        to_multipliers: 8 - block_bytes as i32,
+        skip: (unroll - steps % unroll) % unroll,
+        sums: if bits == 8 { [0; 3] } else { sums.map(|sum| -sum * offset) },
+    };
+    if whole > 0 {
+        // SAFETY: `patches` holds `steps` steps of `pixels` pixels and is aligned (checked above), `weights .. weights_end` are whole blocks of
+        // `steps` steps (the length of the matrix was checked), and every kernel writes two outputs per pixel and block, which `fits` has
+        // checked to lie in `output`.
+        unsafe { kernel(&call) };
+    }
+    if n % 2 == 1 {
+        // The last block has one row that nobody wants: its outputs go to a place of their own.
+        let mut last = [[0i8; 2]; 3];
+        call.weights = call.weights_end;
+        call.weights_end = call.weights.wrapping_add(block_bytes);
+        call.out = last.each_mut().map(|pair| pair.as_mut_ptr());
+        // SAFETY: as above with one block, which exists because `n` is odd; two outputs per pixel go to `last`.
+        unsafe { kernel(&call) };
+        for (pair, at) in last.iter().zip(at).take(pixels) {
+            if let Some(to) = output.get_mut(at + n - 1) {
+                *to = pair[0];
+            }
+        }
+    }
+    if !to.is_full() {
+        for at in at.into_iter().take(pixels) {
+            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
+        }
+    }
+    true
+}
+
+/// The frame: the words of [`Call`] as offsets from the stack pointer.
+macro_rules! frame {
+    ($($body:expr),* $(,)?) => {
+        naked_asm!(
+            "push {{r4-r11, lr}}",
+            "ldm r0!, {{r1-r10}}",
+            "ldr r11, [r0]",
+            "ldr r12, [r0, #4]",
+            "ldr lr, [r0, #8]",
+            "push {{r1-r12, lr}}",
+            "mov r12, r3",
+            $($body,)*
+            "add sp, sp, #52",
+            "pop {{r4-r11, pc}}",
+        )
+    };
+}
+
+/// One pixel: four products each of two rows, weights in r6..r9.
+macro_rules! pixel {
+    ($first:literal, $second:literal) => {
+        concat!(
+            "ldrd r10, r11, [lr], #8\n",
+            "smlad ",
+            $first,
+            ", r6, r10, ",
+            $first,
+            "\n",
+            "smlad ",
+            $first,
+            ", r7, r11, ",
+            $first,
+            "\n",
+            "smlad ",
+            $second,
+            ", r8, r10, ",
+            $second,
+            "\n",
+            "smlad ",
+            $second,
+            ", r9, r11, ",
+            $second,
+            "\n",
+        )
+    };
+}
+
+/// Three pixels; accumulators of row 0 in r0..r2, of row 1 in r3..r5.
+macro_rules! three_pixels {
+    () => {
+        concat!(pixel!("r0", "r3"), pixel!("r1", "r4"), pixel!("r2", "r5"))
+    };
+}
+
+/// Four `k` of 8 bits: 80 bytes of code.
+macro_rules! quad_s8 {
+    () => {
+        concat!(
+            "ldrd r6, r8, [r12], #8\n",
+            "sxtb16 r7, r6, ror #8\n",
+            "sxtb16 r6, r6\n",
+            "sxtb16 r9, r8, ror #8\n",
+            "sxtb16 r8, r8\n",
+            three_pixels!()
+        )
+    };
+}
+
+/// Four `k` of narrow weights: words at r12 (moved on by `$step`), shifted right by 8 for the upper half, masked.
+macro_rules! quad_narrow {
+    ($load:literal, $shift:literal, $first:literal, $second:literal) => {
+        concat!(
+            $load,
+            "\n",
+            $shift,
+            "\n",
+            "and r7, r6, #",
+            $second,
+            "\n",
+            "and r6, r6, #",
+            $first,
+            "\n",
+            "and r9, r8, #",
+            $second,
+            "\n",
+            "and r8, r8, #",
+            $first,
+            "\n",
+        )
+    };
+}
+
+/// Rescales one row's three sums: shift byte in r9, multiplier in `$m`.
+macro_rules! rescale {
+    ($a:literal, $b:literal, $c:literal, $m:literal) => {
+        concat!(
+            "subs r9, r9, #33\n",
+            "bge 6f\n",
+            "5:\n",
+            "qadd ",
+            $a,
+            ", ",
+            $a,
+            ", ",
+            $a,
+            "\n",
+            "qadd ",
+            $b,
+            ", ",
+            $b,
+            ", ",
+            $b,
+            "\n",
+            "qadd ",
+            $c,
+            ", ",
+            $c,
+            ", ",
+            $c,
+            "\n",
+            "adds r9, r9, #1\n",
+            "blt 5b\n",
+            "6:\n",
+            "lsl r11, r10, r9\n",
+            "add r9, r9, #1\n",
+            "smmla ",
+            $a,
+            ", ",
+            $a,
+            ", ",
+            $m,
+            ", r11\n",
+            "smmla ",
+            $b,
+            ", ",
+            $b,
+            ", ",
+            $m,
+            ", r11\n",
+            "smmla ",
+            $c,
+            ", ",
+            $c,
+            ", ",
+            $m,
+            ", r11\n",
+            "asr ",
+            $a,
+            ", ",
+            $a,
+            ", r9\n",
+            "asr ",
+            $b,
+            ", ",
+            $b,
+            ", r9\n",
+            "asr ",
+            $c,
+            ", ",
+            $c,
+            ", r9\n",
+            "ssat ",
+            $a,
+            ", #8, ",
+            $a,
+            "\n",
+            "ssat ",
+            $b,
+            ", #8, ",
+            $b,
+            "\n",
+            "ssat ",
+            $c,
+            ", #8, ",
+            $c,
+            "\n",
+        )
+    };
+}
+
+/// Output stage of three pixels, and the branch to the next block.
+macro_rules! finish_x3 {
+    () => {
+        concat!(
+            "ldr r6, [sp, #32]\n",
+            "add r6, r12, r6\n",
+            "ldr r10, [sp, #28]\n",
+            "ldm r6, {{r6, r7, r8}}\n",
+            "uxtb r9, r8\n",
+            rescale!("r0", "r1", "r2", "r6"),
+            "uxtb r9, r8, ror #8\n",
+            rescale!("r3", "r4", "r5", "r7"),
+            "add r6, sp, #16\n",
+            "ldm r6, {{r7, r8, r9}}\n",
+            "bfi r0, r3, #8, #24\n",
+            "bfi r1, r4, #8, #24\n",
+            "bfi r2, r5, #8, #24\n",
+            "strh r0, [r7], #2\n",
+            "strh r1, [r8], #2\n",
+            "strh r2, [r9], #2\n",
+            "stm r6, {{r7, r8, r9}}\n",
+            "ldr r6, [sp, #12]\n",
+            "cmp r12, r6\n",
+            "bne 1b\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s8_x3(_: &Call) {
+    frame!(
+        // Where the unrolled loop is entered: 80 bytes a quad.
+        "ldr r0, [sp, #36]",
+        "movs r1, #80",
+        "muls r0, r1, r0",
+        "adr r1, 2f",
+        "add r0, r0, r1",
+        "orr r0, r0, #1",
+        "str r0, [sp, #36]",
+        "1:",
+        "ldrd r0, r3, [r12], #24",
+        "ldr lr, [sp, #0]",
+        "ldr r6, [sp, #36]",
+        "mov r1, r0",
+        "mov r2, r0",
+        "mov r4, r3",
+        "mov r5, r3",
+        "bx r6",
+        ".p2align 2",
+        "2:",
+        quad_s8!(),
+        quad_s8!(),
+        quad_s8!(),
+        quad_s8!(),
+        "ldr r6, [sp, #4]",
+        "cmp lr, r6",
+        "bne 2b",
+        finish_x3!(),
+    )
+}
+
+/// Before the first `k` of narrow weights: sums begin with what their offset will add.
+macro_rules! begin_narrow_x3 {
+    () => {
+        concat!(
+            "1:\n",
+            "add r6, sp, #40\n",
+            "ldm r6, {{r0, r1, r2}}\n",
+            "ldr lr, [sp, #0]\n",
+            "adds r12, r12, #24\n",
+            "mov r3, r0\n",
+            "mov r4, r1\n",
+            "mov r5, r2\n",
+        )
+    };
+}
+
+/// After the last `k` of narrow weights: sums are scaled back and the bias added.
+macro_rules! end_narrow_x3 {
+    ($shift:literal) => {
+        concat!(
+            "ldr r6, [sp, #32]\n",
+            "add r6, r12, r6\n",
+            "ldrd r7, r8, [r6, #-8]\n",
+            "add r0, r7, r0, asr #",
+            $shift,
+            "\n",
+            "add r1, r7, r1, asr #",
+            $shift,
+            "\n",
+            "add r2, r7, r2, asr #",
+            $shift,
+            "\n",
+            "add r3, r8, r3, asr #",
+            $shift,
+            "\n",
+            "add r4, r8, r4, asr #",
+            $shift,
+            "\n",
+            "add r5, r8, r5, asr #",
+            $shift,
+            "\n",
+        )
+    };
+}
+
+/// Eight `k` of 4 bits: 172 bytes of code.
+macro_rules! step_s4 {
+    () => {
+        concat!(
+            quad_narrow!("ldrd r6, r8, [r12]", "", "0x000F000F", "0x00F000F0"),
+            three_pixels!(),
+            quad_narrow!("ldrd r6, r8, [r12], #8", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x000F000F", "0x00F000F0"),
+            three_pixels!(),
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s4_x3(_: &Call) {
+    frame!(
+        begin_narrow_x3!(),
+        "ldr r6, [sp, #36]",
+        "cbz r6, 2f",
+        "b 3f",
+        "2:",
+        step_s4!(),
+        "3:",
+        step_s4!(),
+        "ldr r6, [sp, #4]",
+        "cmp lr, r6",
+        "bne 2b",
+        end_narrow_x3!("4"),
+        finish_x3!(),
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s2_x3(_: &Call) {
+    frame!(
+        begin_narrow_x3!(),
+        "2:",
+        quad_narrow!("ldrd r6, r8, [r12]", "", "0x00030003", "0x000C000C"),
+        three_pixels!(),
+        quad_narrow!("ldrd r6, r8, [r12]", "", "0x00300030", "0x00C000C0"),
+        three_pixels!(),
+        quad_narrow!("ldrd r6, r8, [r12]", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00030003", "0x000C000C"),
+        three_pixels!(),
+        quad_narrow!("ldrd r6, r8, [r12], #8", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00300030", "0x00C000C0"),
+        three_pixels!(),
+        "ldr r6, [sp, #4]",
+        "cmp lr, r6",
+        "bne 2b",
+        end_narrow_x3!("6"),
+        finish_x3!(),
+    )
+}
+
+/// Four `k` of one pixel: words of both rows in `$w0`, `$w1`, activations in `$a0`, `$a1`.
+macro_rules! quad_x1 {
+    ($w0:literal, $w1:literal, $a0:literal, $a1:literal) => {
+        concat!(
+            "sxtb16 r2, ",
+            $w0,
+            "\n",
+            "sxtb16 ",
+            $w0,
+            ", ",
+            $w0,
+            ", ror #8\n",
+            "smlad r0, r2, ",
+            $a0,
+            ", r0\n",
+            "smlad r0, ",
+            $w0,
+            ", ",
+            $a1,
+            ", r0\n",
+            "sxtb16 r2, ",
+            $w1,
+            "\n",
+            "sxtb16 ",
+            $w1,
+            ", ",
+            $w1,
+            ", ror #8\n",
+            "smlad r1, r2, ",
+            $a0,
+            ", r1\n",
+            "smlad r1, ",
+            $w1,
+            ", ",
+            $a1,
+            ", r1\n",
+        )
+    };
+}
+
+/// Eight `k` of one pixel.
+macro_rules! two_quads_x1 {
+    () => {
+        concat!(
+            "ldm r12!, {{r4, r5, r6, r7}}\n",
+            "ldm lr!, {{r8, r9, r10, r11}}\n",
+            quad_x1!("r4", "r5", "r8", "r9"),
+            quad_x1!("r6", "r7", "r10", "r11"),
+        )
+    };
+}
+
+/// Output stage of one pixel, and the branch to the next block.
+macro_rules! finish_x1 {
+    () => {
+        concat!(
+            "ldr r6, [sp, #32]\n",
+            "add r6, r12, r6\n",
+            "ldr r10, [sp, #28]\n",
+            "ldm r6, {{r6, r7, r8}}\n",
+            "uxtb r9, r8\n",
+            "uxtb r8, r8, ror #8\n",
+            "subs r9, r9, #33\n",
+            "bge 6f\n",
+            "5:\n",
+            "qadd r0, r0, r0\n",
+            "adds r9, r9, #1\n",
+            "blt 5b\n",
+            "6:\n",
+            "subs r8, r8, #33\n",
+            "bge 6f\n",
+            "5:\n",
+            "qadd r1, r1, r1\n",
+            "adds r8, r8, #1\n",
+            "blt 5b\n",
+            "6:\n",
+            "lsl r11, r10, r9\n",
+            "lsl r10, r10, r8\n",
+            "smmla r0, r0, r6, r11\n",
+            "smmla r1, r1, r7, r10\n",
+            "add r9, r9, #1\n",
+            "add r8, r8, #1\n",
+            "asr r0, r0, r9\n",
+            "asr r1, r1, r8\n",
+            "ssat r0, #8, r0\n",
+            "ssat r1, #8, r1\n",
+            "ldr r7, [sp, #16]\n",
+            "bfi r0, r1, #8, #24\n",
+            "strh r0, [r7], #2\n",
+            "ldr r6, [sp, #12]\n",
+            "str r7, [sp, #16]\n",
+            "cmp r12, r6\n",
+            "bne 1b\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s8_x1(_: &Call) {
+    frame!(
+        "1:",
+        "ldrd r0, r1, [r12], #24",
+        "ldr lr, [sp, #0]",
+        "ldr r3, [sp, #4]",
+        // Quads before a whole number of rounds of eight, one by one.
+        "sub r4, r3, lr",
+        "ands r4, r4, #56",
+        "beq 3f",
+        "add r3, lr, r4",
+        "2:",
+        "ldrd r4, r5, [r12], #8",
+        "ldrd r8, r9, [lr], #8",
+        quad_x1!("r4", "r5", "r8", "r9"),
+        "cmp lr, r3",
+        "bne 2b",
+        "ldr r3, [sp, #4]",
+        "cmp lr, r3",
+        "beq 4f",
+        "3:",
+        two_quads_x1!(),
+        two_quads_x1!(),
+        two_quads_x1!(),
+        two_quads_x1!(),
+        "cmp lr, r3",
+        "bne 3b",
+        "4:",
+        finish_x1!(),
+    )
+}
+
+/// Four `k` of one pixel, weights as [`quad_narrow`] leaves them.
+macro_rules! pixel_x1 {
+    () => {
+        pixel!("r0", "r1")
+    };
+}
+
+macro_rules! begin_narrow_x1 {
+    () => {
+        concat!(
+            "1:\n",
+            "ldr r0, [sp, #40]\n",
+            "ldr lr, [sp, #0]\n",
+            "ldr r3, [sp, #4]\n",
+            "adds r12, r12, #24\n",
+            "mov r1, r0\n"
+        )
+    };
+}
+
+macro_rules! end_narrow_x1 {
+    ($shift:literal) => {
+        concat!(
+            "ldr r6, [sp, #32]\n",
+            "add r6, r12, r6\n",
+            "ldrd r7, r8, [r6, #-8]\n",
+            "add r0, r7, r0, asr #",
+            $shift,
+            "\n",
+            "add r1, r8, r1, asr #",
+            $shift,
+            "\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s4_x1(_: &Call) {
+    frame!(
+        begin_narrow_x1!(),
+        "2:",
+        quad_narrow!("ldrd r4, r5, [r12], #8", "mov r6, r4\nmov r8, r5", "0x000F000F", "0x00F000F0"),
+        pixel_x1!(),
+        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x000F000F", "0x00F000F0"),
+        pixel_x1!(),
+        "cmp lr, r3",
+        "bne 2b",
+        end_narrow_x1!("4"),
+        finish_x1!(),
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s2_x1(_: &Call) {
+    frame!(
+        begin_narrow_x1!(),
+        "2:",
+        quad_narrow!("ldrd r4, r5, [r12], #8", "mov r6, r4\nmov r8, r5", "0x00030003", "0x000C000C"),
+        pixel_x1!(),
+        quad_narrow!("mov r6, r4", "mov r8, r5", "0x00300030", "0x00C000C0"),
+        pixel_x1!(),
+        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x00030003", "0x000C000C"),
+        pixel_x1!(),
+        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x00300030", "0x00C000C0"),
+        pixel_x1!(),
+        "cmp lr, r3",
+        "bne 2b",
+        end_narrow_x1!("6"),
+        finish_x1!(),
+    )
+}
+
+/// [`super::generic::expand`] for `k` at a multiple of four.
+pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
+    let quads = run.len() / 4;
+    let start = (k / 4 * pixels + pixel) * 4;
+    let stride = pixels * 4;
+    let rest = run.len() % 4;
+    let end = start + (quads + usize::from(rest > 0)).saturating_sub(1) * stride + 4;
+    if run.is_empty() || end > to.len() || bits != 8 {
+        return super::generic::expand(bits, to, pixels, pixel, k, run);
+    }
+    if quads > 0 {
+        // SAFETY: `quads` words are read from `run`; of each, eight bytes are written at `start + i * stride`, the last of which ends at or before
+        // `end <= to.len()`. `to` is aligned to 2; STRD needs 4, which `start` and `stride` keep and the caller's scratch has.
+        unsafe {
+            let (from, to) = (run.as_ptr(), to.as_mut_ptr().add(start));
+            match pixels {
+                3 => expand_x3(from, to, quads),
+                _ => expand_x1(from, to, quads),
+            }
+        }
+    }
+    if rest > 0 {
+        super::generic::expand(bits, to, pixels, pixel, k + quads * 4, run.get(quads * 4..).unwrap_or(&[]));
+    }
+    0
+}
+
+macro_rules! expand_word {
+    ($step:literal) => {
+        concat!(
+            "ldr r12, [r0], #4\n",
+            "sxtb16 r3, r12\n",
+            "sxtb16 r12, r12, ror #8\n",
+            "strd r3, r12, [r1], #",
+            $step,
+            "\n",
+        )
+    };
+}
+
+macro_rules! expand_loop {
+    ($step:literal) => {
+        naked_asm!(
+            "lsrs r3, r2, #2",
+            "ands r2, r2, #3",
+            "push {{r4, lr}}",
+            "mov lr, r3",
+            "beq 2f",
+            "1:",
+            expand_word!($step),
+            "subs r2, r2, #1",
+            "bne 1b",
+            "2:",
+            "cmp lr, #0",
+            "beq 4f",
+            "3:",
+            expand_word!($step),
+            expand_word!($step),
+            expand_word!($step),
+            expand_word!($step),
+            "subs lr, lr, #1",
+            "bne 3b",
+            "4:",
+            "pop {{r4, pc}}",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_x3(from: *const i8, to: *mut i16, quads: usize) {
+    expand_loop!("24")
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize) {
+    expand_loop!("8")
+}

@@ -1,0 +1,158 @@
+//! Patches: what one output pixel of a convolution reads, `k` activations in a row, as the kernels of a [`Layout`] want them.
+//!
+//! | layout | element | several pixels | scaling |
+//! |---|---|---|---|
+//! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
+//! | `Quads` | i32 | one | `q` |
+//! | others | i8 | one after another | `q` |
+//!
+//! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
+
+use super::Output;
+use super::generic;
+use crate::format::blocks::{Blocks, Layout};
+
+/// Pixels that a matrix kernel multiplies together.
+pub const fn pixels(layout: Layout) -> usize {
+    match layout {
+        Layout::Pairs | Layout::Rows => 3,
+        _ => 1,
+    }
+}
+
+/// Bytes of one activation in a patch.
+pub const fn element_bytes(layout: Layout) -> usize {
+    match layout {
+        Layout::Pairs => 2,
+        Layout::Quads => 4,
+        _ => 1,
+    }
+}
+
+/// Left shift of activation `k` for narrow weights. A word of weights is masked, not shifted, into pairs, so that its pairs come out multiplied
+/// by powers of two; the activations make up for it, and every product is `2^sum_shift(bits)` times itself.
+pub const fn pair_shift(bits: u8, k: usize) -> u32 {
+    match (bits, k % 8) {
+        (4, 0 | 2 | 4 | 6) => 4,
+        (2, 0 | 2) => 6,
+        (2, 1 | 3) => 4,
+        (2, 4 | 6) => 2,
+        _ => 0,
+    }
+}
+
+/// See [`pair_shift`].
+pub const fn sum_shift(bits: u8) -> u32 {
+    match bits {
+        4 => 4,
+        2 => 6,
+        _ => 0,
+    }
+}
+
+/// Position of activation `k` of a pixel among `pixels` in a patch of pairs.
+#[inline(always)]
+pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
+    const ORDER: [usize; 4] = [0, 2, 1, 3];
+    (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
+}
+
+/// Patches of some pixels, in scratch memory.
+#[derive(Debug)]
+pub struct Patches<'s> {
+    layout: Layout,
+    bits: u8,
+    pixels: usize,
+    padded_k: usize,
+    memory: &'s mut [i8],
+    /// Whether a kernel of the instruction set serves.
+    #[cfg_attr(not(pith_dsp), allow(dead_code))]
+    native: bool,
+    /// `sum q` of every pixel, for weights that are stored with an offset.
+    sums: [i32; 3],
+}
+
+impl<'s> Patches<'s> {
+    /// Scratch bytes.
+    pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
+        layout.padded_k(bits, k) * element_bytes(layout) * pixels
+    }
+
+    /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`Patches::bytes`].
+    pub fn new(blocks: &Blocks<'_>, to: Output, pixels: usize, memory: &'s mut [i8]) -> Option<Patches<'s>> {
+        let (layout, bits) = (blocks.layout(), blocks.bits());
+        let memory = memory.get_mut(..Patches::bytes(layout, bits, pixels, blocks.k()))?;
+        memory.fill(0);
+        let native = blocks.rescales_by_high_word(to.zero_point);
+        Some(Patches { layout, bits, pixels, padded_k: blocks.padded_k(), memory, native, sums: [0; 3] })
+    }
+
+    /// Begins a pixel anew.
+    #[inline(always)]
+    pub fn begin(&mut self, pixel: usize) {
+        if let Some(sum) = self.sums.get_mut(pixel) {
+            *sum = 0;
+        }
+    }
+
+    /// Activations `k ..` of a pixel.
+    #[inline(always)]
+    pub fn put(&mut self, pixel: usize, k: usize, run: &[i8]) {
+        match self.layout {
+            Layout::Pairs => {
+                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i16>(self.memory) else { return };
+                #[cfg(pith_dsp)]
+                if k % 4 == 0 {
+                    let sum = super::arm_dsp::expand(self.bits, to, self.pixels, pixel, k, run);
+                    self.sums[pixel % 3] += sum;
+                    return;
+                }
+                self.sums[pixel % 3] += generic::expand(self.bits, to, self.pixels, pixel, k, run);
+            }
+            Layout::Quads => {
+                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i32>(self.memory) else { return };
+                let mut sum = 0;
+                for (to, &q) in to.iter_mut().skip(k).zip(run) {
+                    *to = q as i32;
+                    sum += q as i32;
+                }
+                self.sums[0] += sum;
+            }
+            _ => {
+                if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
+                {
+                    to.copy_from_slice(run);
+                }
+            }
+        }
+    }
+
+    /// Activation `k` of a pixel.
+    pub fn get(&self, pixel: usize, k: usize) -> i32 {
+        match self.layout {
+            Layout::Pairs => {
+                let words: &[i16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+                let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
+                (q >> pair_shift(self.bits, k)) as i32
+            }
+            Layout::Quads => {
+                let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+                words.get(k).copied().unwrap_or(0)
+            }
+            _ => {
+                let q = self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0);
+                q as i32 + self.layout.input_offset()
+            }
+        }
+    }
+
+    /// Multiplies with a matrix: pixel `i`'s `n` outputs begin at `output[at[i]]`. Pixels may be fewer than there is room for only if they
+    /// are named again: kernels compute all of them.
+    pub fn multiply(&self, blocks: &Blocks<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
+        #[cfg(pith_dsp)]
+        if self.native && super::arm_dsp::pairs(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+            return;
+        }
+        generic::matrix(blocks, self, self.pixels, to, output, at);
+    }
+}
