@@ -1,19 +1,20 @@
-//! Says which kernels the target has, where the compiler does not: stable rustc shows no `target_feature` for the DSP extension of Cortex-M.
+//! Says which kernels the target has, where the compiler does not: stable rustc shows no `target_feature` for the extensions of Cortex-M.
 
 use std::env;
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(pith_dsp, pith_v6m, pith_v7m)");
+    println!("cargo::rustc-check-cfg=cfg(pith_helium, pith_dsp, pith_v6m, pith_v7m)");
     let target = env::var("TARGET").unwrap_or_default();
-    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    // Cortex-M33 and M55 have it as an option, which only the user's flags can tell.
-    let dsp = target.starts_with("thumbv7em")
-        || target.starts_with("thumbv8m.main")
-            && ["target-cpu=cortex-m33", "target-cpu=cortex-m55", "+dsp"].iter().any(|f| flags.contains(f));
+    let feature = |name: &str| env::var_os(name).is_some();
     let set = match target.split('-').next().unwrap_or_default() {
-        _ if dsp => "pith_dsp",
         "thumbv6m" => "pith_v6m",
-        "thumbv7m" | "thumbv8m.main" => "pith_v7m",
+        "thumbv7m" => "pith_v7m",
+        "thumbv7em" => "pith_dsp",
+        // Armv8-M cores have their extensions as options, which only the user can know.
+        "thumbv8m.main" if feature("CARGO_FEATURE_HELIUM") => "pith_helium",
+        "thumbv8m.main" if feature("CARGO_FEATURE_DSP") => "pith_dsp",
+        "thumbv8m.main" => "pith_v7m",
+        "thumbv8m.base" => "pith_v6m",
         _ => return,
     };
     println!("cargo::rustc-cfg={set}");

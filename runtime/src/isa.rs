@@ -19,7 +19,9 @@ pub enum Isa {
 
 impl Isa {
     /// The set that this crate was compiled for, as far as that is known without looking at the machine.
-    pub const COMPILED: Isa = if cfg!(pith_dsp) {
+    pub const COMPILED: Isa = if cfg!(pith_helium) {
+        Isa::Helium
+    } else if cfg!(pith_dsp) {
         Isa::ArmDsp
     } else if cfg!(pith_v6m) {
         Isa::ArmV6M

@@ -149,6 +149,7 @@ impl<'s> Patches<'s> {
     /// Multiplies with a matrix: pixel `i`'s `n` outputs begin at `output[at[i]]`. Pixels may be fewer than there is room for only if they
     /// are named again: kernels compute all of them.
     pub fn multiply(&self, blocks: &Blocks<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
+        // Kernels of an instruction set return whether they served.
         #[cfg(pith_dsp)]
         if self.native && super::arm_dsp::pairs(blocks, self.memory, self.pixels, self.sums, to, output, at) {
             return;
