@@ -70,11 +70,14 @@ struct Buffer {
 /// Plans `program` and writes offsets (and scratch areas, returned per operator as offset and length) into it.
 pub fn plan(program: &mut Program, options: PlanOptions, isa: Isa) -> (Plan, Vec<(usize, usize)>) {
     let n = program.ops.len();
-    let mut allowed: Vec<bool> =
-        program.ops.iter().map(|op| options.in_place && !matches!(op.record, Op::Depthwise(_))).collect();
+    let is_free = |op: &Op<'_>| match op {
+        Op::Depthwise(c) => ops::depthwise_runs_in_place(c, &weights_of(program, op), isa),
+        _ => true,
+    };
+    let mut allowed: Vec<bool> = program.ops.iter().map(|op| options.in_place && is_free(&op.record)).collect();
     let mut best = attempt(program, &allowed, isa);
-    // In-place depthwise costs time, so it is switched on only where the arena gets smaller, one operator after another.
-    let depthwise = (0..n).filter(|&i| options.in_place && matches!(program.ops[i].record, Op::Depthwise(_)));
+    // Elsewhere in-place depthwise costs time, so it is switched on only where the arena gets smaller, one operator after another.
+    let depthwise = (0..n).filter(|&i| options.in_place && !allowed[i]);
     for i in depthwise.collect::<Vec<_>>() {
         let pointwise = matches!(program.ops[i].record, Op::Depthwise(c) if ops::depthwise_scratch_bytes(&c) == 0);
         allowed[i] = true;

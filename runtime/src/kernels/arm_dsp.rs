@@ -734,3 +734,319 @@ unsafe extern "C" fn expand_x3(from: *const i8, to: *mut i16, quads: usize) {
 unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize) {
     expand_loop!("8")
 }
+
+/// A 3x3 filter of one channel with its output stage, as [`plane_3x3`] holds it in registers and on the stack.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Plane {
+    /// Of every row of the filter the pairs `(w0, w1)` and `(w1, w2)`.
+    weights: [u32; 6],
+    /// Filled in by [`plane_3x3`]: planes' first row, its length, the distance of rows, and how many.
+    from: usize,
+    row_bytes: usize,
+    row_step: usize,
+    rows: usize,
+    /// Filled in: output, and the distance of pixels.
+    out: usize,
+    pixel: usize,
+    multiplier: i32,
+    rounding: i32,
+    shift: i32,
+    bias: i32,
+    /// Filled in: bytes that the loop over (pairs of) outputs advances, and whether one is left.
+    advance: usize,
+    odd: usize,
+    /// Bounds, if they are not those of the type.
+    bounds: Option<(i8, i8)>,
+}
+
+impl Plane {
+    /// None where the high word of a product does not give the output, see [`Blocks::rescales_by_high_word`]: a shift below 33 is brought there by
+    /// larger weights and bias.
+    pub fn new(taps: [i8; 9], (bias, multiplier, shift): (i32, i32, u8), to: Output) -> Option<Plane> {
+        let doublings = 33u8.saturating_sub(shift);
+        let shift = shift.max(33);
+        let rounding = (2 * to.zero_point as i64 + 1) << (shift - 33);
+        // Nine products of 16 and 16 bits stay below 2^29 only together with a bias that leaves room.
+        let scaled = (bias as i64) << doublings;
+        if doublings > 7 || rounding.unsigned_abs() >= 1 << 30 || scaled.unsigned_abs() >= 1 << 30 {
+            return None;
+        }
+        let w = taps.map(|w| ((w as i16) << doublings) as u16 as u32);
+        let pair = |a: usize, b: usize| w[a] | w[b] << 16;
+        Some(Plane {
+            weights: [pair(0, 1), pair(1, 2), pair(3, 4), pair(4, 5), pair(6, 7), pair(7, 8)],
+            multiplier,
+            rounding: rounding as i32,
+            shift: shift as i32 - 32,
+            bias: scaled as i32,
+            bounds: (!to.is_full()).then_some((to.min, to.max)),
+            from: 0,
+            row_bytes: 0,
+            row_step: 0,
+            rows: 0,
+            out: 0,
+            pixel: 0,
+            advance: 0,
+            odd: 0,
+        })
+    }
+}
+
+/// Copies `count` (at most four) channels of a row apart: `to[i * plane + x] = from[x * channels + i] - zero_point`. None if a length is wrong.
+pub fn gather(
+    from: &[i8],
+    channels: usize,
+    count: usize,
+    width: usize,
+    zero_point: i16,
+    to: &mut [i16],
+    plane: usize,
+) -> Option<()> {
+    if width == 0 || (width - 1) * channels + count > from.len() || (count - 1) * plane + width > to.len() {
+        return None;
+    }
+    if count == 4 {
+        let packed = (zero_point.wrapping_neg() as u16 as u32) * 0x0001_0001;
+        // SAFETY: the last word that is read ends at `(width - 1) * channels + 4`, the last element that is written is `3 * plane + width - 1`; both lie
+        // inside (checked above). LDR and STR need no alignment on these cores.
+        unsafe { gather_4(from.as_ptr(), to.as_mut_ptr(), channels, width, plane * 2, packed) };
+        return Some(());
+    }
+    for x in 0..width {
+        for i in 0..count {
+            *to.get_mut(i * plane + x)? = *from.get(x * channels + i)? as i16 - zero_point;
+        }
+    }
+    Some(())
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn gather_4(
+    from: *const i8,
+    to: *mut i16,
+    channels: usize,
+    width: usize,
+    plane_bytes: usize,
+    packed: u32,
+) {
+    naked_asm!(
+        "push {{r4-r11, lr}}",
+        "ldrd r4, r5, [sp, #36]", // plane bytes, packed -zero_point
+        "lsl r6, r4, #1",
+        "add r7, r6, r4",
+        "subs r3, r3, #2",
+        "blt 2f",
+        "1:",
+        "ldr r8, [r0]",
+        "ldr r9, [r0, r2]",
+        "add r0, r0, r2, lsl #1",
+        "sxtab16 r10, r5, r8",
+        "sxtab16 r11, r5, r9",
+        "sxtab16 r12, r5, r8, ror #8",
+        "sxtab16 lr, r5, r9, ror #8",
+        "pkhbt r8, r10, r11, lsl #16",
+        "pkhbt r9, r12, lr, lsl #16",
+        "pkhtb r10, r11, r10, asr #16",
+        "pkhtb r12, lr, r12, asr #16",
+        "str r9, [r1, r4]",
+        "str r10, [r1, r6]",
+        "str r12, [r1, r7]",
+        "str r8, [r1], #4",
+        "subs r3, r3, #2",
+        "bge 1b",
+        "2:",
+        "adds r3, r3, #2",
+        "beq 3f",
+        // A last single column.
+        "ldr r8, [r0]",
+        "sxtab16 r10, r5, r8",
+        "sxtab16 r12, r5, r8, ror #8",
+        "strh r10, [r1]",
+        "strh r12, [r1, r4]",
+        "lsr r10, r10, #16",
+        "lsr r12, r12, #16",
+        "strh r10, [r1, r6]",
+        "strh r12, [r1, r7]",
+        "3:",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// `rows` times `width` outputs of one channel, `pixel` elements apart, from a plane whose rows have `plane_width` elements (even, two more than the
+/// outputs read). `shape` is rows, width and stride. None if a length is wrong.
+pub fn plane_3x3(
+    filter: &Plane,
+    plane: &[i16],
+    plane_width: usize,
+    (rows, width, stride): (usize, usize, usize),
+    pixel: usize,
+    output: &mut [i8],
+) -> Option<()> {
+    let read_width = (width * stride).next_multiple_of(2) + 2;
+    let served = rows > 0
+        && width > 0
+        && (stride == 1 || stride == 2)
+        && plane_width % 2 == 0
+        && plane_width >= read_width
+        && plane.as_ptr().align_offset(4) == 0
+        && ((rows - 1) * stride + 3) * plane_width <= plane.len()
+        && (rows * width - 1) * pixel < output.len();
+    if !served {
+        return None;
+    }
+    let loops = if stride == 1 { width / 2 } else { width };
+    let call = Plane {
+        from: plane.as_ptr() as usize,
+        row_bytes: plane_width * 2,
+        row_step: plane_width * 2 * stride,
+        rows,
+        out: output.as_mut_ptr() as usize,
+        pixel,
+        advance: loops * 4,
+        odd: if stride == 1 { width % 2 } else { 0 },
+        ..*filter
+    };
+    // SAFETY: of every one of `rows` rows of windows three rows of at most `read_width` elements are read, which end in `plane`, at multiples of 4
+    // (the plane's start is one, and its rows are even); outputs are written at `i * pixel` for `i < rows * width`, inside of `output`.
+    unsafe {
+        match stride {
+            1 => plane_3x3_by_1(&call),
+            _ => plane_3x3_by_2(&call),
+        }
+    }
+    if let Some((min, max)) = filter.bounds {
+        output.iter_mut().step_by(pixel).take(rows * width).for_each(|q| *q = (*q).clamp(min, max));
+    }
+    Some(())
+}
+
+/// Weights in r0..r5, elements in r6 and r7, sums in r8 and r9, rows at r10..r12, output at lr.
+macro_rules! plane_frame {
+    ($($body:expr),* $(,)?) => {
+        naked_asm!(
+            "push {{r4-r11, lr}}",
+            "sub sp, sp, #52",
+            "add r1, r0, #24",
+            "ldm r1, {{r1-r12}}",
+            "stm sp, {{r1-r12}}",
+            "ldm r0, {{r0-r5}}",
+            "ldr lr, [sp, #16]",
+            "1:",
+            // The rows of windows begin at [sp], their end goes to [sp, #48].
+            "ldrd r10, r6, [sp, #0]",
+            "ldr r7, [sp, #40]",
+            "add r11, r10, r6",
+            "add r12, r11, r6",
+            "add r7, r7, r10",
+            "str r7, [sp, #48]",
+            $($body,)*
+            "ldr r6, [sp, #0]",
+            "ldrd r7, r8, [sp, #8]",
+            "add r6, r6, r7",
+            "str r6, [sp, #0]",
+            "subs r8, r8, #1",
+            "str r8, [sp, #12]",
+            "bne 1b",
+            "add sp, sp, #52",
+            "pop {{r4-r11, pc}}",
+        )
+    };
+}
+
+macro_rules! two_outputs {
+    ($row:literal, $a:literal, $b:literal) => {
+        concat!(
+            "ldrd r6, r7, [",
+            $row,
+            "], #4\n",
+            "smlad r8, r6, ",
+            $a,
+            ", r8\n",
+            "smlabt r8, r7, ",
+            $b,
+            ", r8\n",
+            "smlatb r9, r6, ",
+            $a,
+            ", r9\n",
+            "smlad r9, r7, ",
+            $b,
+            ", r9\n",
+        )
+    };
+}
+
+macro_rules! one_output {
+    ($row:literal, $a:literal, $b:literal) => {
+        concat!("ldrd r6, r7, [", $row, "], #4\n", "smlad r8, r6, ", $a, ", r8\n", "smlabt r8, r7, ", $b, ", r8\n",)
+    };
+}
+
+/// Sum in r8 to the output, which moves on by one pixel.
+macro_rules! store_one {
+    () => {
+        concat!(
+            "ldrd r6, r7, [sp, #24]\n",
+            "smmla r8, r8, r6, r7\n",
+            "ldr r6, [sp, #32]\n",
+            "ldr r7, [sp, #20]\n",
+            "asr r8, r8, r6\n",
+            "ssat r8, #8, r8\n",
+            "strb r8, [lr]\n",
+            "add lr, lr, r7\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn plane_3x3_by_1(_: &Plane) {
+    plane_frame!(
+        "cmp r10, r7",
+        "beq 3f",
+        "2:",
+        "ldr r8, [sp, #36]",
+        "mov r9, r8",
+        two_outputs!("r10", "r0", "r1"),
+        two_outputs!("r11", "r2", "r3"),
+        two_outputs!("r12", "r4", "r5"),
+        "ldrd r6, r7, [sp, #24]",
+        "smmla r8, r8, r6, r7",
+        "smmla r9, r9, r6, r7",
+        "ldr r6, [sp, #32]",
+        "ldr r7, [sp, #20]",
+        "asr r8, r8, r6",
+        "asr r9, r9, r6",
+        "ssat r8, #8, r8",
+        "ssat r9, #8, r9",
+        "strb r8, [lr]",
+        "strb r9, [lr, r7]",
+        "ldr r6, [sp, #48]",
+        "add lr, lr, r7, lsl #1",
+        "cmp r10, r6",
+        "bne 2b",
+        "3:",
+        "ldr r6, [sp, #44]",
+        "cbz r6, 4f",
+        "ldr r8, [sp, #36]",
+        one_output!("r10", "r0", "r1"),
+        one_output!("r11", "r2", "r3"),
+        one_output!("r12", "r4", "r5"),
+        store_one!(),
+        "4:",
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn plane_3x3_by_2(_: &Plane) {
+    plane_frame!(
+        "2:",
+        "ldr r8, [sp, #36]",
+        one_output!("r10", "r0", "r1"),
+        one_output!("r11", "r2", "r3"),
+        one_output!("r12", "r4", "r5"),
+        store_one!(),
+        "ldr r6, [sp, #48]",
+        "cmp r10, r6",
+        "bne 2b",
+    )
+}

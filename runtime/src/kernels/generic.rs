@@ -5,8 +5,8 @@
 //! [`Weights::accumulate`] (one product per channel) that of `depthwise`. Sums wrap at 32 bits, which defines their meaning for
 //! hostile models; the host keeps real ones far from it.
 
-use super::Output;
 use super::patch::{Patches, pair_index, pair_shift};
+use super::{DepthwiseRow, Output};
 use crate::format::blocks::Blocks;
 
 /// Weights of one constant, read by element index.
@@ -16,6 +16,12 @@ pub trait Weights: Copy {
 
     /// `acc[i] += (input[i] - zero_point) * weight[start + i]`, wrapping, over the shortest.
     fn accumulate(self, start: usize, input: &[i8], zero_point: i16, acc: &mut [i32]);
+
+    /// Weight `index`; 0 beyond the end.
+    fn get(self, index: usize) -> i8;
+
+    /// All of them if they lie in bytes.
+    fn as_bytes(&self) -> &[i8];
 }
 
 /// Weights of eight bits.
@@ -43,6 +49,15 @@ impl Weights for Bytes<'_> {
     #[inline(always)]
     fn accumulate(self, start: usize, input: &[i8], zero_point: i16, acc: &mut [i32]) {
         accumulate(self.0.get(start..).unwrap_or(&[]), input, zero_point, acc)
+    }
+
+    #[inline(always)]
+    fn get(self, index: usize) -> i8 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+
+    fn as_bytes(&self) -> &[i8] {
+        self.0
     }
 }
 
@@ -78,6 +93,14 @@ impl Weights for Packed<'_> {
         for (i, (input, acc)) in input.chunks(TILE).zip(acc.chunks_mut(TILE)).enumerate() {
             accumulate(&self.tile(start + i * TILE, input.len()), input, zero_point, acc);
         }
+    }
+
+    fn get(self, index: usize) -> i8 {
+        Packed::get(self, index)
+    }
+
+    fn as_bytes(&self) -> &[i8] {
+        &[]
     }
 }
 
@@ -130,4 +153,34 @@ pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, r
         sum += q as i32;
     }
     sum
+}
+
+/// Channels of a depthwise row that are accumulated together.
+const LANES: usize = 32;
+
+/// One row of a depthwise convolution: `output[x, c] = stage(bias[c] + sum ring[ky][x * stride_w + kx, c] * weight[ky, kx, c])`.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
+    let DepthwiseRow { channels, kernel_h, kernel_w, .. } = *r;
+    for x in 0..r.output.len() / channels.max(1) {
+        for first in (0..channels).step_by(LANES) {
+            let lanes = LANES.min(channels - first);
+            let mut acc = [0i32; LANES];
+            acc.iter_mut().zip(r.bias.get(first..).unwrap_or(&[])).for_each(|(acc, &bias)| *acc = bias);
+            for ky in 0..kernel_h {
+                let slot = (r.first + ky) % kernel_h * r.row;
+                for kx in 0..kernel_w {
+                    let at = slot + (x * r.stride_w + kx) * channels + first;
+                    let run = r.ring.get(at..at + lanes).unwrap_or(&[]);
+                    let tap = (ky * kernel_w + kx) * channels + first;
+                    accumulate(r.weights.get(tap..tap + lanes).unwrap_or(&[]), run, 0, &mut acc);
+                }
+            }
+            let out = r.output.get_mut(x * channels + first..).unwrap_or(&mut []);
+            for (i, (out, &acc)) in out.iter_mut().zip(&acc).take(lanes).enumerate() {
+                if let (Some(&multiplier), Some(&shift)) = (r.multiplier.get(first + i), r.shift.get(first + i)) {
+                    *out = r.to.stage(acc, multiplier, shift);
+                }
+            }
+        }
+    }
 }

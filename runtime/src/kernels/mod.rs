@@ -31,3 +31,40 @@ impl Output {
         (self.min, self.max) == (i8::MIN, i8::MAX)
     }
 }
+
+/// One output row of a depthwise convolution, for [`depthwise_row`]. The borders of the ring's rows hold the input's zero point, which the
+/// bias accounts for.
+#[derive(Debug)]
+pub struct DepthwiseRow<'a> {
+    /// `kernel_h` rows of `row` elements, `[x, channel]`.
+    pub ring: &'a [i8],
+    /// Elements of a row of the ring.
+    pub row: usize,
+    /// Row of the ring that the filter's first row reads; the next ones follow, cyclically.
+    pub first: usize,
+    #[allow(missing_docs)]
+    pub kernel_h: usize,
+    #[allow(missing_docs)]
+    pub kernel_w: usize,
+    #[allow(missing_docs)]
+    pub stride_w: usize,
+    #[allow(missing_docs)]
+    pub channels: usize,
+    /// `[kernel_h, kernel_w, channel]`.
+    pub weights: &'a [i8],
+    /// Per channel, with the zero point folded in.
+    pub bias: &'a [i32],
+    /// Per channel.
+    pub multiplier: &'a [i32],
+    /// Per channel.
+    pub shift: &'a [u8],
+    /// Zero point and bounds.
+    pub to: Output,
+    /// `[x, channel]`.
+    pub output: &'a mut [i8],
+}
+
+/// See [`generic::depthwise_row`].
+pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
+    generic::depthwise_row(row);
+}

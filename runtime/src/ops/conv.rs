@@ -1,25 +1,24 @@
 //! Convolutions over `[h, w, c]` maps.
 
-use super::{Memory, Stage};
+use super::Stage;
 use crate::format::op;
-use crate::isa::Isa;
 use crate::kernels::generic::Weights;
 use core::ops::Range;
 
 /// One axis of a window: kernel taps that fall inside of the input.
 #[derive(Clone, Copy)]
-struct Axis {
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    pad: usize,
-    input: usize,
+pub(super) struct Axis {
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) dilation: usize,
+    pub(super) pad: usize,
+    pub(super) input: usize,
 }
 
 impl Axis {
     /// Taps `k` with `0 <= out * stride - pad + k * dilation < input`, and the input position of the first.
     #[inline(always)]
-    fn taps(self, out: usize) -> (Range<usize>, usize) {
+    pub(super) fn taps(self, out: usize) -> (Range<usize>, usize) {
         let start = out * self.stride;
         let first = self.pad.saturating_sub(start).div_ceil(self.dilation);
         let room = (self.input + self.pad).saturating_sub(start);
@@ -28,7 +27,7 @@ impl Axis {
     }
 }
 
-fn axes(c: &op::Conv) -> (Axis, Axis) {
+pub(super) fn axes(c: &op::Conv) -> (Axis, Axis) {
     let axis = |kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16| Axis {
         kernel: kernel.into(),
         stride: stride.into(),
@@ -108,99 +107,6 @@ pub(super) fn conv_transpose<W: Weights>(c: &op::Conv, input: &[i8], weights: W,
                 }
             }
             *out = stage.output.stage(acc, multiplier, shift);
-        }
-    }
-}
-
-/// Scratch bytes of a depthwise convolution that works in place: one channel of its input, nothing where each output pixel reads its own
-/// input pixel alone.
-pub fn depthwise_scratch_bytes(c: &op::Conv) -> usize {
-    if is_pointwise(c) { 0 } else { c.in_h as usize * c.in_w as usize }
-}
-
-/// Scratch bytes with which the kernels of an instruction set run a depthwise convolution faster; none if they do not.
-pub fn depthwise_ring_bytes(c: &op::Conv, bits: u8, isa: Isa) -> Option<usize> {
-    let _ = (c, bits, isa);
-    None
-}
-
-fn is_pointwise(c: &op::Conv) -> bool {
-    let unit = [c.kernel_h, c.kernel_w, c.stride_h, c.stride_w] == [1; 4] && [c.pad_top, c.pad_left] == [0; 2];
-    unit && [c.in_h, c.in_w] == [c.out_h, c.out_w]
-}
-
-/// Channels accumulated together.
-const LANES: usize = 32;
-
-/// Channel `k` of the output depends on channel `k` of the input alone. Apart, a block of channels is accumulated together; in place,
-/// each channel is copied to `scratch` first: output pixel `i` then overwrites channel `k` of input pixel `i`, which nobody reads again.
-pub(super) fn depthwise<W: Weights>(
-    c: &op::Conv,
-    memory: Memory<'_>,
-    weights: W,
-    stage: &Stage<'_>,
-    scratch: &mut [i8],
-) {
-    let (rows, columns) = axes(c);
-    let channels = (c.out_c as usize).max(1);
-    let out_w = (c.out_w as usize).max(1);
-    let pixels = c.out_h as usize * c.out_w as usize;
-    match memory {
-        Memory::Apart(input, output) => {
-            for (pixel, out) in output.chunks_exact_mut(channels).enumerate() {
-                let (row_taps, top) = rows.taps(pixel / out_w);
-                let (column_taps, left) = columns.taps(pixel % out_w);
-                for (block, out) in out.chunks_mut(LANES).enumerate() {
-                    let first = block * LANES;
-                    let mut acc = [0; LANES];
-                    for (i, ky) in row_taps.clone().enumerate() {
-                        for (j, kx) in column_taps.clone().enumerate() {
-                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
-                            let start = at * channels + first;
-                            let run = input.get(start..start + out.len()).unwrap_or(&[]);
-                            let tap = (ky * columns.kernel + kx) * channels + first;
-                            weights.accumulate(tap, run, stage.in_zero_point, &mut acc);
-                        }
-                    }
-                    for (i, (out, acc)) in out.iter_mut().zip(acc).enumerate() {
-                        let (bias, multiplier, shift) = stage.channels.get(first + i);
-                        *out = stage.output.stage(acc.wrapping_add(bias), multiplier, shift);
-                    }
-                }
-            }
-        }
-        Memory::InPlace(data) if is_pointwise(c) => {
-            for pixel in data.chunks_exact_mut(channels) {
-                for (i, q) in pixel.iter_mut().enumerate() {
-                    let (bias, multiplier, shift) = stage.channels.get(i);
-                    let acc = bias.wrapping_add(weights.dot(i, &[*q], stage.in_zero_point));
-                    *q = stage.output.stage(acc, multiplier, shift);
-                }
-            }
-        }
-        Memory::InPlace(data) => {
-            for channel in 0..channels {
-                let (bias, multiplier, shift) = stage.channels.get(channel);
-                for (copy, pixel) in scratch.iter_mut().zip(data.chunks_exact(channels)) {
-                    *copy = pixel.get(channel).copied().unwrap_or(0);
-                }
-                for (pixel, out) in data.chunks_exact_mut(channels).take(pixels).enumerate() {
-                    let (row_taps, top) = rows.taps(pixel / out_w);
-                    let (column_taps, left) = columns.taps(pixel % out_w);
-                    let mut acc = bias;
-                    for (i, ky) in row_taps.enumerate() {
-                        for (j, kx) in column_taps.clone().enumerate() {
-                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
-                            let tap = (ky * columns.kernel + kx) * channels + channel;
-                            let run = scratch.get(at..at + 1).unwrap_or(&[]);
-                            acc = acc.wrapping_add(weights.dot(tap, run, stage.in_zero_point));
-                        }
-                    }
-                    if let Some(out) = out.get_mut(channel) {
-                        *out = stage.output.stage(acc, multiplier, shift);
-                    }
-                }
-            }
         }
     }
 }

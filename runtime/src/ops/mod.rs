@@ -5,6 +5,7 @@
 
 mod arrange;
 mod conv;
+mod depthwise;
 mod elementwise;
 mod linear;
 mod matrix;
@@ -19,7 +20,7 @@ use crate::isa::Isa;
 use crate::kernels::Output;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::model::Model;
-pub use conv::depthwise_scratch_bytes;
+pub use depthwise::depthwise_scratch_bytes;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
@@ -116,10 +117,15 @@ pub fn scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool) -> usize {
 /// As [`scratch_bytes`], with what the kernels of an instruction set want beyond it; with less they leave the record to the generic ones.
 pub fn wanted_scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool, isa: Isa) -> usize {
     let wanted = match op {
-        Op::Depthwise(c) => conv::depthwise_ring_bytes(c, weights.bits, isa).unwrap_or(0),
+        Op::Depthwise(c) => depthwise::wanted_bytes(c, weights.bits, isa).unwrap_or(0),
         _ => 0,
     };
     wanted.max(scratch_bytes(op, weights, in_place))
+}
+
+/// Whether the kernels of an instruction set run a depthwise convolution in place as fast as apart.
+pub fn depthwise_runs_in_place(c: &op::Conv, weights: &Constant, isa: Isa) -> bool {
+    depthwise::wanted_bytes(c, weights.bits, isa).is_some() && depthwise::runs_in_place(c)
 }
 
 /// Rows and columns of the weight matrix of a record.
@@ -173,8 +179,8 @@ pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8])
             let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
             let stage = Stage::of(model, c);
             match weights(model, c.weights) {
-                Either::Bytes(w) => conv::depthwise(c, memory, w, &stage, scratch),
-                Either::Packed(w) => conv::depthwise(c, memory, w, &stage, scratch),
+                Either::Bytes(w) => depthwise::depthwise(c, memory, w, 8, &stage, scratch),
+                Either::Packed(w) => depthwise::depthwise(c, memory, w, w.bits, &stage, scratch),
             }
         }
         Op::Linear(l) => {
