@@ -88,6 +88,7 @@ pub fn build_firmware(
     cargo
         .current_dir(root().join("firmware"))
         .args(["build", "--release", "--quiet", "--locked", "--bin", "infer", "--target", machine.target])
+        .args(machine.feature.map(|feature| ["--features", feature]).into_iter().flatten())
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("PITH_BOARD", machine.board)
         .env("PITH_MODEL", absolute(&model_path)?)

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
-//! The input's zero point is folded into the bias: `acc = bias + sum (q + offset) * w` over **all** taps, where a tap outside of
-//! the input reads the zero point and `offset` is [`Layout::input_offset`]. That equals the row-major meaning, since sums wrap.
+//! The input's zero point is folded into the bias: `acc = bias + sum q * w` over **all** taps, where a tap outside of the input reads the
+//! zero point. That equals the row-major meaning, since sums wrap.
 
 use crate::fixed::SHIFT_RANGE;
 
@@ -25,15 +25,11 @@ pub enum Layout {
     Quads,
     /// Four rows by sixteen `k`: one vector register of Helium.
     Rows,
-    /// Sixteen rows by four `k`, for inputs `q + 128`: one VPDPBUSD of AVX-512.
-    Lanes,
-    /// As [`Layout::Lanes`] for signed inputs: SDOT of Arm, TDPBSSD of AMX.
-    SignedLanes,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Layout; 5] = [Layout::Pairs, Layout::Quads, Layout::Rows, Layout::Lanes, Layout::SignedLanes];
+    pub const ALL: [Layout; 3] = [Layout::Pairs, Layout::Quads, Layout::Rows];
 
     /// The code in a constant's record; 0 is row-major.
     pub const fn code(self) -> u8 {
@@ -41,8 +37,6 @@ impl Layout {
             Layout::Pairs => 1,
             Layout::Quads => 2,
             Layout::Rows => 3,
-            Layout::Lanes => 4,
-            Layout::SignedLanes => 5,
         }
     }
 
@@ -56,7 +50,6 @@ impl Layout {
         match self {
             Layout::Pairs => 2,
             Layout::Quads | Layout::Rows => 4,
-            Layout::Lanes | Layout::SignedLanes => 16,
         }
     }
 
@@ -72,11 +65,6 @@ impl Layout {
     /// Whether weights of so many bits can be laid out so.
     pub const fn holds(self, bits: u8) -> bool {
         matches!((self, bits), (_, 8) | (Layout::Pairs, 2 | 4))
-    }
-
-    /// What a kernel adds to every input.
-    pub const fn input_offset(self) -> i32 {
-        if matches!(self, Layout::Lanes) { 128 } else { 0 }
     }
 
     /// `k` with its padding.
@@ -277,7 +265,7 @@ pub fn emit(
                     *to |= encode(layout, bits, w) << bit;
                 }
             }
-            let folded = bias.wrapping_sub(zero_point.wrapping_add(layout.input_offset()).wrapping_mul(sum));
+            let folded = bias.wrapping_sub(zero_point.wrapping_mul(sum));
             let mut write = |at: usize, bytes: &[u8]| {
                 if let Some(to) = block.get_mut(at..at + bytes.len()) {
                     to.copy_from_slice(bytes);
@@ -310,7 +298,7 @@ mod tests {
                         let read: Vec<i32> = (0..blocks.padded_k()).map(|k| blocks.weight(row, k)).collect();
                         let expected = |c: usize| if c < k { value(row, c) as i32 } else { 0 };
                         assert!(read.iter().enumerate().all(|(c, &w)| w == expected(c)), "{layout:?} {bits} {n} {k}");
-                        let bias = row as i32 - (3 + layout.input_offset()) * read.iter().sum::<i32>();
+                        let bias = row as i32 - 3 * read.iter().sum::<i32>();
                         assert_eq!(blocks.stage(row), (bias, 7, 40));
                     }
                     assert!(blocks.rescales_by_high_word(-128));

@@ -6,7 +6,8 @@
 //! hostile models; the host keeps real ones far from it.
 
 use super::patch::{Patches, pair_index, pair_shift};
-use super::{DepthwiseRow, Output};
+use super::{DepthwiseRow, Memory, Output, Sum};
+use crate::fixed::saturate;
 use crate::format::blocks::Blocks;
 
 /// Weights of one constant, read by element index.
@@ -182,5 +183,40 @@ pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
                 }
             }
         }
+    }
+}
+
+/// Elements of two dense tensors, see [`Sum`].
+#[inline(always)]
+pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+    let one = |lhs: i8, rhs: i8| {
+        let (lhs, rhs) = (lhs as i32, rhs as i32);
+        let acc = lhs.wrapping_mul(sum.lhs_multiplier).wrapping_add(rhs.wrapping_mul(sum.rhs_multiplier));
+        let q = acc.wrapping_add(sum.constant) >> sum.shift;
+        saturate(q, sum.to.zero_point, sum.to.min, sum.to.max)
+    };
+    match memory {
+        Memory::InPlace(data) => data.iter_mut().zip(rhs).for_each(|(out, &rhs)| *out = one(*out, rhs)),
+        Memory::Apart(lhs, output) => {
+            output.iter_mut().zip(lhs.iter().zip(rhs)).for_each(|(out, (&lhs, &rhs))| *out = one(lhs, rhs));
+        }
+    }
+}
+
+/// `out[i] = max(out[i], input[row * step + i])` over `rows` rows.
+#[inline(always)]
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    for row in 0..rows {
+        let row = input.get(row * step..).unwrap_or(&[]);
+        out.iter_mut().zip(row).for_each(|(out, &q)| *out = (*out).max(q));
+    }
+}
+
+/// `acc[i] += input[row * step + i]` over `rows` rows, wrapping.
+#[inline(always)]
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    for row in 0..rows {
+        let row = input.get(row * step..).unwrap_or(&[]);
+        acc.iter_mut().zip(row).for_each(|(acc, &q)| *acc = acc.wrapping_add(q as i32));
     }
 }

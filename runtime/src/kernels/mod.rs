@@ -7,6 +7,50 @@ pub mod generic;
 pub mod patch;
 
 use crate::fixed::{requantize, saturate};
+use crate::format::op;
+
+/// Memory of an operator that may work in place.
+#[derive(Debug)]
+pub enum Memory<'a> {
+    /// Output memory that holds the input.
+    InPlace(&'a mut [i8]),
+    /// Input and output apart.
+    Apart(&'a [i8], &'a mut [i8]),
+}
+
+impl<'a> Memory<'a> {
+    /// What is read.
+    #[inline(always)]
+    pub fn input(&self) -> &[i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(input, _) => input,
+        }
+    }
+
+    /// What is written.
+    #[inline(always)]
+    pub fn output(&mut self) -> &mut [i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(_, output) => output,
+        }
+    }
+
+    /// Output memory that holds the input, copied if it was apart.
+    pub fn in_place(self) -> &'a mut [i8] {
+        match self {
+            Memory::InPlace(data) => data,
+            Memory::Apart(input, output) => {
+                let len = input.len().min(output.len());
+                if let (Some(to), Some(from)) = (output.get_mut(..len), input.get(..len)) {
+                    to.copy_from_slice(from);
+                }
+                output
+            }
+        }
+    }
+}
 
 /// Zero point and bounds of an output.
 #[derive(Clone, Copy, Debug)]
@@ -67,4 +111,48 @@ pub struct DepthwiseRow<'a> {
 /// See [`generic::depthwise_row`].
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
     generic::depthwise_row(row);
+}
+
+/// An addition with everything that is constant taken together:
+/// `saturate((lhs * lhs_multiplier + rhs * rhs_multiplier + constant) >> shift)`, wrapping, which is [`crate::fixed::rescale_sum`] of the differences to
+/// the zero points.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum {
+    /// Factor of the left operand.
+    pub lhs_multiplier: i32,
+    /// Factor of the right operand.
+    pub rhs_multiplier: i32,
+    /// Zero points and rounding.
+    pub constant: i32,
+    /// 1 to 30.
+    pub shift: u32,
+    /// Zero point and bounds.
+    pub to: Output,
+}
+
+impl Sum {
+    /// Of a record, with the zero points of both operands.
+    pub fn new(b: &op::Binary, lhs_zero_point: i32, rhs_zero_point: i32, zero_point: i32) -> Sum {
+        let shift = b.shift.clamp(1, 30) as u32;
+        let constant = (1i32 << (shift - 1))
+            .wrapping_sub(lhs_zero_point.wrapping_mul(b.lhs_multiplier))
+            .wrapping_sub(rhs_zero_point.wrapping_mul(b.rhs_multiplier));
+        let to = Output { zero_point, min: b.act_min, max: b.act_max };
+        Sum { lhs_multiplier: b.lhs_multiplier, rhs_multiplier: b.rhs_multiplier, constant, shift, to }
+    }
+}
+
+/// See [`generic::add`].
+pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+    generic::add(sum, memory, rhs);
+}
+
+/// See [`generic::max_rows`].
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    generic::max_rows(input, step, rows, out);
+}
+
+/// See [`generic::sum_rows`].
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    generic::sum_rows(input, step, rows, acc);
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
 //! | `Quads` | i32 | one | `q` |
-//! | others | i8 | one after another | `q` |
+//! | `Rows` | i8 | one after another | `q` |
 //!
 //! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
 
@@ -16,7 +16,7 @@ use crate::format::blocks::{Blocks, Layout};
 pub const fn pixels(layout: Layout) -> usize {
     match layout {
         Layout::Pairs | Layout::Rows => 3,
-        _ => 1,
+        Layout::Quads => 1,
     }
 }
 
@@ -25,7 +25,7 @@ pub const fn element_bytes(layout: Layout) -> usize {
     match layout {
         Layout::Pairs => 2,
         Layout::Quads => 4,
-        _ => 1,
+        Layout::Rows => 1,
     }
 }
 
@@ -118,7 +118,7 @@ impl<'s> Patches<'s> {
                 }
                 self.sums[0] += sum;
             }
-            _ => {
+            Layout::Rows => {
                 if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
                 {
                     to.copy_from_slice(run);
@@ -139,10 +139,7 @@ impl<'s> Patches<'s> {
                 let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 words.get(k).copied().unwrap_or(0)
             }
-            _ => {
-                let q = self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0);
-                q as i32 + self.layout.input_offset()
-            }
+            Layout::Rows => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
         }
     }
 

@@ -5,12 +5,12 @@
 //! nor the difference between in place and apart. On cores with the DSP extension a filter of 3x3 works on planes instead: four channels
 //! at a time are copied apart, so that neighbours in a row can be multiplied in pairs.
 
+use super::Stage;
 use super::conv::axes;
-use super::{Memory, Stage};
 use crate::format::op;
 use crate::isa::Isa;
 use crate::kernels::generic::Weights;
-use crate::kernels::{self, DepthwiseRow};
+use crate::kernels::{self, DepthwiseRow, Memory};
 
 /// Weights in the file: of 8 bits, or narrower and expanded into scratch memory.
 pub(super) fn depthwise<W: Weights>(

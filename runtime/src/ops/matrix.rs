@@ -8,11 +8,10 @@
 //! written ([`runs_in_place`]). A kernel of one tap has no border and no ring: a pixel is read into its patch before anything behind it
 //! is written.
 
-use super::Memory;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
-use crate::kernels::Output;
 use crate::kernels::patch::{self, Patches};
+use crate::kernels::{Memory, Output};
 
 /// Scratch memory of a convolution in blocks, in this order.
 struct Scratch {

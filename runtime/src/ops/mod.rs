@@ -17,8 +17,8 @@ use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op};
 use crate::format::tensor::{Constant, Tensor};
 use crate::isa::Isa;
-use crate::kernels::Output;
 use crate::kernels::generic::{Bytes, Packed};
+use crate::kernels::{Memory, Output};
 use crate::model::Model;
 pub use depthwise::depthwise_scratch_bytes;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
@@ -48,46 +48,6 @@ impl<'a> Channels<'a> {
         match (self.bias.get(i), self.multiplier.get(i), self.shift.get(i)) {
             (Some(&bias), Some(&multiplier), Some(&shift)) => (bias, multiplier, shift),
             _ => (0, 0, 1),
-        }
-    }
-}
-
-/// Memory of an operator that may work in place.
-enum Memory<'a> {
-    /// Output memory that holds the input.
-    InPlace(&'a mut [i8]),
-    /// Input and output apart.
-    Apart(&'a [i8], &'a mut [i8]),
-}
-
-impl<'a> Memory<'a> {
-    /// What is read.
-    fn input(&self) -> &[i8] {
-        match self {
-            Memory::InPlace(data) => data,
-            Memory::Apart(input, _) => input,
-        }
-    }
-
-    /// What is written.
-    fn output(&mut self) -> &mut [i8] {
-        match self {
-            Memory::InPlace(data) => data,
-            Memory::Apart(_, output) => output,
-        }
-    }
-
-    /// Output memory that holds the input, copied if it was apart.
-    fn in_place(self) -> &'a mut [i8] {
-        match self {
-            Memory::InPlace(data) => data,
-            Memory::Apart(input, output) => {
-                let len = input.len().min(output.len());
-                if let (Some(to), Some(from)) = (output.get_mut(..len), input.get(..len)) {
-                    to.copy_from_slice(from);
-                }
-                output
-            }
         }
     }
 }

@@ -1,22 +1,27 @@
 //! Pooling windows and means.
 
 use super::Channels;
+use super::conv::Axis;
 use crate::format::op;
-use crate::kernels::Output;
+use crate::kernels::{self, Output};
 
-/// Calls `f` with the input index (of channel 0) of every position of the window of output pixel `(y, x)` that lies inside.
+/// Calls `f` with the runs of the window of output pixel `(y, x)` that lie inside of the input, one per kernel row: index (of channel 0) of the
+/// first position, and how many follow `dilation_w * c` apart.
 #[inline(always)]
-fn for_each_inside(p: &op::Pool, y: usize, x: usize, mut f: impl FnMut(usize)) {
-    for ky in 0..p.kernel_h as usize {
-        let row = y * p.stride_h as usize + ky * p.dilation_h as usize;
-        let Some(row) = row.checked_sub(p.pad_top as usize).filter(|&row| row < p.in_h as usize) else { continue };
-        for kx in 0..p.kernel_w as usize {
-            let column = x * p.stride_w as usize + kx * p.dilation_w as usize;
-            match column.checked_sub(p.pad_left as usize) {
-                Some(column) if column < p.in_w as usize => f((row * p.in_w as usize + column) * p.c as usize),
-                _ => {}
-            }
-        }
+fn for_each_run(p: &op::Pool, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
+    let axis = |kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16| Axis {
+        kernel: kernel.into(),
+        stride: stride.into(),
+        dilation: dilation.into(),
+        pad: pad.into(),
+        input: input.into(),
+    };
+    let rows = axis(p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.in_h);
+    let columns = axis(p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.in_w);
+    let (row_taps, top) = rows.taps(y);
+    let (column_taps, left) = columns.taps(x);
+    for i in 0..row_taps.len() {
+        f(((top + i * rows.dilation) * columns.input + left) * p.c as usize, column_taps.len());
     }
 }
 
@@ -30,9 +35,8 @@ fn pixels<'a>(p: &op::Pool, output: &'a mut [i8]) -> impl Iterator<Item = (usize
 pub(super) fn max(p: &op::Pool, input: &[i8], output: &mut [i8]) {
     for (y, x, out) in pixels(p, output) {
         out.fill(i8::MIN);
-        for_each_inside(p, y, x, |start| {
-            let pixel = input.get(start..start + p.c as usize).unwrap_or(&[]);
-            out.iter_mut().zip(pixel).for_each(|(out, &q)| *out = (*out).max(q));
+        for_each_run(p, y, x, |start, count| {
+            kernels::max_rows(input.get(start..).unwrap_or(&[]), p.dilation_w as usize * p.c as usize, count, out);
         });
         out.iter_mut().for_each(|q| *q = (*q).clamp(p.act_min, p.act_max));
     }
@@ -54,15 +58,16 @@ pub(super) fn average(
         for (block, out) in out.chunks_mut(LANES).enumerate() {
             let mut acc = [0i32; LANES];
             let mut count = 0usize;
-            for_each_inside(p, y, x, |start| {
-                let start = start + block * LANES;
-                let pixel = input.get(start..start + out.len()).unwrap_or(&[]);
-                acc.iter_mut().zip(pixel).for_each(|(acc, &q)| *acc += q as i32 - zero_point);
-                count += 1;
+            let lanes = acc.get_mut(..out.len()).unwrap_or(&mut []);
+            for_each_run(p, y, x, |start, run| {
+                let input = input.get(start + block * LANES..).unwrap_or(&[]);
+                kernels::sum_rows(input, p.dilation_w as usize * p.c as usize, run, lanes);
+                count += run;
             });
             let entry = if channels.shift.len() == 1 { 0 } else { count.saturating_sub(1) };
             let (_, multiplier, shift) = channels.get(entry);
-            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = to.stage(acc, multiplier, shift));
+            let zero = zero_point.wrapping_mul(count as i32);
+            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = to.stage(acc.wrapping_sub(zero), multiplier, shift));
         }
     }
 }
@@ -73,11 +78,11 @@ pub(super) fn mean(m: &op::Mean, input: &[i8], zero_point: i32, to: Output, outp
     for (map, out) in input.chunks_exact((reduce * inner).max(1)).zip(output.chunks_exact_mut(inner)) {
         for (block, out) in out.chunks_mut(LANES).enumerate() {
             let mut acc = [0i32; LANES];
-            for row in map.chunks_exact(inner) {
-                let row = row.get(block * LANES..).unwrap_or(&[]);
-                acc.iter_mut().zip(row).for_each(|(acc, &q)| *acc += q as i32 - zero_point);
-            }
-            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = to.stage(acc, m.multiplier, m.shift as u8));
+            let lanes = acc.get_mut(..out.len()).unwrap_or(&mut []);
+            kernels::sum_rows(map.get(block * LANES..).unwrap_or(&[]), inner, reduce, lanes);
+            let zero = zero_point.wrapping_mul(reduce as i32);
+            let stage = |acc: i32| to.stage(acc.wrapping_sub(zero), m.multiplier, m.shift as u8);
+            out.iter_mut().zip(acc).for_each(|(out, acc)| *out = stage(acc));
         }
     }
 }

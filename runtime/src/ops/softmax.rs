@@ -1,7 +1,7 @@
 //! Softmax in integers.
 
-use super::Memory;
 use crate::format::op;
+use crate::kernels::Memory;
 
 /// `e = table[max - q]`, `q = floor((512 e + sum) / (2 sum)) - 128`, at most 127. The sum is at least `table[0]` and below 2^31.
 pub(super) fn softmax(s: &op::Softmax, table: &[u16], memory: Memory<'_>) {
