@@ -2,5 +2,6 @@
 
 mod damage;
 mod golden;
+mod lanes;
 mod model;
 mod reference;

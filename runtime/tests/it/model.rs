@@ -6,6 +6,7 @@ use pith::format::header::Header;
 use pith::format::op::{ConcatInput, Head, Op};
 use pith::format::tensor::{Constant, Port, Tensor};
 use pith::format::{ALIGN, MAGIC, NONE, VERSION};
+use pith::{Engine, Isa, Model};
 
 /// A model under construction. Tensors are placed one after another; nothing is reused.
 #[derive(Clone, Default)]
@@ -230,4 +231,34 @@ impl Random {
         let limit = 1i64 << (bits - 1);
         self.within(-limit, limit - 1) as i8
     }
+}
+
+/// The first output of a model for its inputs, the same from the generic kernels and from every instruction set of this machine; memory beyond arena
+/// and workspace must stay as it was.
+pub fn run_everywhere(b: &Builder, inputs: &[Vec<i8>]) -> Vec<i8> {
+    const GUARD: u8 = 0xA5;
+    let mut file = Memory::of(&b.finish());
+    let model = Model::parse(file.bytes()).expect("a valid model");
+    let needed = model.arena_bytes();
+    let run = |engine: &mut Engine<'_, '_>| {
+        for (i, x) in inputs.iter().enumerate() {
+            engine.input(i).copy_from_slice(x);
+        }
+        engine.run();
+        engine.output(0).to_vec()
+    };
+    let mut arena = Memory::new(needed + 64, GUARD);
+    let output = run(&mut Engine::new(&model, arena.bytes()).unwrap());
+    assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "memory beyond the arena was written");
+    for isa in Isa::available() {
+        let bytes = Engine::workspace_bytes(&model, isa);
+        let mut arena = Memory::new(needed + 64, GUARD);
+        let mut workspace = Memory::new(bytes + 64, GUARD);
+        let engine = Engine::with_workspace(&model, arena.bytes(), isa, &mut workspace.bytes()[..bytes]);
+        let got = run(&mut engine.unwrap());
+        assert_eq!(got, output, "{isa:?}");
+        assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the arena");
+        assert!(workspace.bytes()[bytes..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the workspace");
+    }
+    output
 }

@@ -1,11 +1,11 @@
 //! Every operator against the sentence that defines it in FORMAT.md, computed in 128-bit integers by index loops that share nothing
 //! with the runtime: random shapes, odd lengths, extreme values, all weight widths, in place and apart.
 
-use crate::model::{Builder, Memory, Random};
+use crate::model::{Builder, Random, run_everywhere};
 use pith::format::NONE;
 use pith::format::blocks::Layout;
 use pith::format::op::{self, Op};
-use pith::{Engine, Model, ops};
+use pith::ops;
 
 /// Rounds per operator.
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 300 };
@@ -42,22 +42,6 @@ fn entries(r: &mut Random, n: usize) -> Vec<(i32, i32, u8)> {
 
 fn fill(r: &mut Random, n: usize) -> Vec<i8> {
     (0..n).map(|_| r.s8()).collect()
-}
-
-/// Runs the model on its inputs; memory beyond the arena must stay as it was.
-fn run(b: &Builder, inputs: &[Vec<i8>]) -> Vec<i8> {
-    let mut file = Memory::of(&b.finish());
-    let model = Model::parse(file.bytes()).expect("a valid model");
-    let needed = model.arena_bytes();
-    let mut arena = Memory::new(needed + 64, 0xA5);
-    let mut engine = Engine::new(&model, arena.bytes()).unwrap();
-    for (i, x) in inputs.iter().enumerate() {
-        engine.input(i).copy_from_slice(x);
-    }
-    engine.run();
-    let output = engine.output(0).to_vec();
-    assert!(arena.bytes()[needed..].iter().all(|&v| v == 0xA5), "memory beyond the arena was written");
-    output
 }
 
 struct Window {
@@ -164,7 +148,11 @@ fn conv_and_depthwise() {
             let scratch = if in_place { c.in_h as u32 * c.in_w as u32 } else { 0 };
             b.op_with_scratch(if depthwise { Op::Depthwise(record) } else { Op::Conv(record) }, scratch);
             (b.inputs, b.outputs) = (vec![x], vec![y]);
-            assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}, in place {in_place}: {c:?}");
+            assert_eq!(
+                run_everywhere(&b, std::slice::from_ref(&input)),
+                expected,
+                "round {round}, in place {in_place}: {c:?}"
+            );
         }
         if depthwise || !ops::conv_fits(&c) || !(-128..=127).contains(&zero) {
             continue;
@@ -184,7 +172,7 @@ fn conv_and_depthwise() {
                 let scratch = ops::scratch_bytes(&record, &b.record(w), in_place);
                 b.op_with_scratch(record, scratch as u32);
                 (b.inputs, b.outputs) = (vec![x], vec![y]);
-                let got = run(&b, std::slice::from_ref(&input));
+                let got = run_everywhere(&b, std::slice::from_ref(&input));
                 assert_eq!(got, expected, "round {round}, {layout:?}, in place {in_place}: {c:?}");
             }
         }
@@ -241,7 +229,7 @@ fn conv_transpose() {
         let (w, ch) = (b.weights(&weights, bits), b.channels(&channels));
         b.op(Op::ConvTranspose(op::Conv { input: x, output: y, weights: w, channels: ch, ..c }));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, &[input]), expected, "round {round}: {c:?}");
+        assert_eq!(run_everywhere(&b, &[input]), expected, "round {round}: {c:?}");
     }
 }
 
@@ -284,7 +272,7 @@ fn linear_with_wrapping_sums() {
         };
         b.op(Op::Linear(l));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}");
+        assert_eq!(run_everywhere(&b, std::slice::from_ref(&input)), expected, "round {round}");
         for layout in Layout::ALL.into_iter().filter(|layout| layout.holds(bits)) {
             let mut b = Builder::default();
             let (x, y) = (b.tensor(&[rows, k], zero), b.tensor(&[rows, n], out_zero));
@@ -294,7 +282,7 @@ fn linear_with_wrapping_sums() {
             let scratch = ops::scratch_bytes(&record, &b.record(weights), false);
             b.op_with_scratch(record, scratch as u32);
             (b.inputs, b.outputs) = (vec![x], vec![y]);
-            assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "round {round}, {layout:?}");
+            assert_eq!(run_everywhere(&b, std::slice::from_ref(&input)), expected, "round {round}, {layout:?}");
         }
     }
 }
@@ -372,7 +360,7 @@ fn add_and_mul_with_broadcasting() {
         b.inputs = if constant { vec![x] } else { vec![x, z] };
         b.outputs = vec![y];
         let inputs = if constant { vec![lhs] } else { vec![lhs, rhs] };
-        assert_eq!(run(&b, &inputs), expected, "round {round}: {record:?}");
+        assert_eq!(run_everywhere(&b, &inputs), expected, "round {round}: {record:?}");
     }
 }
 
@@ -390,7 +378,7 @@ fn tables_slopes_and_softmax() {
             let y = if in_place { b.tensor_at(&[rows, c], out_zero, 0) } else { b.tensor(&[rows, c], out_zero) };
             make(&mut b, x, y);
             (b.inputs, b.outputs) = (vec![x], vec![y]);
-            run(&b, std::slice::from_ref(&input))
+            run_everywhere(&b, std::slice::from_ref(&input))
         };
 
         let table = fill(&mut r, 256);
@@ -501,7 +489,7 @@ fn pools_and_means() {
         };
         b.op(if average { Op::AveragePool(record) } else { Op::MaxPool(record) });
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, &[input]), expected, "round {round}: {record:?}");
+        assert_eq!(run_everywhere(&b, &[input]), expected, "round {round}: {record:?}");
 
         let [outer, reduce, inner] = [1 + r.below(3), 1 + r.below(9), 1 + r.below(40)];
         let (_, m, shift) = entries(&mut r, 1)[0];
@@ -517,7 +505,7 @@ fn pools_and_means() {
         let [outer, reduce, inner] = [outer, reduce, inner].map(|n| n as u32);
         b.op(Op::Mean(op::Mean { input: x, output: y, outer, reduce, inner, multiplier: m, shift: shift as u32 }));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, &[input]), expected, "mean, round {round}");
+        assert_eq!(run_everywhere(&b, &[input]), expected, "mean, round {round}");
     }
 }
 
@@ -548,7 +536,7 @@ fn moves_and_resizes() {
         let (in_dims, out_dims, before) = (six(&dims, 1), six(&out, 1), six(&before, 0));
         b.op(Op::Pad(op::Pad { input: x, output: y, in_dims, out_dims, before, value, reserved: [0; 3] }));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "pad, round {round}");
+        assert_eq!(run_everywhere(&b, std::slice::from_ref(&input)), expected, "pad, round {round}");
 
         // A transpose that runs backwards along its last axis.
         let strides = [dims[1] * dims[2], dims[2], 1];
@@ -573,7 +561,7 @@ fn moves_and_resizes() {
             op::Rearrange { input: x, output: y, dims: six(&shape, 1), strides: record_strides, offset: offset as u32 };
         b.op(Op::Rearrange(record));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "rearrange, round {round}");
+        assert_eq!(run_everywhere(&b, std::slice::from_ref(&input)), expected, "rearrange, round {round}");
 
         // Concat of two, the second rescaled.
         let (outer, a_inner, b_inner) = (1 + r.below(3), 1 + r.below(5), 1 + r.below(5));
@@ -599,7 +587,7 @@ fn moves_and_resizes() {
         };
         b.concat(y, outer as u32, &[part(p, a_inner, 0, 1), part(q, b_inner, m, shift)]);
         (b.inputs, b.outputs) = (vec![p, q], vec![y]);
-        assert_eq!(run(&b, &[first, second]), expected, "concat, round {round}");
+        assert_eq!(run_everywhere(&b, &[first, second]), expected, "concat, round {round}");
 
         // Interpolation with random taps.
         let [h, w, c] = [dims[0], dims[1], dims[2]];
@@ -634,7 +622,7 @@ fn moves_and_resizes() {
             let record = op::Resize { input: x, output: y, rows, columns, in_h, in_w, c, out_h, out_w, reserved: 0 };
             b.op(if bilinear { Op::ResizeBilinear(record) } else { Op::ResizeNearest(record) });
             (b.inputs, b.outputs) = (vec![x], vec![y]);
-            assert_eq!(run(&b, std::slice::from_ref(&input)), expected, "resize, round {round}");
+            assert_eq!(run_everywhere(&b, std::slice::from_ref(&input)), expected, "resize, round {round}");
         }
     }
 }
