@@ -300,7 +300,7 @@ impl Step {
             let (bias, multiplier, shift) = source.stage(channel);
             let offset = source.zero_point.wrapping_add(shape.offset);
             let words = stage_words(bias.wrapping_sub(offset.wrapping_mul(sum)), multiplier, shift, zero_out)?;
-            doubles |= words[4] != 0;
+            doubles |= words[3] != 0;
             for (i, word) in words.into_iter().enumerate() {
                 to.get_mut(4 * (i * lanes + lane)..)?.get_mut(..4)?.copy_from_slice(&word.to_le_bytes());
             }

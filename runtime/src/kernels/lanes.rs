@@ -15,6 +15,8 @@
 #![allow(unsafe_code, clippy::missing_safety_doc)]
 
 use super::{Memory, Output, Sum};
+use crate::format::op;
+use crate::ops::Axis;
 
 /// Bytes behind a map that kernels may read.
 pub const SLACK: usize = 256;
@@ -64,7 +66,7 @@ pub unsafe trait Simd: Copy {
     unsafe fn clamp8(v: Self::V, min: i8, max: i8) -> Self::V;
 }
 
-/// How a set wants maps and packed weights; what the host side of [`crate::workspace`] needs to know.
+/// How a set wants maps and packed weights; what packing weights needs to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// See [`Simd::LANES`].
@@ -144,14 +146,14 @@ pub struct Table {
     pub depthwise: fn(&mut Depthwise<'_>, Shape) -> bool,
     /// See [`super::generic::add`].
     pub add: fn(&Sum, Memory<'_>, &[i8]),
-    /// See [`super::generic::max_rows`].
-    pub max_rows: fn(&[i8], usize, usize, &mut [i8]),
-    /// See [`super::generic::sum_rows`].
+    /// See [`max_pool`].
+    pub max_pool: fn(&op::Pool, &[i8], &mut [i8]),
+    /// See [`sum_rows`].
     pub sum_rows: fn(&[i8], usize, usize, &mut [i32]),
 }
 
-/// Words of a channel's output stage: bias, multiplier, addend, shift, doublings; each an array over the channels.
-pub const STAGE_WORDS: usize = 5;
+/// Words of a channel's output stage: bias, multiplier, shift (of the high word), doublings; each an array over the channels.
+pub const STAGE_WORDS: usize = 4;
 
 /// What the output stage of a channel becomes; none if the high word does not give it.
 pub fn stage_words(bias: i32, multiplier: i32, shift: u8, zero_point: i32) -> Option<[i32; STAGE_WORDS]> {
@@ -162,7 +164,6 @@ pub fn stage_words(bias: i32, multiplier: i32, shift: u8, zero_point: i32) -> Op
     (doublings <= 8 && (doublings == 0 || large) && addend.unsigned_abs() < 1 << 30).then_some([
         bias,
         multiplier,
-        addend as i32,
         shift - 32,
         doublings,
     ])
@@ -293,6 +294,7 @@ pub(super) struct Stage<S: Simd> {
     multiplier: S::V,
     addend: S::V,
     shift: S::V,
+    /// Zero where nothing is doubled.
     doublings: S::V,
 }
 
@@ -305,12 +307,13 @@ pub(super) unsafe fn load_stages<S: Simd, const N: usize>(
     at: *const u8,
     step: usize,
     channels: usize,
+    zero_point: i32,
 ) -> [Stage<S>; N] {
     // SAFETY: by this function's contract.
     unsafe {
-        let mut stages = [Stage::load(at, channels); N];
+        let mut stages = [Stage::load(at, channels, zero_point); N];
         for (i, stage) in stages.iter_mut().enumerate() {
-            *stage = Stage::load(at.add(i * step), channels);
+            *stage = Stage::load(at.add(i * step), channels, zero_point);
         }
         stages
     }
@@ -320,16 +323,18 @@ impl<S: Simd> Stage<S> {
     /// # Safety
     /// [`STAGE_WORDS`] arrays of `channels` words lie at `at`; a vector is read of each.
     #[inline(always)]
-    pub(super) unsafe fn load(at: *const u8, channels: usize) -> Stage<S> {
+    unsafe fn load(at: *const u8, channels: usize, zero_point: i32) -> Stage<S> {
         // SAFETY: by this function's contract.
         unsafe {
             let step = 4 * channels;
+            let shift = S::load(at.add(2 * step));
+            let rounding = S::splat(2 * zero_point + 1);
             Stage {
                 bias: S::load(at),
                 multiplier: S::load(at.add(step)),
-                addend: S::load(at.add(2 * step)),
-                shift: S::load(at.add(3 * step)),
-                doublings: S::load(at.add(4 * step)),
+                addend: S::shl(rounding, S::add(shift, S::splat(-1))),
+                shift,
+                doublings: S::load(at.add(3 * step)),
             }
         }
     }
@@ -369,11 +374,14 @@ pub unsafe fn matrix<S: Simd, const P1: usize, const P2: usize, const P4: usize>
     }
     let mut channel = 0;
     while channel < m.n {
-        // SAFETY: `fits`; `R` blocks from `channel` on are read and `R * LANES` channels written only where as many are left.
+        // SAFETY: `fits`; `R` blocks from `channel` on are read only where as many begin before `n`, and channels below `n` written.
         unsafe {
             let left = m.n - channel;
-            if m.pixels == 1 {
-                single::<S>(m, shape, channel);
+            if m.pixels == 1 && left > 3 * S::LANES {
+                single::<S, 4, 2>(m, shape, channel);
+                channel += 4 * S::LANES;
+            } else if m.pixels == 1 {
+                single::<S, 1, 8>(m, shape, channel);
                 channel += S::LANES;
             } else if left >= 4 * S::LANES {
                 column::<S, 4, P4>(m, shape, channel);
@@ -401,7 +409,7 @@ unsafe fn column<S: Simd, const R: usize, const P: usize>(m: &mut Matrix<'_>, sh
     unsafe {
         let block_bytes = shape.block_bytes(m.runs, m.run);
         let blocks = m.weights.as_ptr().add(channel / S::LANES * block_bytes);
-        let stages = load_stages::<S, R>(blocks, block_bytes, S::LANES);
+        let stages = load_stages::<S, R>(blocks, block_bytes, S::LANES, m.to.zero_point);
         let weights = blocks.add(Shape::stage_bytes(S::LANES));
         let groups = shape.groups(m.run);
         let map = m.map.as_ptr();
@@ -535,41 +543,59 @@ unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// One block of channels for one pixel: weights are read once, so they set the pace; eight sums hide the latency.
+/// `R` blocks of channels for one pixel: weights are read once, so they set the pace; eight sums hide the latency.
 ///
 /// # Safety
-/// [`Matrix::fits`], and a block begins at `channel`.
+/// [`Matrix::fits`], and `R` blocks begin at `channel`; only the last may have channels beyond `n`.
 #[inline(always)]
-unsafe fn single<S: Simd>(m: &mut Matrix<'_>, shape: Shape, channel: usize) {
+unsafe fn single<S: Simd, const R: usize, const UNROLL: usize>(m: &mut Matrix<'_>, shape: Shape, channel: usize) {
     // SAFETY: as in `column`.
     unsafe {
-        let block = m.weights.as_ptr().add(channel / S::LANES * shape.block_bytes(m.runs, m.run));
-        let stage = Stage::<S>::load(block, S::LANES);
+        let block_bytes = shape.block_bytes(m.runs, m.run);
+        let block = m.weights.as_ptr().add(channel / S::LANES * block_bytes);
+        let stages = load_stages::<S, R>(block, block_bytes, S::LANES, m.to.zero_point);
         let mut w = block.add(Shape::stage_bytes(S::LANES));
         let groups = shape.groups(m.run);
-        let mut sums = [S::splat(0); 8];
-        sums[0] = stage.bias;
+        let mut sums = [[S::splat(0); UNROLL]; R];
         for run in 0..m.runs {
             let mut at = m.map.as_ptr().add(run * m.run_step);
             let mut left = groups;
-            while left >= 8 {
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::dot(*sum, S::group(at.add(4 * j)), S::load(w.add(4 * S::LANES * j)));
+            while left >= UNROLL {
+                for j in 0..UNROLL {
+                    let activations = S::group(at.add(4 * j));
+                    for r in 0..R {
+                        let weights = S::load(w.add(r * block_bytes + 4 * S::LANES * j));
+                        sums[r][j] = S::dot(sums[r][j], activations, weights);
+                    }
                 }
-                (at, w, left) = (at.add(32), w.add(32 * S::LANES), left - 8);
+                (at, w, left) = (at.add(4 * UNROLL), w.add(4 * S::LANES * UNROLL), left - UNROLL);
             }
             while left > 0 {
-                sums[0] = S::dot(sums[0], S::group(at), S::load(w));
+                let activations = S::group(at);
+                for r in 0..R {
+                    sums[r][0] = S::dot(sums[r][0], activations, S::load(w.add(r * block_bytes)));
+                }
                 (at, w, left) = (at.add(4), w.add(4 * S::LANES), left - 1);
             }
         }
-        let [a, b, c, d, e, f, g, h] = sums;
-        let sum = S::add(S::add(S::add(a, b), S::add(c, d)), S::add(S::add(e, f), S::add(g, h)));
-        let q = stage.rescale(sum, m.doubles);
-        let mut buffer = [0u8; 64];
-        S::store(clamped::<S>(S::in_order(S::narrow([q; 4])), m.to), buffer.as_mut_ptr());
-        let len = S::LANES.min(m.n - channel);
-        core::ptr::copy_nonoverlapping(buffer.as_ptr(), m.output.as_mut_ptr().cast::<u8>().add(channel), len);
+        let mut quad = [sums[0][0]; 4];
+        for r in 0..R {
+            let mut sum = stages[r].bias;
+            for j in 0..UNROLL {
+                sum = S::add(sum, sums[r][j]);
+            }
+            quad[r] = stages[r].rescale(sum, m.doubles);
+        }
+        let bytes = clamped::<S>(S::in_order(S::narrow(quad)), m.to);
+        let out = m.output.as_mut_ptr().cast::<u8>().add(channel);
+        let len = (R * S::LANES).min(m.n - channel);
+        if len == 4 * S::LANES {
+            S::store(bytes, out);
+        } else {
+            let mut buffer = [0u8; 64];
+            S::store(bytes, buffer.as_mut_ptr());
+            copy_short(buffer.as_ptr(), out, len);
+        }
     }
 }
 
@@ -659,7 +685,7 @@ pub unsafe fn depthwise<S: Simd>(d: &mut Depthwise<'_>, shape: Shape) -> bool {
         // bytes as are left of its row, at most.
         unsafe {
             let at = d.weights.as_ptr().add(vector * vector_bytes);
-            let stages = load_stages::<S, 4>(at, 4 * S::LANES, shape.vector());
+            let stages = load_stages::<S, 4>(at, 4 * S::LANES, shape.vector(), d.to.zero_point);
             let weights = at.add(Shape::stage_bytes(shape.vector()));
             let first = vector * shape.vector();
             for y in 0..d.out_h {
@@ -826,5 +852,84 @@ impl<S: Simd> Adder<S> {
             let acc = S::add(S::add(S::madd(pairs, self.low), high), self.constant);
             S::add(S::sra(acc, self.shift), self.zero_point)
         }
+    }
+}
+
+/// See [`super::generic::sum_rows`]; sums of a block of channels stay in registers.
+#[inline(always)]
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    const BLOCK: usize = 32;
+    let mut start = 0;
+    let mut blocks = acc.chunks_exact_mut(BLOCK);
+    for block in &mut blocks {
+        let mut sums = [0i32; BLOCK];
+        for row in 0..rows {
+            let Some(row) = input.get(row * step + start..).and_then(|row| row.first_chunk::<BLOCK>()) else { break };
+            for (sum, &q) in sums.iter_mut().zip(row) {
+                *sum = sum.wrapping_add(q as i32);
+            }
+        }
+        for (acc, sum) in block.iter_mut().zip(sums) {
+            *acc = acc.wrapping_add(sum);
+        }
+        start += BLOCK;
+    }
+    super::generic::sum_rows(input.get(start..).unwrap_or(&[]), step, rows, blocks.into_remainder());
+}
+
+/// See [`crate::ops`]: a whole maximum pool. Blocks of 64, 16 and 8 channels, then single ones.
+#[inline(always)]
+pub fn max_pool(p: &op::Pool, input: &[i8], output: &mut [i8]) {
+    let channels = (p.c as usize).max(1);
+    let (rows, columns) = Axis::of_pool(p);
+    for (pixel, out) in output.chunks_exact_mut(channels).enumerate() {
+        let (row_taps, top) = rows.taps(pixel / (p.out_w as usize).max(1));
+        let (column_taps, left) = columns.taps(pixel % (p.out_w as usize).max(1));
+        let window = Window {
+            input,
+            start: (top * columns.input + left) * channels,
+            rows: row_taps.len(),
+            row_step: rows.dilation * columns.input * channels,
+            columns: column_taps.len(),
+            column_step: columns.dilation * channels,
+        };
+        let rest = window.blocks::<64>(0, out, p);
+        let rest = window.blocks::<16>(channels - rest.len(), rest, p);
+        let rest = window.blocks::<8>(channels - rest.len(), rest, p);
+        window.blocks::<1>(channels - rest.len(), rest, p);
+    }
+}
+
+/// What one pixel of a pool reads.
+struct Window<'a> {
+    input: &'a [i8],
+    start: usize,
+    rows: usize,
+    row_step: usize,
+    columns: usize,
+    column_step: usize,
+}
+
+impl Window<'_> {
+    /// Blocks of `N` channels from `first` on, as many as `out` has room for; returns the rest.
+    #[inline(always)]
+    fn blocks<'o, const N: usize>(&self, first: usize, out: &'o mut [i8], p: &op::Pool) -> &'o mut [i8] {
+        let mut blocks = out.chunks_exact_mut(N);
+        for (i, block) in (&mut blocks).enumerate() {
+            let mut largest = [i8::MIN; N];
+            for row in 0..self.rows {
+                for column in 0..self.columns {
+                    let at = self.start + row * self.row_step + column * self.column_step + first + i * N;
+                    let Some(tap) = self.input.get(at..).and_then(|tap| tap.first_chunk::<N>()) else { continue };
+                    for (largest, &q) in largest.iter_mut().zip(tap) {
+                        *largest = (*largest).max(q);
+                    }
+                }
+            }
+            for (out, q) in block.iter_mut().zip(largest) {
+                *out = q.max(p.act_min).min(p.act_max);
+            }
+        }
+        blocks.into_remainder()
     }
 }

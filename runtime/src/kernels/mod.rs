@@ -8,7 +8,7 @@ pub mod generic;
 pub mod lanes;
 pub mod patch;
 #[cfg(target_arch = "x86_64")]
-pub mod x86_64;
+mod x86_64;
 
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
@@ -148,16 +148,6 @@ impl Set {
         add(sum, memory, rhs);
     }
 
-    /// See [`generic::max_rows`].
-    #[inline(always)]
-    pub fn max_rows(self, input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
-        #[cfg(pith_desktop)]
-        if let Some(table) = self.table {
-            return (table.max_rows)(input, step, rows, out);
-        }
-        max_rows(input, step, rows, out);
-    }
-
     /// See [`generic::sum_rows`].
     #[inline(always)]
     pub fn sum_rows(self, input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
@@ -204,7 +194,7 @@ fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
 }
 
 /// See [`generic::max_rows`]; the kernel that the crate was compiled with.
-fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
     generic::max_rows(input, step, rows, out);
 }
 

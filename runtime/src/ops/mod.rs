@@ -20,6 +20,8 @@ use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
+#[cfg(pith_desktop)]
+pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 

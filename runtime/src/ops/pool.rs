@@ -3,21 +3,13 @@
 use super::Channels;
 use super::conv::Axis;
 use crate::format::op;
-use crate::kernels::{Output, Set};
+use crate::kernels::{self, Output, Set};
 
 /// Calls `f` with the runs of the window of output pixel `(y, x)` that lie inside of the input, one per kernel row: index (of channel 0) of the
 /// first position, and how many follow `dilation_w * c` apart.
 #[inline(always)]
 fn for_each_run(p: &op::Pool, y: usize, x: usize, mut f: impl FnMut(usize, usize)) {
-    let axis = |kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16| Axis {
-        kernel: kernel.into(),
-        stride: stride.into(),
-        dilation: dilation.into(),
-        pad: pad.into(),
-        input: input.into(),
-    };
-    let rows = axis(p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.in_h);
-    let columns = axis(p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.in_w);
+    let (rows, columns) = Axis::of_pool(p);
     let (row_taps, top) = rows.taps(y);
     let (column_taps, left) = columns.taps(x);
     for i in 0..row_taps.len() {
@@ -33,10 +25,15 @@ fn pixels<'a>(p: &op::Pool, output: &'a mut [i8]) -> impl Iterator<Item = (usize
 
 /// Largest value; a window that lies wholly outside gives -128.
 pub(super) fn max(p: &op::Pool, set: Set, input: &[i8], output: &mut [i8]) {
+    #[cfg(pith_desktop)]
+    if let Some(table) = set.table {
+        return (table.max_pool)(p, input, output);
+    }
+    let _ = set;
     for (y, x, out) in pixels(p, output) {
         out.fill(i8::MIN);
         for_each_run(p, y, x, |start, count| {
-            set.max_rows(input.get(start..).unwrap_or(&[]), p.dilation_w as usize * p.c as usize, count, out);
+            kernels::max_rows(input.get(start..).unwrap_or(&[]), p.dilation_w as usize * p.c as usize, count, out);
         });
         out.iter_mut().for_each(|q| *q = (*q).clamp(p.act_min, p.act_max));
     }

@@ -15,7 +15,7 @@ use crate::kernels::lanes::{self, Matrix, Shape, Simd};
 use core::arch::asm;
 
 /// Of tiles; vectors of activations are those of AVX-512.
-pub const SHAPE: Shape = Shape { chunk: 64, ..avx512::SHAPE };
+pub(super) const SHAPE: Shape = Shape { chunk: 64, ..avx512::SHAPE };
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -38,7 +38,7 @@ struct Config {
 struct Sums(#[allow(dead_code)] [[i32; 16]; ROWS]);
 
 /// Asks Linux for the tiles' state; false if it refuses or there is no Linux.
-pub fn permitted() -> bool {
+pub(super) fn permitted() -> bool {
     #[cfg(target_os = "linux")]
     {
         const ARCH_PRCTL: usize = 158;
@@ -87,7 +87,7 @@ macro_rules! multiply {
 
 /// See [`lanes::matrix`]; few pixels are left to AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub fn matrix(m: &mut Matrix<'_>, shape: Shape) -> bool {
+pub(super) fn matrix(m: &mut Matrix<'_>, shape: Shape) -> bool {
     if !m.fits(shape) {
         return false;
     }
@@ -155,7 +155,7 @@ unsafe fn column<const R: usize>(m: &mut Matrix<'_>, shape: Shape, rows: usize, 
     // read from the other buffer, which the tiles before were stored to.
     unsafe {
         let block = m.weights.as_ptr().add(channel / 16 * block_bytes);
-        let stages = lanes::load_stages::<Avx512, R>(block, block_bytes, 16);
+        let stages = lanes::load_stages::<Avx512, R>(block, block_bytes, 16, m.to.zero_point);
         for tile in (0..tiles).step_by(2) {
             let pair = [pixels(tile, m), pixels((tile + 1).min(tiles - 1), m)];
             multiply::<R>(m, shape, block, block_bytes, pair);

@@ -1,8 +1,9 @@
 //! AVX2: eight sums in a register. Its byte multiplication saturates, so activations are widened to 16 bits and `VPMADDWD` multiplies pairs. With
 //! AVX-VNNI, `VPDPBUSD` multiplies bytes as on AVX-512.
 
+use crate::format::op;
 use crate::kernels::lanes::{self, Simd};
-use crate::kernels::{Memory, Sum, generic};
+use crate::kernels::{Memory, Sum};
 use core::arch::x86_64::*;
 
 /// The instructions of AVX2, or with `VNNI` those of AVX-VNNI; see [`Simd`].

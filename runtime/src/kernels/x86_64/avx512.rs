@@ -1,7 +1,8 @@
 //! AVX-512 with VNNI: sixteen sums in a register, `VPDPBUSD` adds four products of unsigned by signed bytes to each.
 
+use crate::format::op;
 use crate::kernels::lanes::{self, Shape, Simd};
-use crate::kernels::{Memory, Sum, generic};
+use crate::kernels::{Memory, Sum};
 use core::arch::x86_64::*;
 
 /// The instructions, see [`Simd`].

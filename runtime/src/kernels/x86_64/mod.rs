@@ -32,23 +32,23 @@ macro_rules! functions {
             unsafe { lanes::add::<$simd>(sum, memory, rhs) }
         }
 
-        /// See [`generic::max_rows`].
+        /// See [`lanes::max_pool`].
         #[target_feature(enable = $features)]
-        pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
-            generic::max_rows(input, step, rows, out);
+        pub fn max_pool(p: &op::Pool, input: &[i8], output: &mut [i8]) {
+            lanes::max_pool(p, input, output);
         }
 
-        /// See [`generic::sum_rows`].
+        /// See [`lanes::sum_rows`].
         #[target_feature(enable = $features)]
         pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
-            generic::sum_rows(input, step, rows, acc);
+            lanes::sum_rows(input, step, rows, acc);
         }
     };
 }
 
-pub mod amx;
-pub mod avx2;
-pub mod avx512;
+mod amx;
+mod avx2;
+mod avx512;
 
 use super::lanes::{Shape, Table};
 use crate::isa::Isa;
@@ -72,15 +72,32 @@ pub fn table(isa: Isa) -> Option<&'static Table> {
 macro_rules! entries {
     ($shape:expr, $module:path, $matrix:path) => {{
         use $module as set;
-        // SAFETY: (of every call) tables are private to `table`, which hands one out only where the machine has its features.
         Table {
             shape: $shape,
-            fill: |map, input, to| unsafe { set::fill(map, input, to) },
-            matrix: |m, shape| unsafe { $matrix(m, shape) },
-            depthwise: |d, shape| unsafe { set::depthwise(d, shape) },
-            add: |sum, memory, rhs| unsafe { set::add(sum, memory, rhs) },
-            max_rows: |input, step, rows, out| unsafe { set::max_rows(input, step, rows, out) },
-            sum_rows: |input, step, rows, acc| unsafe { set::sum_rows(input, step, rows, acc) },
+            fill: |map, input, to| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::fill(map, input, to) }
+            },
+            matrix: |m, shape| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { $matrix(m, shape) }
+            },
+            depthwise: |d, shape| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::depthwise(d, shape) }
+            },
+            add: |sum, memory, rhs| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::add(sum, memory, rhs) }
+            },
+            max_pool: |p, input, output| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::max_pool(p, input, output) }
+            },
+            sum_rows: |input, step, rows, acc| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::sum_rows(input, step, rows, acc) }
+            },
         }
     }};
 }
