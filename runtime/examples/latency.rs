@@ -33,7 +33,7 @@ fn main() {
     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
     let arena = bytemuck::cast_slice_mut(&mut arena);
     let mut engine = Engine::new(&model, arena).expect("an arena");
-    println!("{:<12} {:>9.2} us", "generic", median_us(|| engine.run()));
+    println!("{:<12} {:>9.2} us", "none", median_us(|| engine.run()));
     for isa in Isa::available() {
         let bytes = Engine::workspace_bytes(&model, isa);
         let mut workspace = vec![0; bytes];

@@ -49,7 +49,8 @@ impl<'m, 'a> Engine<'m, 'a> {
     }
 
     /// An engine that runs on vectors: weights are packed for `isa` (see [`Isa::detect`]) into the workspace, which needs
-    /// [`Engine::workspace_bytes`] at any alignment. Outputs are the same bytes as without.
+    /// [`Engine::workspace_bytes`] at any alignment; what an engine of the same model left there is not packed again. Outputs are the same bytes
+    /// as without.
     #[cfg(pith_desktop)]
     pub fn with_workspace(
         model: &Model<'m>,

@@ -15,6 +15,8 @@ pub enum Isa {
     ArmDsp,
     /// Cortex-M55, M85: the vector extension.
     Helium,
+    /// Any x86-64.
+    Sse2,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI.
@@ -33,15 +35,17 @@ pub enum Isa {
 
 /// Sets of desktops, which are looked up on the machine, from the plainest to the best.
 #[cfg(pith_desktop)]
-const LOOKED_UP: [Isa; 7] = [Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::DotProd, Isa::I8mm];
+const LOOKED_UP: [Isa; 8] =
+    [Isa::Sse2, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::DotProd, Isa::I8mm];
 
 /// Sets and their names.
-const NAMES: [(Isa, &str); 12] = [
+const NAMES: [(Isa, &str); 13] = [
     (Isa::Generic, "generic"),
     (Isa::ArmV6M, "armv6m"),
     (Isa::ArmV7M, "armv7m"),
     (Isa::ArmDsp, "armdsp"),
     (Isa::Helium, "helium"),
+    (Isa::Sse2, "sse2"),
     (Isa::Avx2, "avx2"),
     (Isa::AvxVnni, "avxvnni"),
     (Isa::Avx512Vnni, "avx512vnni"),
@@ -85,7 +89,7 @@ impl Isa {
         NAMES.iter().find(|(_, known)| *known == name).map(|(isa, _)| *isa)
     }
 
-    /// The sets of this machine beside [`Isa::COMPILED`], best last; each is one that [`crate::Engine::with_workspace`] takes.
+    /// The sets of this machine, best last; each is one that [`crate::Engine::with_workspace`] takes.
     pub fn available() -> impl Iterator<Item = Isa> {
         #[cfg(pith_desktop)]
         let found = LOOKED_UP.into_iter().filter(|&isa| crate::kernels::table(isa).is_some());

@@ -6,8 +6,10 @@
 //! are the same bytes.
 //!
 //! ```text
-//! entries (one per operator) | packed weights | map of the operator at hand
+//! stamp | entries (one per operator) | packed weights | map of the operator at hand
 //! ```
+//!
+//! The stamp names the model and the set, so that another engine over the same memory need not pack again.
 
 use crate::format::NONE;
 use crate::format::blocks::{Blocks, Layout};
@@ -42,6 +44,21 @@ struct Entry {
     reserved: u32,
 }
 
+/// Whose weights the memory holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Stamp {
+    /// `PITHWORK`.
+    magic: [u8; 8],
+    /// Of the model file.
+    crc32: u32,
+    file_bytes: u32,
+    isa: u32,
+    reserved: [u32; 11],
+}
+
+const _: () = assert!(size_of::<Stamp>() == ALIGN);
+
 /// Packed weights and a map.
 #[derive(Debug)]
 pub(crate) struct Workspace<'a> {
@@ -55,7 +72,7 @@ pub(crate) struct Workspace<'a> {
 pub(crate) fn bytes(model: &Model<'_>, isa: Isa) -> usize {
     kernels::table(isa).map_or(0, |table| {
         let [entries, packed, map] = parts(model, table.shape);
-        ALIGN + entries + packed + map
+        ALIGN + size_of::<Stamp>() + entries + packed + map
     })
 }
 
@@ -72,24 +89,29 @@ fn parts(model: &Model<'_>, shape: Shape) -> [usize; 3] {
 }
 
 impl<'a> Workspace<'a> {
-    /// Packs the weights; none if the machine has no kernels of this set or `memory` is shorter than [`bytes`].
+    /// Packs the weights, unless the memory holds them; none if the machine has no kernels of this set or `memory` is shorter than [`bytes`].
     pub(crate) fn new(model: &Model<'_>, isa: Isa, memory: &'a mut [u8]) -> Option<Workspace<'a>> {
         let table = kernels::table(isa)?;
         let sizes = parts(model, table.shape);
         let memory = memory.get_mut(memory.as_ptr().align_offset(ALIGN)..)?;
-        let (entries, rest) = memory.split_at_mut_checked(sizes[0])?;
+        let (stamp, rest) = memory.split_at_mut_checked(size_of::<Stamp>())?;
+        let stamp: &mut Stamp = bytemuck::try_from_bytes_mut(stamp).ok()?;
+        let (entries, rest) = rest.split_at_mut_checked(sizes[0])?;
         let (packed, rest) = rest.split_at_mut_checked(sizes[1])?;
         let map = rest.get_mut(..sizes[2])?;
         let entries: &mut [Entry] = bytemuck::try_cast_slice_mut(entries).ok()?;
-        entries.fill(Entry::default());
-        let mut at = 0;
-        for (entry, (_, op)) in entries.iter_mut().zip(model.ops()) {
-            let Some(step) = Step::of(model, &op, table.shape) else { continue };
-            let to = packed.get_mut(at..)?.get_mut(..step.packed_bytes(table.shape))?;
-            if let Some(doubles) = step.pack(model, &op, table.shape, to) {
-                *entry = Entry { packed: 1, doubles: doubles.into(), offset: (at / ALIGN) as u32, reserved: 0 };
-            }
-            at += to.len().next_multiple_of(ALIGN);
+        let header = model.header();
+        let ours = Stamp {
+            magic: *b"PITHWORK",
+            crc32: header.crc32,
+            file_bytes: header.file_bytes,
+            isa: isa as u32,
+            ..Stamp::default()
+        };
+        if *stamp != ours {
+            *stamp = Stamp::default();
+            pack(model, table.shape, entries, packed)?;
+            *stamp = ours;
         }
         Some(Workspace { table, entries, packed, map })
     }
@@ -174,6 +196,21 @@ impl<'a> Workspace<'a> {
             };
         done.then_some(())
     }
+}
+
+/// Packs the weights of all operators that go through lanes.
+fn pack(model: &Model<'_>, shape: Shape, entries: &mut [Entry], packed: &mut [u8]) -> Option<()> {
+    entries.fill(Entry::default());
+    let mut at = 0;
+    for (entry, (_, op)) in entries.iter_mut().zip(model.ops()) {
+        let Some(step) = Step::of(model, &op, shape) else { continue };
+        let to = packed.get_mut(at..)?.get_mut(..step.packed_bytes(shape))?;
+        if let Some(doubles) = step.pack(model, &op, shape, to) {
+            *entry = Entry { packed: 1, doubles: doubles.into(), offset: (at / ALIGN) as u32, reserved: 0 };
+        }
+        at += to.len().next_multiple_of(ALIGN);
+    }
+    Some(())
 }
 
 /// An operator that goes through lanes.

@@ -1,4 +1,4 @@
-//! x86-64: AVX2, AVX-VNNI, AVX-512 VNNI and AMX, looked up on the machine.
+//! x86-64: SSE2, AVX2, AVX-VNNI, AVX-512 VNNI and AMX, looked up on the machine.
 
 #![allow(unsafe_code)]
 
@@ -49,6 +49,7 @@ macro_rules! functions {
 mod amx;
 mod avx2;
 mod avx512;
+mod sse2;
 
 use super::lanes::{Shape, Table};
 use crate::isa::Isa;
@@ -60,6 +61,7 @@ pub fn table(isa: Isa) -> Option<&'static Table> {
         return None;
     }
     match isa {
+        Isa::Sse2 => Some(&SSE2),
         Isa::Avx2 => Some(&AVX2),
         Isa::AvxVnni => Some(&AVX_VNNI),
         Isa::Avx512Vnni => Some(&AVX512),
@@ -102,6 +104,7 @@ macro_rules! entries {
     }};
 }
 
+static SSE2: Table = entries!(Shape::of::<sse2::Sse2>(), sse2, set::matrix);
 static AVX2: Table = entries!(Shape::of::<avx2::Avx2<false>>(), avx2::plain, set::matrix);
 static AVX_VNNI: Table = entries!(Shape::of::<avx2::Avx2<true>>(), avx2::vnni, set::matrix);
 static AVX512: Table = entries!(avx512::SHAPE, avx512, set::matrix);
@@ -110,6 +113,9 @@ static AMX: Table = entries!(amx::SHAPE, avx512, amx::matrix);
 /// Whether the processor has a set and the system keeps its registers.
 fn has(isa: Isa) -> bool {
     let bit = |word: u32, bit: u32| word >> bit & 1 == 1;
+    if isa == Isa::Sse2 {
+        return true;
+    }
     if __cpuid(0).eax < 7 {
         return false;
     }
