@@ -247,7 +247,7 @@ impl Step {
             Op::Conv(c) if ops::conv_fits(c) => {
                 let run = c.kernel_w as usize * c.in_c as usize;
                 let kind = Kind::Matrix { runs: c.kernel_h as usize, run, n: c.out_c as usize };
-                Step::over(c, c.in_c as usize, zero_point(model, c.input)?, kind)
+                Step::over(model, c, c.in_c as usize, kind)?
             }
             Op::Depthwise(c) if [c.dilation_h, c.dilation_w] == [1; 2] => {
                 let (channels, vector) = (c.in_c as usize, shape.vector());
@@ -258,7 +258,7 @@ impl Step {
                 let pitch = if side_by_side { channels } else { vectors * vector };
                 let (kernel_h, kernel_w) = (c.kernel_h as usize, c.kernel_w as usize);
                 let kind = Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side };
-                Step::over(c, pitch, zero_point(model, c.input)?, kind)
+                Step::over(model, c, pitch, kind)?
             }
             Op::Linear(l) => {
                 let (rows, k) = (l.rows as usize, l.k as usize);
@@ -271,7 +271,7 @@ impl Step {
                     channels: k,
                     top: 0,
                     left: 0,
-                    zero_point: zero_point(model, l.input)?,
+                    zero_point: 0,
                 };
                 let kind = Kind::Matrix { runs: 1, run: k, n: l.n as usize };
                 Step { map, out_h: 1, out_w: rows, stride_h: 1, stride_w: 1, kind }
@@ -288,12 +288,13 @@ impl Step {
         (columns.max(map) < MAX_BYTES).then_some(step)
     }
 
-    fn over(c: &op::Conv, pitch: usize, zero_point: i8, kind: Kind) -> Step {
+    /// None if borders would have to hold a zero point that is no int8.
+    fn over(model: &Model<'_>, c: &op::Conv, pitch: usize, kind: Kind) -> Option<Step> {
         let reach = |out: u16, stride: u16, kernel: u16, pad: u16, input: u16| {
             let last = (out.max(1) as usize - 1) * stride as usize + kernel as usize;
             last.max(pad as usize + input as usize)
         };
-        let map = Map {
+        let mut map = Map {
             rows: reach(c.out_h, c.stride_h, c.kernel_h, c.pad_top, c.in_h),
             columns: reach(c.out_w, c.stride_w, c.kernel_w, c.pad_left, c.in_w),
             pitch,
@@ -302,10 +303,13 @@ impl Step {
             channels: c.in_c as usize,
             top: c.pad_top as usize,
             left: c.pad_left as usize,
-            zero_point,
+            zero_point: 0,
         };
+        if [map.rows, map.columns] != [map.in_h, map.in_w] {
+            map.zero_point = model.tensor(c.input).zero_point.try_into().ok()?;
+        }
         let [out_h, out_w, stride_h, stride_w] = [c.out_h, c.out_w, c.stride_h, c.stride_w].map(usize::from);
-        Step { map, out_h, out_w, stride_h, stride_w, kind }
+        Some(Step { map, out_h, out_w, stride_h, stride_w, kind })
     }
 
     fn map_bytes(&self, shape: Shape) -> usize {
@@ -396,11 +400,6 @@ impl Step {
         }
         Some(doubles)
     }
-}
-
-/// The input's zero point if it is an int8, as borders hold it.
-fn zero_point(model: &Model<'_>, id: u16) -> Option<i8> {
-    model.tensor(id).zero_point.try_into().ok()
 }
 
 /// Weights and output stages as the file has them.
