@@ -51,12 +51,15 @@ pub struct NoSuchIsa {
 
 /// The set that models run on: the best of this machine, or the one that `PITH_ISA` names.
 pub fn isa() -> Result<Isa, NoSuchIsa> {
-    let Some(name) = std::env::var_os(ISA_VARIABLE) else { return Ok(Isa::detect()) };
-    let name = name.to_string_lossy().into_owned();
+    let name = std::env::var_os(ISA_VARIABLE);
+    name.map_or_else(|| Ok(Isa::detect()), |name| isa_of(&name.to_string_lossy()))
+}
+
+fn isa_of(name: &str) -> Result<Isa, NoSuchIsa> {
     let all = || std::iter::once(Isa::Generic).chain(Isa::available());
     all().find(|isa| isa.name() == name).ok_or_else(|| {
         let known: Vec<&str> = all().map(Isa::name).collect();
-        NoSuchIsa { name, known: known.join(", ") }
+        NoSuchIsa { name: name.into(), known: known.join(", ") }
     })
 }
 
@@ -126,5 +129,18 @@ impl<'m> Runner<'m> {
         if let Ok(mut engine) = engine {
             f(&mut engine);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_chosen_by_name() {
+        assert_eq!(isa_of("generic").unwrap(), Isa::Generic);
+        Isa::available().for_each(|isa| assert_eq!(isa_of(isa.name()).unwrap(), isa));
+        let refused = isa_of("helium").unwrap_err().to_string();
+        assert!(refused.starts_with("PITH_ISA=helium: this machine has generic"), "{refused}");
     }
 }
