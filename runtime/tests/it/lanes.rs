@@ -1,11 +1,42 @@
 //! Shapes that fill vectors and tiles, on every instruction set of the machine against the generic kernels: channels around multiples of the lanes,
 //! many pixels, long runs, strides, one pixel and one channel; additions and pools of odd lengths.
 
-use crate::model::{Builder, Random, run_everywhere};
+use crate::cases::model::{Builder, Memory, Random};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
+use pith::{Engine, Isa, Model};
 
 const ROUNDS: usize = if cfg!(miri) { 2 } else { 250 };
+
+/// The first output of a model for its inputs, the same from the generic kernels and from every instruction set of this machine; memory beyond arena
+/// and workspace must stay as it was.
+pub fn run_everywhere(file: &[u8], inputs: &[Vec<i8>]) -> Vec<i8> {
+    const GUARD: u8 = 0xA5;
+    let mut file = Memory::of(file);
+    let model = Model::parse(file.bytes()).expect("a valid model");
+    let needed = model.arena_bytes();
+    let run = |engine: &mut Engine<'_, '_>| {
+        for (i, x) in inputs.iter().enumerate() {
+            engine.input(i).copy_from_slice(x);
+        }
+        engine.run();
+        engine.output(0).to_vec()
+    };
+    let mut arena = Memory::new(needed + 64, GUARD);
+    let output = run(&mut Engine::new(&model, arena.bytes()).unwrap());
+    assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "memory beyond the arena was written");
+    for isa in Isa::available() {
+        let bytes = Engine::workspace_bytes(&model, isa);
+        let mut arena = Memory::new(needed + 64, GUARD);
+        let mut workspace = Memory::new(bytes + 64, GUARD);
+        let engine = Engine::with_workspace(&model, arena.bytes(), isa, &mut workspace.bytes()[..bytes]);
+        let got = run(&mut engine.unwrap());
+        assert_eq!(got, output, "{isa:?}");
+        assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the arena");
+        assert!(workspace.bytes()[bytes..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the workspace");
+    }
+    output
+}
 
 /// Stages that mostly use the high word, sometimes with doublings, and once in a while one that needs 64 bits.
 fn entries(r: &mut Random, n: usize) -> Vec<(i32, i32, u8)> {
@@ -76,7 +107,7 @@ fn convolutions_of_many_channels() {
         b.op(if depthwise { Op::Depthwise(record) } else { Op::Conv(record) });
         (b.inputs, b.outputs) = (vec![x], vec![y]);
         let input = values(&mut r, in_h as usize * in_w as usize * in_c as usize);
-        run_everywhere(&b, &[input]);
+        run_everywhere(&b.finish(), &[input]);
     }
 }
 
@@ -109,7 +140,7 @@ fn long_linear_layers() {
         }));
         (b.inputs, b.outputs) = (vec![x], vec![y]);
         let input = values(&mut r, rows * k);
-        run_everywhere(&b, &[input]);
+        run_everywhere(&b.finish(), &[input]);
     }
 }
 
@@ -142,6 +173,6 @@ fn long_additions_and_wide_pools() {
         }));
         (b.inputs, b.outputs) = (vec![lhs, rhs], vec![output]);
         let inputs = [values(&mut r, len), values(&mut r, len)];
-        run_everywhere(&b, &inputs);
+        run_everywhere(&b.finish(), &inputs);
     }
 }
