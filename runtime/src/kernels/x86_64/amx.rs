@@ -70,12 +70,6 @@ macro_rules! store {
     };
 }
 
-macro_rules! zero {
-    ($($tile:literal),*) => {
-        asm!($(concat!("tilezero tmm", $tile)),*, options(nostack, nomem, preserves_flags))
-    };
-}
-
 macro_rules! multiply {
     ($sums:literal, $activations:literal, $weights:literal) => {
         asm!(
@@ -194,7 +188,13 @@ unsafe fn multiply<const R: usize>(
     // block's packed groups.
     unsafe {
         let mut weights = block.add(Shape::stage_bytes(16));
-        zero!(0, 1, 2, 3);
+        // Sums begin with the bias, which every row of a tile reads from the same place.
+        load!(0, block, 0usize);
+        load!(2, block, 0usize);
+        if R == 2 {
+            load!(1, block.add(block_bytes), 0usize);
+            load!(3, block.add(block_bytes), 0usize);
+        }
         for run in 0..m.runs {
             let at = m.map.as_ptr().add(run * m.run_step);
             for chunk in 0..chunks {
@@ -253,7 +253,7 @@ impl<const R: usize> lanes::Rescaled<Avx512> for Stored<R> {
         // SAFETY: the features are enabled, and tile `block` has row `pixel`.
         unsafe {
             let sum = Avx512::load(self.sums.add(block).cast::<u8>().add(64 * pixel));
-            self.stages[block].rescale(Avx512::add(sum, self.stages[block].bias), self.doubles)
+            self.stages[block].rescale(sum, self.doubles)
         }
     }
 }
