@@ -75,19 +75,19 @@ pub struct Shape {
     pub wide: bool,
     /// See [`Simd::OFFSET`].
     pub offset: i32,
-    /// Largest bytes of a run that are multiplied at once, for tiles; 4 for vectors.
-    pub chunk: usize,
+    /// Runs are cut into chunks of at most 64 bytes.
+    pub tiles: bool,
 }
 
 impl Shape {
     /// Of a vector set.
     pub const fn of<S: Simd>() -> Shape {
-        Shape { lanes: S::LANES, wide: S::WIDE, offset: S::OFFSET, chunk: 4 }
+        Shape { lanes: S::LANES, wide: S::WIDE, offset: S::OFFSET, tiles: false }
     }
 
     /// Activations of a group.
     pub const fn depth(self) -> usize {
-        4 / self.element()
+        if self.wide { 2 } else { 4 }
     }
 
     /// Bytes of an activation in a map.
@@ -97,9 +97,12 @@ impl Shape {
 
     /// Chunks of a run, and groups of each.
     pub const fn chunks(self, run: usize) -> (usize, usize) {
-        let groups = run.div_ceil(self.depth());
-        let chunks = if self.chunk == 4 { 1 } else { (4 * groups).div_ceil(self.chunk) };
-        (chunks, groups.div_ceil(chunks))
+        // Divisors are constants: this runs before every operator.
+        let groups = if self.wide { run.div_ceil(2) } else { run.div_ceil(4) };
+        match self.tiles && groups > 16 {
+            true => (groups.div_ceil(16), groups.div_ceil(groups.div_ceil(16))),
+            false => (1, groups),
+        }
     }
 
     /// Groups of a run, with the padding of its chunks.

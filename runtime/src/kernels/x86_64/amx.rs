@@ -15,7 +15,7 @@ use crate::kernels::lanes::{self, Matrix, Shape, Simd};
 use core::arch::asm;
 
 /// Of tiles; vectors of activations are those of AVX-512.
-pub(super) const SHAPE: Shape = Shape { chunk: 64, ..avx512::SHAPE };
+pub(super) const SHAPE: Shape = Shape { tiles: true, ..avx512::SHAPE };
 
 /// Rows of a tile.
 const ROWS: usize = 16;
@@ -79,21 +79,24 @@ macro_rules! multiply {
     };
 }
 
-/// See [`lanes::matrix`]; few pixels are left to AVX-512.
+/// See [`lanes::matrix`]; what would leave tiles mostly empty is left to AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn matrix(m: &mut Matrix<'_>, shape: Shape) -> bool {
-    if !m.fits(shape) {
-        return false;
-    }
     // Windows that are equally far apart throughout are one row.
     if m.row_step == m.width * m.pixel_step {
         m.width = m.pixels;
     }
-    let (_, groups) = shape.chunks(m.run);
-    let rows = ROWS.min(m.width);
-    if rows * groups < LEAST {
-        return avx512::matrix(m, shape);
+    match m.width.min(ROWS) * shape.chunks(m.run).1 < LEAST {
+        true => avx512::matrix(m, shape),
+        false => m.fits(shape) && tiles(m, shape),
     }
+}
+
+/// Through tiles, for what [`Matrix::fits`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn tiles(m: &mut Matrix<'_>, shape: Shape) -> bool {
+    let (rows, (_, groups)) = (ROWS.min(m.width), shape.chunks(m.run));
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
     for tile in 0..8 {
         (config.rows[tile], config.row_bytes[tile]) = match tile {
