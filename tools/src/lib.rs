@@ -4,12 +4,14 @@
 //! - [`mod@test`]: every check, lane by lane;
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
 //! - [`size`]: code and memory of a model's program;
+//! - [`bench`]: instructions and times beside other engines;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub mod bench;
 pub mod core;
 pub mod networks;
 pub mod qemu;
@@ -47,6 +49,8 @@ enum Verb {
     Qemu(qemu::Args),
     /// Code, tables and RAM of a model's program on a core
     Size(size::Args),
+    /// Pith beside other engines: instructions on emulated cores, time on this machine
+    Bench(bench::Args),
     /// The README's table of results
     Results,
 }
@@ -58,6 +62,7 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Test(args) => test::run(&args),
         Verb::Qemu(args) => qemu::run(&args).map(|()| true),
         Verb::Size(args) => size::run(&args).map(|()| true),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Results => results::run().map(|()| true),
     }
 }

@@ -5,6 +5,7 @@
 //! 63 instructions.
 
 use crate::core::{Core, Machine};
+use crate::size::code_size;
 use crate::{ToolError, absolute, call, root};
 use pith::Model;
 use quantize::data::{self, Layout};
@@ -58,6 +59,8 @@ pub struct Run {
     pub layers: Vec<u64>,
     /// Stack that a run needs, in bytes.
     pub stack_bytes: usize,
+    /// The runtime's code and tables, see [`crate::size::CodeSize`].
+    pub code_bytes: u64,
     /// One past the last arena byte that a run changed.
     pub arena_touched: usize,
     /// Decoded log.
@@ -155,6 +158,7 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
         instructions: instructions(*total),
         layers: layers.iter().map(|&t| instructions(t)).collect(),
         stack_bytes: *stack as usize,
+        code_bytes: code_size(&elf)?.runtime,
         arena_touched: *touched as usize,
         log,
         machine,
