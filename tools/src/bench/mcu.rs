@@ -11,13 +11,15 @@ use crate::qemu::{Run, run_on_core};
 use pith::Model;
 use quantize::execute::{Runner, quantize};
 use quantize::pack::{ModelFile, PackOptions, Packed, pack};
-use quantize::report::{grouped, json, table};
+use quantize::report::layers::Summary;
+use quantize::report::{grouped, json, shape, table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Networks by the names of the peers' figures.
-const NETWORKS: [(&str, &str); 3] = [("ic", "ic_resnet8"), ("kws", "kws_ref"), ("ad", "ad01")];
+/// Networks by the names of the peers' figures, their files, and what they are.
+const NETWORKS: [(&str, &str, &str); 3] =
+    [("ic", "ic_resnet8", "ResNet-8"), ("kws", "kws_ref", "DS-CNN"), ("ad", "ad01", "autoencoder")];
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -153,33 +155,43 @@ struct Row {
 #[derive(Serialize)]
 struct Layer {
     name: String,
-    op: &'static str,
+    op: String,
+    out_shape: Vec<usize>,
     macs: u64,
     instructions: u64,
     peers: Vec<Count>,
 }
 
-/// The verb.
-pub fn run(args: &Args) -> Result<(), ToolError> {
+/// The verb; false if a core could not be measured or gave other outputs, which is said.
+pub fn run(args: &Args) -> Result<bool, ToolError> {
     let long = |name: &str| NETWORKS.iter().find(|n| n.0 == name).map_or(name, |n| n.1).to_string();
     let asked: Vec<String> = args.model.iter().map(|name| long(name)).collect();
     let models = chosen(&asked, &NETWORKS.map(|n| n.1));
     let cores = if args.core.is_empty() { Core::ALL.to_vec() } else { args.core.clone() };
     let peers = Peers::read()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), false);
     for model in &models {
         let subject = Subject::load(model)?;
         for &bits in &args.bits {
             eprintln!("{model}: quantizing to {bits} bits");
             let packed = subject.quantize(bits)?.packed;
-            rows.extend(on_cores(model, bits, &packed, &subject, &cores, &peers)?);
+            for row in on_cores(model, bits, &packed, &subject, &cores, &peers)? {
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(why) => {
+                        eprintln!("{why}");
+                        failed = true;
+                    }
+                }
+            }
         }
     }
     rows.sort_by_key(|row| cores.iter().position(|c| c.name() == row.core));
     let report = Report { unit: "executed instructions under QEMU, not cycles", rows };
     let layers = args.layers || (models.len() == 1 && cores.len() == 1);
     print!("{}", if args.json { json(&report) } else { text(&report, layers) });
-    write(&args.out, "bench-mcu", &report, &picture(&report).svg())
+    write(&args.out, "bench-mcu", &report, &picture(&report).svg())?;
+    Ok(!failed)
 }
 
 /// Two cores at a time; building the firmware is most of the work.
@@ -190,7 +202,7 @@ fn on_cores(
     subject: &Subject,
     cores: &[Core],
     peers: &Peers,
-) -> Result<Vec<Row>, ToolError> {
+) -> Result<Vec<Result<Row, ToolError>>, ToolError> {
     let file = ModelFile::new(&packed.bytes);
     let portable = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
     let ports = portable.inputs().iter().zip(&subject.samples[0]);
@@ -198,13 +210,15 @@ fn on_cores(
     let expected = Runner::new(&portable).run_raw(&input);
     let name = NETWORKS.iter().find(|n| n.1 == model).map_or(model, |n| n.0);
     let on_core = |core: Core| {
-        eprintln!("{name}: {bits} bits on the {}", core.name());
+        let at = format!("{name}: {bits} bits on the {}", core.name());
+        eprintln!("{at}");
+        let failed = |e: &dyn std::fmt::Display| ToolError(format!("{at}: {e}"));
         let options = PackOptions { isa: core.isa(), ..PackOptions::default() };
-        let laid_out = pack(packed.program.clone(), options).map_err(|e| ToolError(e.to_string()))?;
+        let laid_out = pack(packed.program.clone(), options).map_err(|e| failed(&e))?;
         // Layers are counted in a run of their own.
-        let run = run_on_core(&laid_out.bytes, &[input.clone(), input.clone()], core, true)?;
+        let run = run_on_core(&laid_out.bytes, &[input.clone(), input.clone()], core, true).map_err(|e| failed(&e))?;
         if run.outputs.iter().any(|o| *o != expected) {
-            return Err(ToolError(format!("{name}: {bits} bits on the {}: not the desktop's outputs", core.name())));
+            return Err(failed(&"not the desktop's outputs"));
         }
         row(name, bits, &laid_out.bytes, core, &run, peers)
     };
@@ -212,11 +226,9 @@ fn on_cores(
     for pair in cores.chunks(2) {
         let done: Vec<_> = std::thread::scope(|scope| {
             let running: Vec<_> = pair.iter().map(|&core| scope.spawn(move || on_core(core))).collect();
-            running.into_iter().map(|r| r.join()).collect()
+            running.into_iter().map(|r| r.join().unwrap_or_else(|_| Err(ToolError::new("a run panicked")))).collect()
         });
-        for row in done {
-            rows.push(row.map_err(|_| ToolError::new("a run panicked"))??);
-        }
+        rows.extend(done);
     }
     Ok(rows)
 }
@@ -224,22 +236,27 @@ fn on_cores(
 fn row(name: &str, bits: u8, bytes: &[u8], core: Core, run: &Run, peers: &Peers) -> Result<Row, ToolError> {
     let file = ModelFile::new(bytes);
     let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
-    let ours: Vec<(&str, u64)> = model.ops().map(|(_, op)| (op.name(), op.macs())).collect();
+    let summary = Summary::of_model(&model);
+    let ours: Vec<(&str, u64)> = summary.layers.iter().map(|l| (l.op.as_str(), l.macs)).collect();
     let theirs: Vec<(&str, u64)> = peers
         .layers
         .get(name)
         .map_or(Vec::new(), |l| l.ops.iter().map(String::as_str).zip(l.macs.iter().copied()).collect());
-    let layers =
-        model.ops().zip(matched(&ours, &theirs)).zip(&run.layers).map(|(((head, op), peer), &instructions)| {
-            let peers = peer.map_or(Vec::new(), |i| peers.layer(name, core, bits, i));
-            Layer { name: model.op_name(&head).into(), op: op.name(), macs: op.macs(), instructions, peers }
-        });
+    let paired = summary.layers.iter().zip(matched(&ours, &theirs)).zip(&run.layers);
+    let layers = paired.map(|((l, peer), &instructions)| Layer {
+        name: l.name.clone(),
+        op: l.op.clone(),
+        out_shape: l.out_shape.clone(),
+        macs: l.macs,
+        instructions,
+        peers: peer.map_or(Vec::new(), |i| peers.layer(name, core, bits, i)),
+    });
     Ok(Row {
         core: core.name(),
         machine: run.machine.machine,
         model: name.into(),
         bits,
-        macs: ours.iter().map(|(_, macs)| macs).sum(),
+        macs: summary.macs,
         instructions: run.instructions,
         file_bytes: bytes.len(),
         arena_bytes: model.arena_bytes(),
@@ -302,14 +319,20 @@ fn totals(rows: &[Row]) -> String {
 
 fn layer_table(row: &Row) -> String {
     let peers = names(row.layers.iter().flat_map(|l| &l.peers));
-    let head = [&["layer", "op", "MACs", "Pith", "per MAC"][..], &peers, &["per MAC", "ratio"]].concat();
+    let head = [&["layer", "op", "output", "MACs", "Pith", "per MAC"][..], &peers, &["per MAC", "ratio"]].concat();
     let line = |l: &Layer| {
         let best = best(&l.peers).map(|c| c.instructions);
-        let ours = [l.name.clone(), l.op.into(), grouped(l.macs), grouped(l.instructions)];
+        let ours = [last(&l.name), l.op.clone(), shape(&l.out_shape), grouped(l.macs), grouped(l.instructions)];
         let ratios = [best.map_or("-".into(), |n| per_mac(n, l.macs)), ratio(l.instructions, best)];
         [&ours[..], &[per_mac(l.instructions, l.macs)], &cells(&peers, &l.peers), &ratios].concat()
     };
     table(&head, &row.layers.iter().map(line).collect::<Vec<_>>())
+}
+
+/// The last part of a name that was made of several, at most 32 characters.
+fn last(name: &str) -> String {
+    let part = name.rsplit(';').next().unwrap_or(name);
+    part.chars().skip(part.chars().count().saturating_sub(32)).collect()
 }
 
 /// A panel per network: instructions per MAC, ours above the best peer's.
@@ -325,9 +348,9 @@ fn picture(report: &Report) -> Chart {
         Group { label: format!("{}{width}", r.core.to_uppercase()), bars }
     };
     let models = models(&report.rows);
-    let panel = |model: &&str| Panel {
-        title: model.to_string(),
-        groups: report.rows.iter().filter(|r| r.model == **model).map(group).collect(),
+    let panel = |model: &str| Panel {
+        title: NETWORKS.iter().find(|n| n.0 == model).map_or(model.to_string(), |n| format!("{} ({})", n.0, n.2)),
+        groups: report.rows.iter().filter(|r| r.model == model).map(group).collect(),
     };
     Chart {
         title: "Instructions per multiply-accumulate on Cortex-M cores".into(),
@@ -335,7 +358,7 @@ fn picture(report: &Report) -> Chart {
             .into(),
         series: vec![("Pith".into(), "#2563eb"), ("best peer (CMSIS-NN)".into(), "#b6bcc6")],
         columns: 3,
-        panels: models.iter().map(panel).collect(),
+        panels: models.into_iter().map(panel).collect(),
     }
 }
 

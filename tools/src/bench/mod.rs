@@ -39,10 +39,10 @@ enum Bench {
     Serve,
 }
 
-/// The verb; false if an output was wrong.
+/// The verb; false if a core failed or an output was wrong.
 pub fn run(args: &Args) -> Result<bool, ToolError> {
     match &args.bench {
-        Bench::Mcu(args) => mcu::run(args).map(|()| true),
+        Bench::Mcu(args) => mcu::run(args),
         Bench::Desktop(args) => desktop::run(args),
         Bench::Serve => pith::serve().map(|()| true),
     }

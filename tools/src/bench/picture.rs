@@ -102,21 +102,23 @@ impl Chart {
         let at = |value: f64| room * (value / min).ln() / (max / min).ln();
         text(svg, left, top + 12.0, "font-size=\"13\" font-weight=\"bold\"", &panel.title);
         let (first, bottom) = (top + 24.0, top + height(panel) - 30.0);
-        let mut free = f64::NEG_INFINITY;
-        for tick in ticks(min, max) {
+        // Where there are many, only powers of ten.
+        let mut marks = ticks(min, max);
+        if marks.len() > 8 {
+            marks.retain(|t| t.log10().fract() == 0.0);
+        }
+        for tick in marks {
             let x = start + at(tick);
             let _ =
                 writeln!(svg, "<path d=\"M{x:.1} {first:.1}V{:.1}\" stroke=\"#e5e7eb\" fill=\"none\"/>", bottom + 2.0);
-            let shown = tick.to_string();
-            if x > free {
-                text(svg, x, bottom + 14.0, "text-anchor=\"middle\" font-size=\"9.5\" fill=\"#9ca3af\"", &shown);
-                free = x + CHAR * (shown.len() + 2) as f64;
-            }
+            let style = "text-anchor=\"middle\" font-size=\"9.5\" fill=\"#9ca3af\"";
+            text(svg, x, bottom + 14.0, style, &tick.to_string());
         }
         let mut y = first;
         for group in &panel.groups {
             let tall = BAR * group.bars.len() as f64;
-            let bold = if group.bars.len() == 1 && group.bars[0].series == 0 { " font-weight=\"bold\"" } else { "" };
+            let is_first = group.label.starts_with(&self.series[0].0);
+            let bold = if is_first { " font-weight=\"bold\"" } else { "" };
             let style = format!("text-anchor=\"end\"{bold}");
             text(svg, start - 6.0, y + tall / 2.0 + 4.0, &style, &group.label);
             for bar in &group.bars {
