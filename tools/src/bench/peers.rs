@@ -104,7 +104,9 @@ impl Server {
     }
 
     fn broken(&self, engine: &str) -> ToolError {
-        ToolError(format!("{} ended or failed at {engine}; see {}", self.name, self.log.display()))
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let said = log.lines().last().unwrap_or("nothing said");
+        ToolError(format!("{} ended or failed at {engine}: {said} (all of it: {})", self.name, self.log.display()))
     }
 }
 
