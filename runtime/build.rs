@@ -3,10 +3,11 @@
 use std::env;
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(pith_helium, pith_dsp, pith_v6m, pith_v7m)");
+    println!("cargo::rustc-check-cfg=cfg(pith_helium, pith_dsp, pith_v6m, pith_v7m, pith_desktop)");
     let target = env::var("TARGET").unwrap_or_default();
     let feature = |name: &str| env::var_os(name).is_some();
     let set = match target.split('-').next().unwrap_or_default() {
+        "x86_64" | "aarch64" => "pith_desktop",
         "thumbv6m" => "pith_v6m",
         "thumbv7m" => "pith_v7m",
         "thumbv7em" => "pith_dsp",

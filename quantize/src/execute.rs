@@ -4,7 +4,7 @@ use crate::data::Slot;
 use crate::pack::Arena;
 use ndarray::{ArrayD, IxDyn};
 use pith::format::tensor::{Port, Tensor};
-use pith::{Engine, Model};
+use pith::{Engine, Isa, Model};
 
 /// Shape of a port's tensor with a batch axis.
 pub fn shape_of(model: &Model<'_>, port: &Port) -> Vec<usize> {
@@ -38,17 +38,50 @@ pub fn dequantize(port: &Port, shape: &[usize], q: &[i8]) -> ArrayD<f32> {
     ArrayD::from_shape_vec(IxDyn(shape), values).unwrap_or_default()
 }
 
+/// The variable that names the instruction set which models run on.
+pub const ISA_VARIABLE: &str = "PITH_ISA";
+
+/// A set that `PITH_ISA` cannot name.
+#[derive(Debug, thiserror::Error)]
+#[error("PITH_ISA={name}: this machine has {known}")]
+pub struct NoSuchIsa {
+    name: String,
+    known: String,
+}
+
+/// The set that models run on: the best of this machine, or the one that `PITH_ISA` names.
+pub fn isa() -> Result<Isa, NoSuchIsa> {
+    let name = std::env::var_os(ISA_VARIABLE);
+    name.map_or_else(|| Ok(Isa::detect()), |name| isa_of(&name.to_string_lossy()))
+}
+
+fn isa_of(name: &str) -> Result<Isa, NoSuchIsa> {
+    let all = || std::iter::once(Isa::Generic).chain(Isa::available());
+    all().find(|isa| isa.name() == name).ok_or_else(|| {
+        let known: Vec<&str> = all().map(Isa::name).collect();
+        NoSuchIsa { name: name.into(), known: known.join(", ") }
+    })
+}
+
 /// Runs one sample after another in its own arena.
 #[derive(Debug)]
 pub struct Runner<'m> {
     model: Model<'m>,
     arena: Arena,
+    isa: Isa,
+    workspace: Vec<u8>,
 }
 
 impl<'m> Runner<'m> {
-    /// A runner with an arena of exactly the planned size.
+    /// A runner with an arena of exactly the planned size, on the set of [`isa`].
     pub fn new(model: &Model<'m>) -> Runner<'m> {
-        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0) }
+        Runner::on(model, isa().unwrap_or_else(|_| Isa::detect()))
+    }
+
+    /// A runner on one of [`Isa::available`], or with another set on the generic kernels alone.
+    pub fn on(model: &Model<'m>, isa: Isa) -> Runner<'m> {
+        let workspace = vec![0; Engine::workspace_bytes(model, isa)];
+        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0), isa, workspace }
     }
 
     /// Int8 outputs for int8 inputs; inputs longer or shorter than the model's are cut or leave the rest as it was.
@@ -87,9 +120,28 @@ impl<'m> Runner<'m> {
         });
     }
 
-    fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
-        if let Ok(mut engine) = Engine::new(&self.model, self.arena.bytes_mut()) {
+    /// Calls `f` with an engine over this runner's memory; weights are packed for the machine when it is first made.
+    pub fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
+        let arena = self.arena.bytes_mut();
+        let engine = match self.workspace.is_empty() {
+            true => Engine::new(&self.model, arena),
+            false => Engine::with_workspace(&self.model, arena, self.isa, &mut self.workspace),
+        };
+        if let Ok(mut engine) = engine {
             f(&mut engine);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_chosen_by_name() {
+        assert_eq!(isa_of("generic").unwrap(), Isa::Generic);
+        Isa::available().for_each(|isa| assert_eq!(isa_of(isa.name()).unwrap(), isa));
+        let refused = isa_of("helium").unwrap_err().to_string();
+        assert!(refused.starts_with("PITH_ISA=helium: this machine has generic"), "{refused}");
     }
 }

@@ -4,8 +4,14 @@ use crate::error::Error;
 use crate::format::ALIGN;
 use crate::format::op::{Head, Op};
 use crate::format::tensor::Port;
+use crate::kernels::Set;
 use crate::model::{Model, Ops};
 use crate::ops;
+#[cfg(pith_desktop)]
+use crate::{
+    isa::Isa,
+    workspace::{self, Workspace},
+};
 
 /// A model and the arena that it runs in.
 ///
@@ -15,6 +21,8 @@ use crate::ops;
 pub struct Engine<'m, 'a> {
     model: Model<'m>,
     arena: &'a mut [i8],
+    #[cfg(pith_desktop)]
+    workspace: Option<Workspace<'a>>,
 }
 
 impl<'m, 'a> Engine<'m, 'a> {
@@ -26,7 +34,37 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let (needed, given) = (model.arena_bytes(), arena.len());
         let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
-        Ok(Engine { model: *model, arena: bytemuck::cast_slice_mut(arena) })
+        Ok(Engine {
+            model: *model,
+            arena: bytemuck::cast_slice_mut(arena),
+            #[cfg(pith_desktop)]
+            workspace: None,
+        })
+    }
+
+    /// Bytes of the workspace that the kernels of an instruction set want beside the arena; 0 if this machine has none of them.
+    #[cfg(pith_desktop)]
+    pub fn workspace_bytes(model: &Model<'m>, isa: Isa) -> usize {
+        workspace::bytes(model, isa)
+    }
+
+    /// An engine that runs on vectors: weights are packed for `isa` (see [`Isa::detect`]) into the workspace, which needs
+    /// [`Engine::workspace_bytes`] at any alignment; what an engine of the same model left there is not packed again. Outputs are the same bytes
+    /// as without.
+    #[cfg(pith_desktop)]
+    pub fn with_workspace(
+        model: &Model<'m>,
+        arena: &'a mut [u8],
+        isa: Isa,
+        workspace: &'a mut [u8],
+    ) -> Result<Engine<'m, 'a>, Error> {
+        let engine = Engine::new(model, arena)?;
+        if crate::kernels::table(isa).is_none() {
+            return Err(Error::NoSuchKernels { isa: isa.name() });
+        }
+        let (needed, given) = (workspace::bytes(model, isa), workspace.len());
+        let workspace = Workspace::new(model, isa, workspace).ok_or(Error::WorkspaceTooSmall { needed, given })?;
+        Ok(Engine { workspace: Some(workspace), ..engine })
     }
 
     /// The model.
@@ -62,8 +100,18 @@ impl<'m, 'a> Engine<'m, 'a> {
     }
 
     /// A run, one operator at a time.
-    pub fn steps(&mut self) -> Steps<'_, 'm> {
-        Steps { ops: self.model.ops(), model: &self.model, arena: self.arena }
+    pub fn steps(&mut self) -> Steps<'_, 'm, 'a> {
+        Steps {
+            ops: self.model.ops(),
+            model: &self.model,
+            arena: self.arena,
+            #[cfg(pith_desktop)]
+            workspace: self.workspace.as_mut(),
+            #[cfg(pith_desktop)]
+            index: 0,
+            #[cfg(not(pith_desktop))]
+            owner: core::marker::PhantomData,
+        }
     }
 }
 
@@ -74,19 +122,45 @@ fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
 
 /// A run in progress, for profiling and for looking at tensors in between.
 #[derive(Debug)]
-pub struct Steps<'e, 'm> {
+pub struct Steps<'e, 'm, 'a> {
     ops: Ops<'m>,
     model: &'e Model<'m>,
     arena: &'e mut [i8],
+    #[cfg(pith_desktop)]
+    workspace: Option<&'e mut Workspace<'a>>,
+    #[cfg(pith_desktop)]
+    index: usize,
+    #[cfg(not(pith_desktop))]
+    owner: core::marker::PhantomData<&'a ()>,
 }
 
-impl<'m> Steps<'_, 'm> {
+impl<'m> Steps<'_, 'm, '_> {
     /// Executes the next operator and returns it; none after the last.
     pub fn step(&mut self) -> Option<(Head, Op<'m>)> {
         let (head, op) = self.ops.next()?;
-        let done = ops::run(self.model, &head, &op, self.arena);
+        let done = self.execute(&head, &op);
         debug_assert!(done.is_some(), "a checked operator has its memory");
         Some((head, op))
+    }
+
+    #[cfg(not(pith_desktop))]
+    #[inline(always)]
+    fn execute(&mut self, head: &Head, op: &Op<'m>) -> Option<()> {
+        ops::run(self.model, Set::default(), head, op, self.arena)
+    }
+
+    /// What has packed weights runs on them.
+    #[cfg(pith_desktop)]
+    fn execute(&mut self, head: &Head, op: &Op<'m>) -> Option<()> {
+        let index = self.index;
+        self.index += 1;
+        let Some(workspace) = &mut self.workspace else {
+            return ops::run(self.model, Set::default(), head, op, self.arena);
+        };
+        if workspace.run(self.model, index, op, self.arena) {
+            return Some(());
+        }
+        ops::run(self.model, Set { table: Some(workspace.table()) }, head, op, self.arena)
     }
 
     /// Memory of a tensor, see [`Engine::tensor`].

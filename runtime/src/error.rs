@@ -33,6 +33,10 @@ pub enum Error {
     ArenaTooSmall { needed: usize, given: usize },
     /// The arena does not start at a multiple of [`crate::format::ALIGN`].
     ArenaMisaligned,
+    /// This machine does not have the instruction set.
+    NoSuchKernels { isa: &'static str },
+    /// The workspace has fewer bytes than packed weights need.
+    WorkspaceTooSmall { needed: usize, given: usize },
 }
 
 impl fmt::Display for Error {
@@ -68,6 +72,12 @@ impl fmt::Display for Error {
             Error::Unsupported { what } => write!(f, "{what} needs a newer runtime"),
             Error::ArenaTooSmall { needed, given } => {
                 write!(f, "the arena has {given} bytes, the model needs {needed}")
+            }
+            Error::NoSuchKernels { isa } => {
+                write!(f, "this machine has no kernels for {isa}; take one of Isa::available()")
+            }
+            Error::WorkspaceTooSmall { needed, given } => {
+                write!(f, "the workspace has {given} bytes, the packed weights need {needed}")
             }
             Error::ArenaMisaligned => {
                 write!(f, "the arena does not start at a multiple of 16 bytes; use pith::Aligned")

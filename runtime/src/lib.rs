@@ -38,6 +38,8 @@ mod isa;
 pub mod kernels;
 mod model;
 pub mod ops;
+#[cfg(pith_desktop)]
+mod workspace;
 
 pub use engine::{Aligned, Engine, Steps};
 pub use error::Error;

@@ -13,9 +13,12 @@ use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::Write;
 
+const ISA_HELP: &str = "Models run on the best instruction set of the machine; PITH_ISA=generic|sse2|avx2|avxvnni|avx512vnni|amx|neon|dotprod|i8mm \
+    chooses another. The outputs are the same.";
+
 /// Keep the essence of a trained network: quantize, pack, run.
 #[derive(Debug, Parser)]
-#[command(name = "quantize", version, about, max_term_width = 110)]
+#[command(name = "quantize", version, about, max_term_width = 110, after_help = ISA_HELP)]
 struct Args {
     /// More log lines (repeatable); PITH_LOG sets filters
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -81,12 +84,12 @@ where
         }
     };
     start_log(args.verbose);
-    let done = match args.verb {
+    let done = crate::execute::isa().map_err(Failure::from).and_then(|_| match args.verb {
         Verb::Build(args) => build::run(&args, out),
         Verb::Eval(args) => eval::run(&args, out),
         Verb::Run(args) => run::run(&args),
         Verb::Inspect(args) => inspect::run(&args, out),
-    };
+    });
     match done {
         Ok(()) => 0,
         Err(Failure { message, code }) => {

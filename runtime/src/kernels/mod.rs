@@ -4,7 +4,11 @@
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
 pub mod generic;
+#[cfg(pith_desktop)]
+pub mod lanes;
 pub mod patch;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
@@ -113,6 +117,48 @@ pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
     generic::depthwise_row(row);
 }
 
+/// The desktop kernels of a set, if this machine has it.
+#[cfg(pith_desktop)]
+pub fn table(isa: crate::Isa) -> Option<&'static lanes::Table> {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64::table(isa);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        None
+    }
+}
+
+/// Kernels of the simple operators: on a desktop those of a set that was looked up, elsewhere the ones that the crate was compiled with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Set {
+    /// None: the generic ones.
+    #[cfg(pith_desktop)]
+    pub table: Option<&'static lanes::Table>,
+}
+
+impl Set {
+    /// See [`generic::add`].
+    #[inline(always)]
+    pub fn add(self, sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+        #[cfg(pith_desktop)]
+        if let Some(table) = self.table {
+            return (table.add)(sum, memory, rhs);
+        }
+        add(sum, memory, rhs);
+    }
+
+    /// See [`generic::sum_rows`].
+    #[inline(always)]
+    pub fn sum_rows(self, input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+        #[cfg(pith_desktop)]
+        if let Some(table) = self.table {
+            return (table.sum_rows)(input, step, rows, acc);
+        }
+        sum_rows(input, step, rows, acc);
+    }
+}
+
 /// An addition with everything that is constant taken together:
 /// `saturate((lhs * lhs_multiplier + rhs * rhs_multiplier + constant) >> shift)`, wrapping, which is [`crate::fixed::rescale_sum`] of the differences to
 /// the zero points.
@@ -142,17 +188,17 @@ impl Sum {
     }
 }
 
-/// See [`generic::add`].
-pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+/// See [`generic::add`]; the kernel that the crate was compiled with.
+fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
     generic::add(sum, memory, rhs);
 }
 
-/// See [`generic::max_rows`].
+/// See [`generic::max_rows`]; the kernel that the crate was compiled with.
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
     generic::max_rows(input, step, rows, out);
 }
 
-/// See [`generic::sum_rows`].
-pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+/// See [`generic::sum_rows`]; the kernel that the crate was compiled with.
+fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
     generic::sum_rows(input, step, rows, acc);
 }

@@ -34,6 +34,11 @@ pub(super) fn rearrange(r: &op::Rearrange, input: &[i8], output: &mut [i8]) {
             at += (rest % dim) as isize * r.strides[axis] as isize;
             rest /= dim;
         }
+        let run = usize::try_from(at).ok().filter(|_| r.strides[5] == 1).and_then(|at| input.get(at..at + width));
+        if let Some(run) = run {
+            row.copy_from_slice(run);
+            continue;
+        }
         for (j, out) in row.iter_mut().enumerate() {
             let index = at + j as isize * r.strides[5] as isize;
             *out = usize::try_from(index).ok().and_then(|i| input.get(i)).copied().unwrap_or(0);

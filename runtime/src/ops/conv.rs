@@ -7,18 +7,36 @@ use core::ops::Range;
 
 /// One axis of a window: kernel taps that fall inside of the input.
 #[derive(Clone, Copy)]
-pub(super) struct Axis {
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) dilation: usize,
-    pub(super) pad: usize,
-    pub(super) input: usize,
+pub(crate) struct Axis {
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) dilation: usize,
+    pub(crate) pad: usize,
+    pub(crate) input: usize,
 }
 
 impl Axis {
+    fn new(kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16) -> Axis {
+        Axis {
+            kernel: kernel.into(),
+            stride: stride.into(),
+            dilation: dilation.into(),
+            pad: pad.into(),
+            input: input.into(),
+        }
+    }
+
+    /// Rows and columns of a pool.
+    pub(crate) fn of_pool(p: &op::Pool) -> (Axis, Axis) {
+        (
+            Axis::new(p.kernel_h, p.stride_h, p.dilation_h, p.pad_top, p.in_h),
+            Axis::new(p.kernel_w, p.stride_w, p.dilation_w, p.pad_left, p.in_w),
+        )
+    }
+
     /// Taps `k` with `0 <= out * stride - pad + k * dilation < input`, and the input position of the first.
     #[inline(always)]
-    pub(super) fn taps(self, out: usize) -> (Range<usize>, usize) {
+    pub(crate) fn taps(self, out: usize) -> (Range<usize>, usize) {
         let start = out * self.stride;
         let first = self.pad.saturating_sub(start).div_ceil(self.dilation);
         let room = (self.input + self.pad).saturating_sub(start);
@@ -28,16 +46,9 @@ impl Axis {
 }
 
 pub(super) fn axes(c: &op::Conv) -> (Axis, Axis) {
-    let axis = |kernel: u16, stride: u16, dilation: u16, pad: u16, input: u16| Axis {
-        kernel: kernel.into(),
-        stride: stride.into(),
-        dilation: dilation.into(),
-        pad: pad.into(),
-        input: input.into(),
-    };
     (
-        axis(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.in_h),
-        axis(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.in_w),
+        Axis::new(c.kernel_h, c.stride_h, c.dilation_h, c.pad_top, c.in_h),
+        Axis::new(c.kernel_w, c.stride_w, c.dilation_w, c.pad_left, c.in_w),
     )
 }
 

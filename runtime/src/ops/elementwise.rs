@@ -3,7 +3,7 @@
 use super::{Channels, dense_strides};
 use crate::fixed::{requantize, rescale_sum, saturate};
 use crate::format::op::{self, Op};
-use crate::kernels::{self, Memory, Sum};
+use crate::kernels::{Memory, Set, Sum};
 
 /// Addition or multiplication with its zero points.
 #[derive(Clone, Copy)]
@@ -35,13 +35,13 @@ impl Function {
 }
 
 /// Add and Mul; the output is dense, operands are read through their strides.
-pub(super) fn binary(b: &op::Binary, f: Function, memory: Memory<'_>, rhs: &[i8]) {
+pub(super) fn binary(b: &op::Binary, set: Set, f: Function, memory: Memory<'_>, rhs: &[i8]) {
     let dense = dense_strides(&b.dims);
     let rhs_is_dense = b.rhs_strides == dense;
     let lhs_is_dense = matches!(memory, Memory::InPlace(_)) || b.lhs_strides == dense;
     if f.add && lhs_is_dense && rhs_is_dense {
         let sum = Sum::new(b, f.lhs_zero_point, f.rhs_zero_point, f.zero_point);
-        return kernels::add(&sum, memory, rhs);
+        return set.add(&sum, memory, rhs);
     }
     match memory {
         Memory::InPlace(data) if rhs_is_dense => {

@@ -18,8 +18,10 @@ use crate::format::op::{self, Head, Op};
 use crate::format::tensor::{Constant, Tensor};
 use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
-use crate::kernels::{Memory, Output};
+use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
+#[cfg(pith_desktop)]
+pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 
@@ -101,7 +103,7 @@ pub fn matrix_shape(op: &Op<'_>) -> Option<(usize, usize)> {
 }
 
 /// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
-pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
+pub(crate) fn run(model: &Model<'_>, set: Set, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
     let mut arena = Arena { model, head, memory: arena };
     if let Some(blocks) = op.weights().and_then(|weights| blocks(model, op, weights)) {
         let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
@@ -159,10 +161,10 @@ pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8])
             if b.rhs_is_constant == 1 {
                 let rhs = bytemuck::cast_slice(model.constant_bytes(b.rhs));
                 let (lhs, _) = arena.may_be_in_place(b.lhs, b.output)?;
-                elementwise::binary(b, function, lhs, rhs)
+                elementwise::binary(b, set, function, lhs, rhs)
             } else {
                 let (lhs, rhs) = arena.two_inputs(b.lhs, b.rhs, b.output)?;
-                elementwise::binary(b, function, lhs, rhs)
+                elementwise::binary(b, set, function, lhs, rhs)
             }
         }
         Op::Lookup(l) => {
@@ -176,18 +178,18 @@ pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8])
         }
         Op::MaxPool(p) => {
             let (input, output) = arena.apart(p.input, p.output)?;
-            pool::max(p, input, output)
+            pool::max(p, set, input, output)
         }
         Op::AveragePool(p) => {
             let (input, output) = arena.apart(p.input, p.output)?;
             let channels = Channels::new(model.constant_bytes(p.channels), model.constant(p.channels).len as usize);
             let to = Output { zero_point: model.tensor(p.output).zero_point, min: p.act_min, max: p.act_max };
-            pool::average(p, input, model.tensor(p.input).zero_point, &channels, to, output)
+            pool::average(p, set, input, model.tensor(p.input).zero_point, &channels, to, output)
         }
         Op::Mean(m) => {
             let (input, output) = arena.apart(m.input, m.output)?;
             let to = Output { zero_point: model.tensor(m.output).zero_point, min: i8::MIN, max: i8::MAX };
-            pool::mean(m, input, model.tensor(m.input).zero_point, to, output)
+            pool::mean(m, set, input, model.tensor(m.input).zero_point, to, output)
         }
         Op::Softmax(s) => {
             let table = crate::check::u16s(model.constant_bytes(s.table));

@@ -2,11 +2,11 @@
 //!
 //! Most mutants get a fresh checksum, so that they reach the deeper checks. `PITH_MUTATIONS` sets how many are tried.
 
-use crate::model::{Builder, Memory, Random, seal};
+use crate::cases::model::{Builder, Memory, Random, seal};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::format::tensor::Constant;
-use pith::{Engine, Error, Model};
+use pith::{Engine, Error, Isa, Model};
 
 /// A model with every operator in it.
 pub fn every_operator() -> Vec<u8> {
@@ -165,8 +165,8 @@ pub fn every_operator() -> Vec<u8> {
     b.finish()
 }
 
-/// Parses and, if the file is valid, runs it.
-fn survive(file: &mut Memory, arena: &mut Memory) -> bool {
+/// Parses and, if the file is valid, runs it; with `vectors` on every instruction set of this machine too.
+fn survive(file: &mut Memory, arena: &mut Memory, vectors: bool) -> bool {
     let Ok(model) = Model::parse(file.bytes()) else { return false };
     let needed = model.arena_bytes();
     let arena = arena.bytes();
@@ -179,11 +179,24 @@ fn survive(file: &mut Memory, arena: &mut Memory) -> bool {
         engine.input(i).fill(-77);
     }
     engine.run();
-    let sum: i64 = (0..model.outputs().len()).flat_map(|i| engine.output(i)).map(|&q| q as i64).sum();
-    std::hint::black_box(sum);
+    let outputs: Vec<Vec<i8>> = (0..model.outputs().len()).map(|i| engine.output(i).to_vec()).collect();
     let names = model.ops().map(|(head, _)| model.op_name(&head).len()).sum::<usize>() + model.metadata().len();
     std::hint::black_box(names);
     assert!(arena[needed..].iter().all(|&v| v == 0x5A), "memory beyond the arena was written");
+    if vectors {
+        for isa in Isa::available() {
+            let mut workspace = vec![0x5A; Engine::workspace_bytes(&model, isa)];
+            arena.fill(0x5A);
+            let mut engine = Engine::with_workspace(&model, arena, isa, &mut workspace).expect("a workspace");
+            for i in 0..model.inputs().len() {
+                engine.input(i).fill(-77);
+            }
+            engine.run();
+            let same = outputs.iter().enumerate().all(|(i, output)| engine.output(i) == output);
+            assert!(same, "{isa:?} gave other bytes");
+            assert!(arena[needed..].iter().all(|&v| v == 0x5A), "{isa:?} wrote beyond the arena");
+        }
+    }
     true
 }
 
@@ -193,10 +206,10 @@ fn mutants_do_not_panic() {
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let good = every_operator();
     let mut arena = Memory::new(1 << 16, 0);
-    assert!(survive(&mut Memory::of(&good), &mut arena), "the original runs");
+    assert!(survive(&mut Memory::of(&good), &mut arena, true), "the original runs");
     let mut r = Random(99);
     let mut ran = 0;
-    for _ in 0..count {
+    for round in 0..count {
         let mut bytes = good.clone();
         for _ in 0..1 + r.below(3) {
             let at = r.below(bytes.len());
@@ -221,7 +234,7 @@ fn mutants_do_not_panic() {
         if r.below(8) > 0 && bytes.len() > 16 {
             seal(&mut bytes);
         }
-        ran += usize::from(survive(&mut Memory::of(&bytes), &mut arena));
+        ran += usize::from(survive(&mut Memory::of(&bytes), &mut arena, round % 8 == 0));
     }
     println!("{count} mutants, {ran} of them valid and run");
     assert!(ran > count / 50, "the mutations never reach a run");

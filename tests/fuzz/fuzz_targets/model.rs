@@ -21,4 +21,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(mut engine) = pith::Engine::new(&model, arena.bytes_mut()) {
         engine.run();
     }
+    let isa = pith::Isa::detect();
+    let mut workspace = vec![0; pith::Engine::workspace_bytes(&model, isa)];
+    if let Ok(mut engine) = pith::Engine::with_workspace(&model, arena.bytes_mut(), isa, &mut workspace) {
+        engine.run();
+    }
 });

@@ -58,11 +58,11 @@ pub struct Args {
 }
 
 /// Values of `PITH_ISA`.
-const ISAS: [&str; 8] = ["generic", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "dotprod", "i8mm"];
+const ISAS: [&str; 9] = ["generic", "sse2", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "dotprod", "i8mm"];
 
 /// oneDNN's names, and the same for Pith.
 const LIMITS: [(&str, &str); 6] = [
-    ("sse41", "generic"),
+    ("sse41", "sse2"),
     ("avx2", "avx2"),
     ("avx2_vnni", "avxvnni"),
     ("avx512_core", "avx2"),
@@ -74,15 +74,14 @@ fn engine_names() -> Vec<&'static str> {
     ENGINES.into_iter().chain(["none"]).collect()
 }
 
-/// 8-bit MACs per cycle of one core with two vector units (`generic`: SSE2's or NEON's 16-bit products); AMX: one tile unit.
+/// 8-bit MACs per cycle of one core with two vector units (SSE2, AVX2, NEON: 16-bit products); AMX: one tile unit.
 fn macs_per_cycle(isa: &str) -> Option<f64> {
     match isa {
-        "generic" => Some(16.0),
-        "avx2" => Some(32.0),
+        "generic" | "sse2" => Some(16.0),
+        "avx2" | "neon" => Some(32.0),
         "avxvnni" | "dotprod" => Some(64.0),
         "avx512vnni" | "i8mm" => Some(128.0),
         "amx" => Some(1024.0),
-        "neon" => Some(32.0),
         _ => None,
     }
 }

@@ -4,10 +4,10 @@
 //! onnxruntime, OpenVINO and tract do with their int8 models.
 
 use crate::ToolError;
-use pith::{Engine, Model};
+use pith::Model;
 use quantize::data;
-use quantize::execute::{input_slots, output_slots};
-use quantize::pack::{Arena, ModelFile};
+use quantize::execute::{self, Runner, input_slots, output_slots};
+use quantize::pack::ModelFile;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 /// A model with the input that is timed, ready to run: all that depends on how Pith executes on a desktop.
 struct Network {
     model: Model<'static>,
-    arena: Arena,
+    runner: Runner<'static>,
     input: Vec<f32>,
 }
 
 impl Network {
     fn load(model: &Path, samples: &Path) -> Result<Network, String> {
+        let isa = execute::isa().map_err(|e| e.to_string())?;
         // As long as the process.
         let file = Box::leak(Box::new(ModelFile::read(model).map_err(|e| e.to_string())?));
         let model = Model::parse(file.as_bytes()).map_err(|e| e.to_string())?;
@@ -31,40 +32,39 @@ impl Network {
         match set.samples.first().map(Vec::as_slice) {
             Some([sample]) => {
                 let input = sample.iter().copied().collect();
-                Ok(Network { model, arena: Arena::new(model.arena_bytes(), 0), input })
+                Ok(Network { model, runner: Runner::on(&model, isa), input })
             }
             _ => Err("want one input".into()),
         }
-    }
-
-    /// What the runtime executes with.
-    fn isa(&self) -> String {
-        format!("{:?}", pith::Isa::COMPILED).to_lowercase()
     }
 
     /// Wall time of so many inferences; the first output, as real numbers if the engine is `float`, is left in `output`.
     fn time(&mut self, runs: usize, is_float: bool, output: &mut Vec<f32>) -> Result<Duration, String> {
         let (input, port_out) = (self.model.inputs()[0], self.model.outputs()[0]);
         let quantized: Vec<i8> = self.input.iter().map(|&x| input.quantize(x)).collect();
-        let mut engine = Engine::new(&self.model, self.arena.bytes_mut()).map_err(|e| e.to_string())?;
-        let mut bytes = engine.output(0).to_vec();
+        let mut bytes = vec![0; self.model.tensor(port_out.tensor).len as usize];
         output.resize(bytes.len(), 0.0);
-        let start = Instant::now();
-        for _ in 0..runs {
-            match is_float {
-                false => engine.input(0).copy_from_slice(black_box(&quantized)),
-                true => {
-                    engine.input(0).iter_mut().zip(black_box(&self.input)).for_each(|(q, &x)| *q = input.quantize(x));
+        let mut elapsed = Duration::ZERO;
+        self.runner.with_engine(|engine| {
+            let start = Instant::now();
+            for _ in 0..runs {
+                match is_float {
+                    false => engine.input(0).copy_from_slice(black_box(&quantized)),
+                    true => {
+                        let values = black_box(&self.input).iter();
+                        engine.input(0).iter_mut().zip(values).for_each(|(q, &x)| *q = input.quantize(x));
+                    }
                 }
+                engine.run();
+                match is_float {
+                    false => bytes.copy_from_slice(engine.output(0)),
+                    true => output.iter_mut().zip(engine.output(0)).for_each(|(x, &q)| *x = port_out.dequantize(q)),
+                }
+                black_box((&bytes, &output));
             }
-            engine.run();
-            match is_float {
-                false => bytes.copy_from_slice(engine.output(0)),
-                true => output.iter_mut().zip(engine.output(0)).for_each(|(x, &q)| *x = port_out.dequantize(q)),
-            }
-            black_box((&bytes, &output));
-        }
-        Ok(start.elapsed())
+            elapsed = start.elapsed();
+        });
+        Ok(elapsed)
     }
 
     /// The float output in the ONNX file's axes.
@@ -95,7 +95,7 @@ fn answer(networks: &mut HashMap<String, Network>, request: &Value) -> Result<Va
     let (command, model) = (text("cmd")?, text("model")?);
     if command == "load" {
         let network = Network::load(Path::new(model), Path::new(text("calibration")?))?;
-        let isa = network.isa();
+        let isa = execute::isa().map_err(|e| e.to_string())?.name();
         networks.insert(model.into(), network);
         return Ok(json!({"ok": true, "version": concat!("pith ", env!("CARGO_PKG_VERSION")), "isa": isa}));
     }

@@ -1,0 +1,457 @@
+//! Memory beside the arena in which a desktop keeps weights as its vectors want them, and the inputs of the operator at hand.
+//!
+//! A file says nothing about desktops: when an engine is made, weights of convolutions, depthwise convolutions and linear layers are packed for the
+//! machine's instruction set (from any layout of the file) into memory of the caller; `Engine::run` then takes those operators through
+//! [`crate::kernels::lanes`]. What has no such kernel (groups, dilation, factors that need 64 bits) stays with the generic ones. The outputs
+//! are the same bytes.
+//!
+//! ```text
+//! stamp | entries (one per operator) | packed weights | map of the operator at hand
+//! ```
+//!
+//! The stamp names the model and the set, so that another engine over the same memory need not pack again.
+
+use crate::format::NONE;
+use crate::format::blocks::{Blocks, Layout};
+use crate::format::op::{self, Op};
+use crate::isa::Isa;
+use crate::kernels::generic::Packed;
+use crate::kernels::lanes::{Depthwise, Map, Matrix, Shape, Table, stage_words};
+use crate::kernels::{self, Output};
+use crate::model::Model;
+use crate::ops::{self, Channels};
+use bytemuck::{Pod, Zeroable};
+
+/// What vectors and tiles want their rows to begin at.
+const ALIGN: usize = 64;
+
+/// No map or packed constant is larger; keeps all sums of sizes inside of 32 bits where the machine has no more.
+const MAX_BYTES: usize = 1 << 28;
+
+/// Most vectors of depthwise weights that are repeated along a row of pixels.
+const MAX_PERIOD: usize = 8;
+
+/// Where the packed weights of an operator lie.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+struct Entry {
+    /// 1 if the operator has packed weights.
+    packed: u32,
+    /// 1 if any channel's sum is doubled first.
+    doubles: u32,
+    /// In multiples of [`ALIGN`].
+    offset: u32,
+    reserved: u32,
+}
+
+/// Whose weights the memory holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Stamp {
+    /// `PITHWORK`.
+    magic: [u8; 8],
+    /// Of the model file.
+    crc32: u32,
+    file_bytes: u32,
+    isa: u32,
+    reserved: [u32; 11],
+}
+
+const _: () = assert!(size_of::<Stamp>() == ALIGN);
+
+/// Packed weights and a map.
+#[derive(Debug)]
+pub(crate) struct Workspace<'a> {
+    table: &'static Table,
+    entries: &'a [Entry],
+    packed: &'a [u8],
+    map: &'a mut [u8],
+}
+
+/// Bytes for a model, 0 if the machine has no kernels of this set.
+pub(crate) fn bytes(model: &Model<'_>, isa: Isa) -> usize {
+    kernels::table(isa).map_or(0, |table| {
+        let [entries, packed, map] = parts(model, table.shape);
+        ALIGN + size_of::<Stamp>() + entries + packed + map
+    })
+}
+
+/// Bytes of entries, packed weights and map.
+fn parts(model: &Model<'_>, shape: Shape) -> [usize; 3] {
+    let (mut packed, mut map) = (0usize, 0);
+    for (_, op) in model.ops() {
+        if let Some(step) = Step::of(model, &op, shape) {
+            packed = packed.saturating_add(step.packed_bytes(shape).next_multiple_of(ALIGN));
+            map = map.max(step.map_bytes(shape));
+        }
+    }
+    [(model.ops().count() * size_of::<Entry>()).next_multiple_of(ALIGN), packed, map.next_multiple_of(ALIGN)]
+}
+
+impl<'a> Workspace<'a> {
+    /// Packs the weights, unless the memory holds them; none if the machine has no kernels of this set or `memory` is shorter than [`bytes`].
+    pub(crate) fn new(model: &Model<'_>, isa: Isa, memory: &'a mut [u8]) -> Option<Workspace<'a>> {
+        let table = kernels::table(isa)?;
+        let sizes = parts(model, table.shape);
+        let memory = memory.get_mut(memory.as_ptr().align_offset(ALIGN)..)?;
+        let (stamp, rest) = memory.split_at_mut_checked(size_of::<Stamp>())?;
+        let stamp: &mut Stamp = bytemuck::try_from_bytes_mut(stamp).ok()?;
+        let (entries, rest) = rest.split_at_mut_checked(sizes[0])?;
+        let (packed, rest) = rest.split_at_mut_checked(sizes[1])?;
+        let map = rest.get_mut(..sizes[2])?;
+        let entries: &mut [Entry] = bytemuck::try_cast_slice_mut(entries).ok()?;
+        let header = model.header();
+        let ours = Stamp {
+            magic: *b"PITHWORK",
+            crc32: header.crc32,
+            file_bytes: header.file_bytes,
+            isa: isa as u32,
+            ..Stamp::default()
+        };
+        if *stamp != ours {
+            *stamp = Stamp::default();
+            pack(model, table.shape, entries, packed)?;
+            *stamp = ours;
+        }
+        Some(Workspace { table, entries, packed, map })
+    }
+
+    /// The set's other kernels.
+    pub(crate) fn table(&self) -> &'static Table {
+        self.table
+    }
+
+    /// Runs operator `index` if it has packed weights; false if it must be run otherwise.
+    pub(crate) fn run(&mut self, model: &Model<'_>, index: usize, op: &Op<'_>, arena: &mut [i8]) -> bool {
+        let Some(entry) = self.entries.get(index).filter(|entry| entry.packed == 1) else { return false };
+        self.execute(model, *entry, op, arena).is_some()
+    }
+
+    fn execute(&mut self, model: &Model<'_>, entry: Entry, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
+        let (table, shape) = (self.table, self.table.shape);
+        let step = Step::of(model, op, shape)?;
+        let weights = self.packed.get(entry.offset as usize * ALIGN..)?.get(..step.packed_bytes(shape))?;
+        let (from, to, act_min, act_max) = match op {
+            Op::Conv(c) | Op::Depthwise(c) => (c.input, c.output, c.act_min, c.act_max),
+            Op::Linear(l) => (l.input, l.output, l.act_min, l.act_max),
+            _ => return None,
+        };
+        let range = |id: u16| {
+            let tensor = model.tensor(id);
+            tensor.offset as usize..tensor.offset as usize + tensor.len as usize
+        };
+        let map = self.map.get_mut(..step.map_bytes(shape))?;
+        let filled = (table.fill)(&step.map, arena.get(range(from))?, map);
+        let doubles = entry.doubles == 1;
+        let to_stage = Output { zero_point: model.tensor(to).zero_point, min: act_min, max: act_max };
+        let output = arena.get_mut(range(to))?;
+        let row = step.map.columns * step.map.pitch * shape.element();
+        let pixel = step.map.pitch * shape.element();
+        let done = filled
+            && match step.kind {
+                Kind::Matrix { runs, run, n } => (table.matrix)(
+                    &mut Matrix {
+                        map,
+                        pixels: step.out_h * step.out_w,
+                        width: step.out_w,
+                        row_step: step.stride_h * row,
+                        pixel_step: step.stride_w * pixel,
+                        runs,
+                        run_step: row,
+                        run,
+                        weights,
+                        n,
+                        doubles,
+                        to: to_stage,
+                        output,
+                    },
+                    shape,
+                ),
+                Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
+                    let channels = step.map.channels;
+                    let (out_row, period) = (step.out_w * channels, vectors * shape.vector());
+                    (table.depthwise)(
+                        &mut Depthwise {
+                            map,
+                            row,
+                            pitch: pixel,
+                            kernel_h,
+                            kernel_w,
+                            stride_h: step.stride_h,
+                            out_h: step.out_h,
+                            out_row,
+                            vectors,
+                            positions: if side_by_side { out_row.div_ceil(period) } else { step.out_w },
+                            map_step: if side_by_side { period * shape.element() } else { step.stride_w * pixel },
+                            out_step: if side_by_side { period } else { channels },
+                            span: if side_by_side { period } else { channels },
+                            weights,
+                            doubles,
+                            to: to_stage,
+                            output,
+                        },
+                        shape,
+                    )
+                }
+            };
+        done.then_some(())
+    }
+}
+
+/// Packs the weights of all operators that go through lanes.
+fn pack(model: &Model<'_>, shape: Shape, entries: &mut [Entry], packed: &mut [u8]) -> Option<()> {
+    entries.fill(Entry::default());
+    let mut at = 0;
+    for (entry, (_, op)) in entries.iter_mut().zip(model.ops()) {
+        let Some(step) = Step::of(model, &op, shape) else { continue };
+        let to = packed.get_mut(at..)?.get_mut(..step.packed_bytes(shape))?;
+        if let Some(doubles) = step.pack(model, &op, shape, to) {
+            *entry = Entry { packed: 1, doubles: doubles.into(), offset: (at / ALIGN) as u32, reserved: 0 };
+        }
+        at += to.len().next_multiple_of(ALIGN);
+    }
+    Some(())
+}
+
+/// An operator that goes through lanes.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    map: Map,
+    out_h: usize,
+    out_w: usize,
+    stride_h: usize,
+    stride_w: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Matrix {
+        runs: usize,
+        run: usize,
+        n: usize,
+    },
+    Depthwise {
+        kernel_h: usize,
+        kernel_w: usize,
+        vectors: usize,
+        /// Vectors run along a row of pixels, not along the channels of one.
+        side_by_side: bool,
+    },
+}
+
+impl Step {
+    /// None if the operator has another shape than lanes can do.
+    fn of(model: &Model<'_>, op: &Op<'_>, shape: Shape) -> Option<Step> {
+        let step = match op {
+            Op::Conv(c) if ops::conv_fits(c) => {
+                let run = c.kernel_w as usize * c.in_c as usize;
+                let kind = Kind::Matrix { runs: c.kernel_h as usize, run, n: c.out_c as usize };
+                Step::over(model, c, c.in_c as usize, kind)?
+            }
+            Op::Depthwise(c) if [c.dilation_h, c.dilation_w] == [1; 2] => {
+                let (channels, vector) = (c.in_c as usize, shape.vector());
+                // After so many vectors a row of pixels begins at a vector's first lane again.
+                let period = channels.max(1) >> channels.trailing_zeros().min(vector.trailing_zeros());
+                let side_by_side = c.stride_w == 1 && period <= MAX_PERIOD;
+                let vectors = if side_by_side { period } else { channels.div_ceil(vector) };
+                let pitch = if side_by_side { channels } else { vectors * vector };
+                let (kernel_h, kernel_w) = (c.kernel_h as usize, c.kernel_w as usize);
+                let kind = Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side };
+                Step::over(model, c, pitch, kind)?
+            }
+            Op::Linear(l) => {
+                let (rows, k) = (l.rows as usize, l.k as usize);
+                let map = Map {
+                    rows: 1,
+                    columns: rows,
+                    pitch: k,
+                    in_h: 1,
+                    in_w: rows,
+                    channels: k,
+                    top: 0,
+                    left: 0,
+                    zero_point: 0,
+                };
+                let kind = Kind::Matrix { runs: 1, run: k, n: l.n as usize };
+                Step { map, out_h: 1, out_w: rows, stride_h: 1, stride_w: 1, kind }
+            }
+            _ => return None,
+        };
+        let columns = match step.kind {
+            Kind::Matrix { runs, run, n } => runs.checked_mul(run)?.checked_mul(n)?,
+            Kind::Depthwise { kernel_h, kernel_w, .. } => {
+                kernel_h.checked_mul(kernel_w)?.checked_mul(step.map.pitch)?
+            }
+        };
+        let map = step.map.rows.checked_mul(step.map.columns)?.checked_mul(step.map.pitch)?;
+        (columns.max(map) < MAX_BYTES).then_some(step)
+    }
+
+    /// None if borders would have to hold a zero point that is no int8.
+    fn over(model: &Model<'_>, c: &op::Conv, pitch: usize, kind: Kind) -> Option<Step> {
+        let reach = |out: u16, stride: u16, kernel: u16, pad: u16, input: u16| {
+            let last = (out.max(1) as usize - 1) * stride as usize + kernel as usize;
+            last.max(pad as usize + input as usize)
+        };
+        let mut map = Map {
+            rows: reach(c.out_h, c.stride_h, c.kernel_h, c.pad_top, c.in_h),
+            columns: reach(c.out_w, c.stride_w, c.kernel_w, c.pad_left, c.in_w),
+            pitch,
+            in_h: c.in_h as usize,
+            in_w: c.in_w as usize,
+            channels: c.in_c as usize,
+            top: c.pad_top as usize,
+            left: c.pad_left as usize,
+            zero_point: 0,
+        };
+        if [map.rows, map.columns] != [map.in_h, map.in_w] {
+            map.zero_point = model.tensor(c.input).zero_point.try_into().ok()?;
+        }
+        let [out_h, out_w, stride_h, stride_w] = [c.out_h, c.out_w, c.stride_h, c.stride_w].map(usize::from);
+        Some(Step { map, out_h, out_w, stride_h, stride_w, kind })
+    }
+
+    fn map_bytes(&self, shape: Shape) -> usize {
+        let extra = match self.kind {
+            // The last group of a kernel row may reach beyond its taps.
+            Kind::Depthwise { .. } => shape.depth() * self.map.pitch * shape.element(),
+            Kind::Matrix { .. } => 0,
+        };
+        (self.map.bytes(shape.element()) + extra).next_multiple_of(ALIGN)
+    }
+
+    fn packed_bytes(&self, shape: Shape) -> usize {
+        match self.kind {
+            Kind::Matrix { runs, run, n } => n.div_ceil(shape.lanes) * shape.block_bytes(runs, run),
+            Kind::Depthwise { kernel_h, kernel_w, vectors, .. } => {
+                vectors * Depthwise::vector_bytes(shape, kernel_h, kernel_w)
+            }
+        }
+    }
+
+    /// Writes stages and weights; returns whether any sum is doubled, none if a factor is not for the high word.
+    fn pack(&self, model: &Model<'_>, op: &Op<'_>, shape: Shape, to: &mut [u8]) -> Option<bool> {
+        let source = Source::of(model, op)?;
+        let zero_out = model.tensor(op.output()).zero_point;
+        to.fill(0);
+        let mut doubles = false;
+        // Stage of `channel` into lane `lane` of arrays of `lanes`; `folded` is what maps add to the sum.
+        let mut stage = |channel: usize, sum: i32, to: &mut [u8], lane: usize, lanes: usize| {
+            let (bias, multiplier, shift) = source.stage(channel);
+            let offset = source.zero_point.wrapping_add(shape.offset);
+            let words = stage_words(bias.wrapping_sub(offset.wrapping_mul(sum)), multiplier, shift, zero_out)?;
+            doubles |= words[3] != 0;
+            for (i, word) in words.into_iter().enumerate() {
+                to.get_mut(4 * (i * lanes + lane)..)?.get_mut(..4)?.copy_from_slice(&word.to_le_bytes());
+            }
+            Some(())
+        };
+        let put = |to: &mut [u8], slot: usize, w: i8| -> Option<()> {
+            match shape.wide {
+                true => to.get_mut(2 * slot..)?.get_mut(..2)?.copy_from_slice(&(w as i16).to_le_bytes()),
+                false => *to.get_mut(slot)? = w as u8,
+            }
+            Some(())
+        };
+        let depth = shape.depth();
+        match self.kind {
+            Kind::Matrix { runs, run, n } => {
+                let groups = shape.groups(run);
+                for channel in 0..n {
+                    let block_bytes = shape.block_bytes(runs, run);
+                    let block = to.get_mut(channel / shape.lanes * block_bytes..)?.get_mut(..block_bytes)?;
+                    let (head, weights) = block.split_at_mut_checked(Shape::stage_bytes(shape.lanes))?;
+                    let lane = channel % shape.lanes;
+                    let mut sum = 0i32;
+                    for k in 0..runs * run {
+                        let w = source.weight(channel * runs * run + k, channel, k);
+                        sum = sum.wrapping_add(w as i32);
+                        let (run, i) = (k / run, k % run);
+                        put(weights, ((run * groups + i / depth) * shape.lanes + lane) * depth + i % depth, w)?;
+                    }
+                    stage(channel, sum, head, lane, shape.lanes)?;
+                }
+            }
+            Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
+                let channels = self.map.channels;
+                let groups = kernel_w.div_ceil(depth);
+                for (i, lane) in (0..vectors * shape.vector()).map(|i| (i, i % shape.vector())) {
+                    let vector_bytes = Depthwise::vector_bytes(shape, kernel_h, kernel_w);
+                    let vector = to.get_mut(i / shape.vector() * vector_bytes..)?.get_mut(..vector_bytes)?;
+                    let (head, weights) = vector.split_at_mut_checked(Shape::stage_bytes(shape.vector()))?;
+                    let place = shape.channel(lane / shape.lanes, lane % shape.lanes);
+                    let channel = i / shape.vector() * shape.vector() + place;
+                    let channel = if side_by_side { channel % channels } else { channel };
+                    if channel >= channels {
+                        continue;
+                    }
+                    let mut sum = 0i32;
+                    for tap in 0..kernel_h * kernel_w {
+                        let w = source.weight(tap * channels + channel, channel, tap);
+                        sum = sum.wrapping_add(w as i32);
+                        let (ky, kx) = (tap / kernel_w, tap % kernel_w);
+                        let group = (ky * groups + kx / depth) * shape.vector() + lane;
+                        put(weights, group * depth + kx % depth, w)?;
+                    }
+                    stage(channel, sum, head, lane, shape.vector())?;
+                }
+            }
+        }
+        Some(doubles)
+    }
+}
+
+/// Weights and output stages as the file has them.
+enum Weights<'m> {
+    RowMajor(Packed<'m>, Channels<'m>),
+    Blocks(Blocks<'m>),
+}
+
+struct Source<'m> {
+    weights: Weights<'m>,
+    /// What sums still have to be made up for.
+    zero_point: i32,
+}
+
+impl<'m> Source<'m> {
+    fn of(model: &Model<'m>, op: &Op<'_>) -> Option<Source<'m>> {
+        let (input, weights, channels, n) = match op {
+            Op::Conv(c) | Op::Depthwise(c) => (c.input, c.weights, c.channels, c.out_c as usize),
+            Op::Linear(l) => (l.input, l.weights, l.channels, l.n as usize),
+            _ => return None,
+        };
+        let constant = model.constant(weights);
+        let bytes = model.constant_bytes(weights);
+        match Layout::from_code(constant.layout).filter(|_| channels == NONE) {
+            Some(layout) => {
+                let (n, k) = ops::matrix_shape(op)?;
+                let blocks = Blocks::new(layout, constant.bits, n, k, bytes);
+                Some(Source { weights: Weights::Blocks(blocks), zero_point: 0 })
+            }
+            None => {
+                let packed = Packed { bytes, bits: constant.bits };
+                let channels = Channels::new(model.constant_bytes(channels), n);
+                Some(Source {
+                    weights: Weights::RowMajor(packed, channels),
+                    zero_point: model.tensor(input).zero_point,
+                })
+            }
+        }
+    }
+
+    /// Element `index` of row-major weights, or of a matrix in blocks the one of `row` and `column`.
+    fn weight(&self, index: usize, row: usize, column: usize) -> i8 {
+        match &self.weights {
+            Weights::RowMajor(packed, _) => packed.get(index),
+            Weights::Blocks(blocks) => blocks.weight(row, column) as i8,
+        }
+    }
+
+    fn stage(&self, channel: usize) -> (i32, i32, u8) {
+        match &self.weights {
+            Weights::RowMajor(_, channels) => channels.get(channel),
+            Weights::Blocks(blocks) => blocks.stage(channel),
+        }
+    }
+}
