@@ -120,7 +120,8 @@ impl<'m> Runner<'m> {
         });
     }
 
-    fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
+    /// Calls `f` with an engine over this runner's memory; weights are packed for the machine when it is first made.
+    pub fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
         let arena = self.arena.bytes_mut();
         let engine = match self.workspace.is_empty() {
             true => Engine::new(&self.model, arena),

@@ -5,12 +5,14 @@
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
 //! - [`cases`]: models of one operator on an emulated core, against exact arithmetic;
 //! - [`size`]: code and memory of a model's program;
+//! - [`bench`]: instructions and times beside other engines;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
 
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub mod bench;
 pub mod cases;
 pub mod core;
 pub mod networks;
@@ -51,6 +53,8 @@ enum Verb {
     Cases(cases::Args),
     /// Code, tables and RAM of a model's program on a core
     Size(size::Args),
+    /// Pith beside other engines: instructions on emulated cores, time on this machine
+    Bench(bench::Args),
     /// The README's table of results
     Results,
 }
@@ -63,6 +67,7 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Qemu(args) => qemu::run(&args).map(|()| true),
         Verb::Cases(args) => cases::run(&args),
         Verb::Size(args) => size::run(&args).map(|()| true),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Results => results::run().map(|()| true),
     }
 }

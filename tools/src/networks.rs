@@ -81,6 +81,16 @@ pub const CLASSIFIERS: [Network; 6] = [
     Network { model: "mnist_zoo", calibration: "mnist_train", test: "mnist_test", ..Network::PLAIN },
 ];
 
+/// Networks that `bench` times; an autoencoder and one with batch norm already folded are not among the classifiers.
+pub const BENCHED: [Network; 6] = [
+    CLASSIFIERS[0],
+    CLASSIFIERS[2],
+    Network { model: "ad01", calibration: "../golden/ad01", ..Network::PLAIN },
+    CLASSIFIERS[3],
+    Network { model: "fmnist_cnn", ..CLASSIFIERS[4] },
+    CLASSIFIERS[5],
+];
+
 /// A file of the shared data, if it is there.
 pub fn shared(file: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("PITH_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);

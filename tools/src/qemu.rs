@@ -5,6 +5,7 @@
 //! 63 instructions.
 
 use crate::core::{Core, Machine};
+use crate::size::code_size;
 use crate::{ToolError, absolute, call, root};
 use pith::Model;
 use quantize::data::{self, Layout};
@@ -58,6 +59,8 @@ pub struct Run {
     pub layers: Vec<u64>,
     /// Stack that a run needs, in bytes.
     pub stack_bytes: usize,
+    /// The runtime's code and tables, see [`crate::size::CodeSize`].
+    pub code_bytes: u64,
     /// One past the last arena byte that a run changed.
     pub arena_touched: usize,
     /// Decoded log.
@@ -145,7 +148,11 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     let [total, stack, touched, layers @ ..] = counts.as_slice() else {
         return Err(ToolError::new("the firmware left no counts"));
     };
-    let instructions = |ticks: u32| (ticks as f64 * machine.instructions_per_tick) as u64;
+    // SysTick has 24 bits: a long run goes round it, its layers do not.
+    let round = 1u64 << 24;
+    let sum: u64 = layers.iter().map(|&t| t as u64).sum();
+    let rounds = (sum.saturating_sub(*total as u64) + round / 2) / round;
+    let instructions = |ticks: u64| (ticks as f64 * machine.instructions_per_tick) as u64;
     let file = ModelFile::new(model);
     let parsed = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
     let lens: Vec<usize> = parsed.outputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).collect();
@@ -167,9 +174,10 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     }
     Ok(Run {
         outputs,
-        instructions: instructions(*total),
-        layers: layers.iter().map(|&t| instructions(t)).collect(),
+        instructions: instructions(*total as u64 + rounds * round),
+        layers: layers.iter().map(|&t| instructions(t as u64)).collect(),
         stack_bytes: *stack as usize,
+        code_bytes: code_size(&elf)?.runtime,
         arena_touched: *touched as usize,
         log,
         machine,

@@ -7,7 +7,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use pith::Model;
 use quantize::pack::ModelFile;
 use quantize::report::{grouped, table};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -19,8 +19,33 @@ pub struct Args {
     core: Vec<Core>,
 }
 
-/// The verb: a row per core. Code is that of functions and tables whose names begin with the runtime's; with link-time optimization small
-/// ones are inlined into their callers and counted there.
+/// Bytes of code and constants in a firmware.
+#[derive(Clone, Copy, Debug)]
+pub struct CodeSize {
+    /// Functions and tables whose names begin with the runtime's; with link-time optimization small ones are inlined into their callers
+    /// and counted there.
+    pub runtime: u64,
+    /// All of the program, the model apart.
+    pub program: u64,
+}
+
+/// Of an ELF file.
+pub fn code_size(elf: &Path) -> Result<CodeSize, ToolError> {
+    let bytes = std::fs::read(elf).map_err(|e| ToolError(format!("{}: {e}", elf.display())))?;
+    let object = object::File::parse(&*bytes).map_err(|e| ToolError(format!("{}: {e}", elf.display())))?;
+    let is_runtime = |name: &str| {
+        let name = format!("{:#}", rustc_demangle::demangle(name));
+        name.trim_start_matches(['<', '&']).starts_with("pith::")
+    };
+    let symbols = object.symbols().filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Data));
+    let section = |name: &str| object.section_by_name(name).map_or(0, |s| s.size());
+    Ok(CodeSize {
+        runtime: symbols.filter(|s| is_runtime(s.name().unwrap_or(""))).map(|s| s.size()).sum(),
+        program: section(".text") + section(".rodata"),
+    })
+}
+
+/// The verb: a row per core.
 pub fn run(args: &Args) -> Result<(), ToolError> {
     let shown = args.model.display();
     let file = ModelFile::read(&args.model).map_err(|e| ToolError(format!("{shown}: {e}")))?;
@@ -31,23 +56,12 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     for core in cores {
         let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
         let (elf, machine) = build_firmware(file.as_bytes(), &vec![0; input], core, scratch.path())?;
-        let bytes = std::fs::read(&elf).map_err(|e| ToolError(e.to_string()))?;
-        let object = object::File::parse(&*bytes).map_err(|e| ToolError(e.to_string()))?;
-        let runtime: u64 = object
-            .symbols()
-            .filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Data))
-            .filter(|s| {
-                let name = format!("{:#}", rustc_demangle::demangle(s.name().unwrap_or("")));
-                name.trim_start_matches(['<', '&']).starts_with("pith::")
-            })
-            .map(|s| s.size())
-            .sum();
-        let section = |name: &str| object.section_by_name(name).map_or(0, |s| s.size());
+        let size = code_size(&elf)?;
         rows.push(vec![
             core.name().into(),
             machine.target.into(),
-            grouped(runtime),
-            grouped(section(".text") + section(".rodata")),
+            grouped(size.runtime),
+            grouped(size.program),
             grouped(file.as_bytes().len() as u64),
             grouped(model.arena_bytes() as u64),
         ]);
