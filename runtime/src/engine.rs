@@ -83,6 +83,22 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
     }
 
+    /// Quantizes raw values into input `index`, see [`Port::quantize`]; what is missing stays as it was.
+    pub fn write_input(&mut self, index: usize, raw: &[f32]) {
+        let Some(port) = self.model.inputs().get(index) else { return };
+        #[cfg(pith_desktop)]
+        if let Some(table) = self.workspace.as_ref().map(|workspace| workspace.table()) {
+            return (table.quantize)(port, raw, self.input(index));
+        }
+        self.input(index).iter_mut().zip(raw).for_each(|(q, &raw)| *q = port.quantize(raw));
+    }
+
+    /// Raw values of output `index` after a run, as many as fit.
+    pub fn read_output(&self, index: usize, raw: &mut [f32]) {
+        let Some(port) = self.model.outputs().get(index) else { return };
+        raw.iter_mut().zip(self.output(index)).for_each(|(raw, &q)| *raw = port.dequantize(q));
+    }
+
     /// Output `index` after a run; empty if there is none.
     pub fn output(&self, index: usize) -> &[i8] {
         self.model.outputs().get(index).and_then(|port| self.arena.get(range(&self.model, port))).unwrap_or(&[])

@@ -16,6 +16,7 @@
 
 use super::{Memory, Output, Sum};
 use crate::format::op;
+use crate::format::tensor::Port;
 use crate::ops::Axis;
 
 /// Bytes behind a map that kernels may read.
@@ -153,6 +154,8 @@ pub struct Table {
     pub max_pool: fn(&op::Pool, &[i8], &mut [i8]),
     /// See [`sum_rows`].
     pub sum_rows: fn(&[i8], usize, usize, &mut [i32]),
+    /// See [`quantize`].
+    pub quantize: fn(&Port, &[f32], &mut [i8]),
 }
 
 /// Words of a channel's output stage: bias, multiplier, shift (of the high word), doublings; each an array over the channels.
@@ -934,5 +937,19 @@ impl Window<'_> {
             }
         }
         blocks.into_remainder()
+    }
+}
+
+/// [`Port::quantize`] of every value, without branches.
+#[inline(always)]
+pub fn quantize(port: &Port, raw: &[f32], to: &mut [i8]) {
+    let (scale, zero_point) = (port.scale as f64, port.zero_point.clamp(-65_536, 65_536));
+    for (to, &raw) in to.iter_mut().zip(raw) {
+        let steps = raw as f64 / scale + 0.5;
+        let steps = if steps.is_nan() { 0.0 } else { steps.clamp(-65_536.0, 65_536.0) };
+        // SAFETY: the value is a number between -65,536 and 65,536.
+        let truncated: i32 = unsafe { steps.to_int_unchecked() };
+        let floor = truncated - i32::from(steps < truncated as f64);
+        *to = (floor + zero_point).clamp(-128, 127) as i8;
     }
 }

@@ -176,3 +176,26 @@ fn long_additions_and_wide_pools() {
         run_everywhere(&b.finish(), &inputs);
     }
 }
+
+#[test]
+fn raw_inputs_are_quantized_as_one_by_one() {
+    let mut b = Builder::default();
+    let shape = [61];
+    let x = b.tensor(&shape, 3);
+    let table = b.u16s(&(0..256).map(|i| 32_768 >> (i / 20)).collect::<Vec<u16>>());
+    b.op(Op::Softmax(op::Softmax { input: x, output: x, table, reserved: 0, rows: 1, columns: 61 }));
+    (b.inputs, b.outputs) = (vec![x], vec![x]);
+    let mut file = Memory::of(&b.finish());
+    let model = Model::parse(file.bytes()).expect("a valid model");
+    let port = model.inputs()[0];
+    let mut raw: Vec<f32> = (0..61).map(|i| port.scale * (i as f32 * 5.5 - 160.0)).collect();
+    raw[..6].copy_from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0, f32::MIN_POSITIVE]);
+    let expected: Vec<i8> = raw.iter().map(|&v| port.quantize(v)).collect();
+    for isa in Isa::available() {
+        let mut arena = Memory::new(model.arena_bytes(), 0);
+        let mut workspace = vec![0; Engine::workspace_bytes(&model, isa)];
+        let mut engine = Engine::with_workspace(&model, arena.bytes(), isa, &mut workspace).unwrap();
+        engine.write_input(0, &raw);
+        assert_eq!(engine.input(0), expected, "{isa:?}");
+    }
+}

@@ -50,15 +50,12 @@ impl Network {
             for _ in 0..runs {
                 match is_float {
                     false => engine.input(0).copy_from_slice(black_box(&quantized)),
-                    true => {
-                        let values = black_box(&self.input).iter();
-                        engine.input(0).iter_mut().zip(values).for_each(|(q, &x)| *q = input.quantize(x));
-                    }
+                    true => engine.write_input(0, black_box(&self.input)),
                 }
                 engine.run();
                 match is_float {
                     false => bytes.copy_from_slice(engine.output(0)),
-                    true => output.iter_mut().zip(engine.output(0)).for_each(|(x, &q)| *x = port_out.dequantize(q)),
+                    true => engine.read_output(0, output),
                 }
                 black_box((&bytes, &output));
             }

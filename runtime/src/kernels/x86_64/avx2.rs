@@ -2,6 +2,7 @@
 //! AVX-VNNI, `VPDPBUSD` multiplies bytes as on AVX-512.
 
 use crate::format::op;
+use crate::format::tensor::Port;
 use crate::kernels::lanes::{self, Simd};
 use crate::kernels::{Memory, Sum};
 use core::arch::x86_64::*;

@@ -1,6 +1,7 @@
 //! AVX-512 with VNNI: sixteen sums in a register, `VPDPBUSD` adds four products of unsigned by signed bytes to each.
 
 use crate::format::op;
+use crate::format::tensor::Port;
 use crate::kernels::lanes::{self, Shape, Simd};
 use crate::kernels::{Memory, Sum};
 use core::arch::x86_64::*;

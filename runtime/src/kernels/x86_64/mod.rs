@@ -38,6 +38,12 @@ macro_rules! functions {
             lanes::max_pool(p, input, output);
         }
 
+        /// See [`lanes::quantize`].
+        #[target_feature(enable = $features)]
+        pub fn quantize(port: &Port, raw: &[f32], to: &mut [i8]) {
+            lanes::quantize(port, raw, to);
+        }
+
         /// See [`lanes::sum_rows`].
         #[target_feature(enable = $features)]
         pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
@@ -95,6 +101,10 @@ macro_rules! entries {
             max_pool: |p, input, output| {
                 // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
                 unsafe { set::max_pool(p, input, output) }
+            },
+            quantize: |port, raw, to| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::quantize(port, raw, to) }
             },
             sum_rows: |input, step, rows, acc| {
                 // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.

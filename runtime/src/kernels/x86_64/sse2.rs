@@ -2,6 +2,7 @@
 //! what it has.
 
 use crate::format::op;
+use crate::format::tensor::Port;
 use crate::kernels::lanes::{self, Simd};
 use crate::kernels::{Memory, Sum};
 use core::arch::x86_64::*;
