@@ -64,10 +64,8 @@ fn remove_unused(program: &mut Program) {
         .iter_mut()
         .for_each(|op| op.record.constants_mut().into_iter().flatten().for_each(|id| used[*id as usize] = true));
     let mut new_id = vec![NONE; used.len()];
-    let mut next = 0;
-    for (id, _) in used.iter().enumerate().filter(|(_, used)| **used) {
-        new_id[id] = next;
-        next += 1;
+    for (next, (id, _)) in used.iter().enumerate().filter(|(_, used)| **used).enumerate() {
+        new_id[id] = next as u16;
     }
     program
         .ops
