@@ -4,7 +4,8 @@ use crate::data::Slot;
 use crate::pack::Arena;
 use ndarray::{ArrayD, IxDyn};
 use pith::format::tensor::{Port, Tensor};
-use pith::{Engine, Isa, Model};
+use pith::{Engine, Isa, Model, Parallel};
+use rayon::prelude::*;
 
 /// Shape of a port's tensor with a batch axis.
 pub fn shape_of(model: &Model<'_>, port: &Port) -> Vec<usize> {
@@ -70,6 +71,21 @@ pub struct Runner<'m> {
     arena: Arena,
     isa: Isa,
     workspace: Vec<u8>,
+    threads: Option<Threads>,
+}
+
+/// A pool of threads that helps with large operators.
+#[derive(Debug)]
+struct Threads(rayon::ThreadPool);
+
+impl Parallel for Threads {
+    fn threads(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    fn run(&self, parts: &mut [&mut (dyn FnMut() + Send)]) {
+        self.0.install(|| parts.par_iter_mut().for_each(|part| part()));
+    }
 }
 
 impl<'m> Runner<'m> {
@@ -81,7 +97,13 @@ impl<'m> Runner<'m> {
     /// A runner on one of [`Isa::available`], or with another set on the generic kernels alone.
     pub fn on(model: &Model<'m>, isa: Isa) -> Runner<'m> {
         let workspace = vec![0; Engine::workspace_bytes(model, isa)];
-        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0), isa, workspace }
+        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0), isa, workspace, threads: None }
+    }
+
+    /// With so many threads for large operators; the outputs are the same.
+    pub fn with_threads(self, count: usize) -> Result<Runner<'m>, rayon::ThreadPoolBuildError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build()?;
+        Ok(Runner { threads: (count > 1).then_some(Threads(pool)), ..self })
     }
 
     /// Int8 outputs for int8 inputs; inputs longer or shorter than the model's are cut or leave the rest as it was.
@@ -127,8 +149,11 @@ impl<'m> Runner<'m> {
             true => Engine::new(&self.model, arena),
             false => Engine::with_workspace(&self.model, arena, self.isa, &mut self.workspace),
         };
-        if let Ok(mut engine) = engine {
-            f(&mut engine);
+        if let Ok(engine) = engine {
+            f(&mut match &self.threads {
+                Some(threads) => engine.in_parallel(threads),
+                None => engine,
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::ops;
 #[cfg(pith_desktop)]
 use crate::{
     isa::Isa,
-    workspace::{self, Workspace},
+    workspace::{self, Parallel, Workspace},
 };
 
 /// A model and the arena that it runs in.
@@ -65,6 +65,15 @@ impl<'m, 'a> Engine<'m, 'a> {
         let (needed, given) = (workspace::bytes(model, isa), workspace.len());
         let workspace = Workspace::new(model, isa, workspace).ok_or(Error::WorkspaceTooSmall { needed, given })?;
         Ok(Engine { workspace: Some(workspace), ..engine })
+    }
+
+    /// Lets large operators of an engine with a workspace run in parts at the same time. Outputs stay the same bytes.
+    #[cfg(pith_desktop)]
+    pub fn in_parallel(mut self, parallel: &'a dyn Parallel) -> Engine<'m, 'a> {
+        if let Some(workspace) = &mut self.workspace {
+            workspace.parallel = Some(parallel);
+        }
+        self
     }
 
     /// The model.

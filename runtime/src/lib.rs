@@ -45,3 +45,5 @@ pub use engine::{Aligned, Engine, Steps};
 pub use error::Error;
 pub use isa::Isa;
 pub use model::{Model, Ops};
+#[cfg(pith_desktop)]
+pub use workspace::Parallel;

@@ -66,6 +66,8 @@ pub(crate) struct Workspace<'a> {
     entries: &'a [Entry],
     packed: &'a [u8],
     map: &'a mut [u8],
+    /// Helpers for large operators.
+    pub(crate) parallel: Option<&'a dyn Parallel>,
 }
 
 /// Bytes for a model, 0 if the machine has no kernels of this set.
@@ -113,7 +115,7 @@ impl<'a> Workspace<'a> {
             pack(model, table.shape, entries, packed)?;
             *stamp = ours;
         }
-        Some(Workspace { table, entries, packed, map })
+        Some(Workspace { table, entries, packed, map, parallel: None })
     }
 
     /// The set's other kernels.
@@ -141,60 +143,125 @@ impl<'a> Workspace<'a> {
             tensor.offset as usize..tensor.offset as usize + tensor.len as usize
         };
         let map = self.map.get_mut(..step.map_bytes(shape))?;
-        let filled = (table.fill)(&step.map, arena.get(range(from))?, map);
-        let doubles = entry.doubles == 1;
+        if !(table.fill)(&step.map, arena.get(range(from))?, map) {
+            return None;
+        }
         let to_stage = Output { zero_point: model.tensor(to).zero_point, min: act_min, max: act_max };
+        let call = Call { table, step: &step, map, weights, doubles: entry.doubles == 1, to: to_stage };
         let output = arena.get_mut(range(to))?;
-        let row = step.map.columns * step.map.pitch * shape.element();
-        let pixel = step.map.pitch * shape.element();
-        let done = filled
-            && match step.kind {
-                Kind::Matrix { runs, run, n } => (table.matrix)(
-                    &mut Matrix {
-                        map,
-                        pixels: step.out_h * step.out_w,
-                        width: step.out_w,
-                        row_step: step.stride_h * row,
-                        pixel_step: step.stride_w * pixel,
-                        runs,
-                        run_step: row,
-                        run,
-                        weights,
-                        n,
-                        doubles,
-                        to: to_stage,
-                        output,
-                    },
-                    shape,
-                ),
-                Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
-                    let channels = step.map.channels;
-                    let (out_row, period) = (step.out_w * channels, vectors * shape.vector());
-                    (table.depthwise)(
-                        &mut Depthwise {
-                            map,
-                            row,
-                            pitch: pixel,
-                            kernel_h,
-                            kernel_w,
-                            stride_h: step.stride_h,
-                            out_h: step.out_h,
-                            out_row,
-                            vectors,
-                            positions: if side_by_side { out_row.div_ceil(period) } else { step.out_w },
-                            map_step: if side_by_side { period * shape.element() } else { step.stride_w * pixel },
-                            out_step: if side_by_side { period } else { channels },
-                            span: if side_by_side { period } else { channels },
-                            weights,
-                            doubles,
-                            to: to_stage,
-                            output,
-                        },
-                        shape,
-                    )
-                }
-            };
+        let parallel = self.parallel.filter(|_| op.macs() >= PARALLEL_MACS && step.out_h > 1);
+        let done = match parallel {
+            Some(parallel) => call.run_in_parts(parallel, output),
+            None => call.run(0, step.out_h, output),
+        };
         done.then_some(())
+    }
+}
+
+/// Products of an operator from which on other threads are asked for help.
+const PARALLEL_MACS: u64 = 1 << 20;
+
+/// Parts that an operator is cut into at most.
+const MAX_PARTS: usize = 16;
+
+/// Something that runs parts of an operator at the same time, for example a pool of threads. They are all done when it returns.
+pub trait Parallel: core::fmt::Debug + Sync {
+    /// How many parts are worth while.
+    fn threads(&self) -> usize;
+
+    /// Calls each of them once.
+    fn run(&self, parts: &mut [&mut (dyn FnMut() + Send)]);
+}
+
+/// An operator over a map that is filled.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    table: &'static Table,
+    step: &'a Step,
+    map: &'a [u8],
+    weights: &'a [u8],
+    doubles: bool,
+    to: Output,
+}
+
+impl Call<'_> {
+    /// Elements of a row of the output.
+    fn out_row(&self) -> usize {
+        match self.step.kind {
+            Kind::Matrix { n, .. } => self.step.out_w * n,
+            Kind::Depthwise { .. } => self.step.out_w * self.step.map.channels,
+        }
+    }
+
+    /// Rows `first ..` of the output, cut into parts; the same bytes as in one.
+    fn run_in_parts(&self, parallel: &dyn Parallel, output: &mut [i8]) -> bool {
+        let rows = self.step.out_h.div_ceil(parallel.threads().clamp(1, MAX_PARTS));
+        let mut parts = output.chunks_mut((rows * self.out_row()).max(1)).enumerate();
+        let mut jobs: [_; MAX_PARTS] = core::array::from_fn(|_| parts.next().map(|part| (part, false)));
+        let count = jobs.iter().flatten().count();
+        let mut calls = jobs.each_mut().map(|job| {
+            move || {
+                if let Some(((i, output), done)) = job {
+                    *done = self.run(*i * rows, rows.min(self.step.out_h - *i * rows), output);
+                }
+            }
+        });
+        let mut calls = calls.each_mut().map(|call| call as &mut (dyn FnMut() + Send));
+        parallel.run(calls.get_mut(..count).unwrap_or(&mut []));
+        parts.next().is_none() && jobs.iter().flatten().all(|(_, done)| *done)
+    }
+
+    /// So many rows of the output from `first` on; false if a length is wrong.
+    #[inline]
+    fn run(&self, first: usize, rows: usize, output: &mut [i8]) -> bool {
+        let Call { table, step, weights, doubles, to, .. } = *self;
+        let (shape, out_row) = (table.shape, self.out_row());
+        let pixel = step.map.pitch * shape.element();
+        let row = step.map.columns * pixel;
+        let Some(map) = self.map.get(first * step.stride_h * row..) else { return false };
+        match step.kind {
+            Kind::Matrix { runs, run, n } => {
+                let mut matrix = Matrix {
+                    map,
+                    pixels: rows * step.out_w,
+                    width: step.out_w,
+                    row_step: step.stride_h * row,
+                    pixel_step: step.stride_w * pixel,
+                    runs,
+                    run_step: row,
+                    run,
+                    weights,
+                    n,
+                    doubles,
+                    to,
+                    output,
+                };
+                (table.matrix)(&mut matrix, shape)
+            }
+            Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
+                let (channels, period) = (step.map.channels, vectors * shape.vector());
+                let mut depthwise = Depthwise {
+                    map,
+                    row,
+                    pitch: pixel,
+                    kernel_h,
+                    kernel_w,
+                    stride_h: step.stride_h,
+                    out_h: rows,
+                    out_row,
+                    vectors,
+                    positions: if side_by_side { out_row.div_ceil(period) } else { step.out_w },
+                    map_step: if side_by_side { period * shape.element() } else { step.stride_w * pixel },
+                    out_step: if side_by_side { period } else { channels },
+                    span: if side_by_side { period } else { channels },
+                    weights,
+                    doubles,
+                    to,
+                    output,
+                };
+                (table.depthwise)(&mut depthwise, shape)
+            }
+        }
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Int8 in and out in the model's own axes, instead of real numbers
     #[arg(long)]
     raw: bool,
+    /// Threads for large operators of a .pith model; the outputs are the same
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
 }
 
 /// Elements of one output over all samples.
@@ -38,7 +41,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let columns = if is_packed(&args.model) {
         let file = read_packed(&args.model)?;
         let model = parse_packed(&args.model, &file)?;
-        if args.raw { run_raw(&model, &args.input)? } else { run_real(&model, &args.input)? }
+        let runner = Runner::new(&model).with_threads(args.threads.into())?;
+        if args.raw { run_raw(&model, runner, &args.input)? } else { run_real(&model, runner, &args.input)? }
     } else if args.raw {
         return Err(Failure::new("--raw needs a .pith model; an ONNX file has no int8 inputs"));
     } else {
@@ -51,10 +55,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     write(&args.output, &columns)
 }
 
-fn run_real(model: &pith::Model<'_>, input: &Path) -> Result<Vec<Column>, Failure> {
+fn run_real(model: &pith::Model<'_>, mut runner: Runner<'_>, input: &Path) -> Result<Vec<Column>, Failure> {
     let ports = Ports::of_model(model);
     let set = ports.load(input, noted_preprocess(model).layout)?;
-    let mut runner = Runner::new(model);
     let outputs: Vec<_> = set.samples.iter().map(|sample| runner.run(sample)).collect();
     Ok(real_columns(&ports, &outputs))
 }
@@ -68,7 +71,7 @@ fn real_columns(ports: &Ports, outputs: &[Vec<ArrayD<f32>>]) -> Vec<Column> {
     ports.outputs.iter().enumerate().map(column).collect()
 }
 
-fn run_raw(model: &pith::Model<'_>, input: &Path) -> Result<Vec<Column>, Failure> {
+fn run_raw(model: &pith::Model<'_>, mut runner: Runner<'_>, input: &Path) -> Result<Vec<Column>, Failure> {
     let file = input.display().to_string();
     let arrays = npy::read(input).map_err(|e| Failure::new(format!("{file}: {e}")))?;
     let mut inputs = Vec::new();
@@ -92,7 +95,6 @@ fn run_raw(model: &pith::Model<'_>, input: &Path) -> Result<Vec<Column>, Failure
         inputs.push(flat.chunks(per_sample).map(<[i8]>::to_vec).collect::<Vec<_>>());
     }
     let n = inputs.iter().map(Vec::len).min().unwrap_or(0);
-    let mut runner = Runner::new(model);
     let run = |i: usize| runner.run_raw(&inputs.iter().map(|samples| samples[i].clone()).collect::<Vec<_>>());
     let outputs: Vec<Vec<Vec<i8>>> = (0..n).map(run).collect();
     let column = |(k, port): (usize, &pith::format::tensor::Port)| Column {

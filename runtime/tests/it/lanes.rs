@@ -8,6 +8,20 @@ use pith::{Engine, Isa, Model};
 
 const ROUNDS: usize = if cfg!(miri) { 2 } else { 250 };
 
+/// Three threads.
+#[derive(Debug)]
+struct Threads;
+
+impl pith::Parallel for Threads {
+    fn threads(&self) -> usize {
+        3
+    }
+
+    fn run(&self, parts: &mut [&mut (dyn FnMut() + Send)]) {
+        std::thread::scope(|scope| parts.iter_mut().for_each(|part| drop(scope.spawn(part))));
+    }
+}
+
 /// The first output of a model for its inputs, the same from the generic kernels and from every instruction set of this machine; memory beyond arena
 /// and workspace must stay as it was.
 pub fn run_everywhere(file: &[u8], inputs: &[Vec<i8>]) -> Vec<i8> {
@@ -30,7 +44,7 @@ pub fn run_everywhere(file: &[u8], inputs: &[Vec<i8>]) -> Vec<i8> {
         let mut arena = Memory::new(needed + 64, GUARD);
         let mut workspace = Memory::new(bytes + 64, GUARD);
         let engine = Engine::with_workspace(&model, arena.bytes(), isa, &mut workspace.bytes()[..bytes]);
-        let got = run(&mut engine.unwrap());
+        let got = run(&mut engine.unwrap().in_parallel(&Threads));
         assert_eq!(got, output, "{isa:?}");
         assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the arena");
         assert!(workspace.bytes()[bytes..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the workspace");

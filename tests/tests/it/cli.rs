@@ -100,6 +100,11 @@ fn build_eval_run_inspect() {
 
     let (real, raw) = (folder.path("y.npy"), folder.path("q.npy"));
     assert_eq!(quantize(&["run", &model, "--input", &digits("digits_test.npz"), "--output", &real]).0, 0);
+    let threaded = folder.path("threaded.npy");
+    let run = ["run", &model, "--input", &digits("digits_test.npz"), "--output", &threaded, "--threads", "3"];
+    assert_eq!(quantize(&run).0, 0);
+    assert_eq!(std::fs::read(&threaded).unwrap(), std::fs::read(&real).unwrap());
+    assert_eq!(quantize(&[&run[..7], &["0"]].concat()).0, 2);
     let logits = quantize::npy::read(Path::new(&real)).unwrap().remove(0).1;
     assert_eq!((logits.values.shape(), logits.kind.as_str()), (&[450, 10][..], "f4"));
     let pixels = quantize::npy::read(Path::new(&digits("digits_test.npz"))).unwrap().remove(0).1.values;
