@@ -6,21 +6,31 @@ use crate::format::op::{Head, Op};
 use crate::format::tensor::Port;
 use crate::model::{Model, Ops};
 use crate::ops;
+use crate::uses;
 
 /// A model and the arena that it runs in.
 ///
 /// Inputs and outputs lie in the arena and share it with everything between: write every input before each run, read outputs
 /// before the next.
+///
+/// `USES` is what its operators are taken from, see [`crate::uses`].
 #[derive(Debug)]
-pub struct Engine<'m, 'a> {
+pub struct Engine<'m, 'a, const USES: u64 = { uses::ALL }> {
     model: Model<'m>,
     arena: &'a mut [i8],
 }
 
 impl<'m, 'a> Engine<'m, 'a> {
-    /// An engine; the arena needs [`Model::arena_bytes`] bytes and must start at a multiple of [`ALIGN`] (see [`Aligned`]). Its content does
+    /// An engine for any model; the arena needs [`Model::arena_bytes`] bytes and must start at a multiple of [`ALIGN`] (see [`Aligned`]). Its content does
     /// not matter.
     pub fn new(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a>, Error> {
+        Engine::using(model, arena)
+    }
+}
+
+impl<'m, 'a, const USES: u64> Engine<'m, 'a, USES> {
+    /// As [`Engine::new`], for models that [`Model::parse_using`] accepts; an operator that it would not does nothing.
+    pub fn using(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a, USES>, Error> {
         if arena.as_ptr().align_offset(ALIGN) != 0 {
             return Err(Error::ArenaMisaligned);
         }
@@ -62,7 +72,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     }
 
     /// A run, one operator at a time.
-    pub fn steps(&mut self) -> Steps<'_, 'm> {
+    pub fn steps(&mut self) -> Steps<'_, 'm, USES> {
         Steps { ops: self.model.ops(), model: &self.model, arena: self.arena }
     }
 }
@@ -74,17 +84,17 @@ fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
 
 /// A run in progress, for profiling and for looking at tensors in between.
 #[derive(Debug)]
-pub struct Steps<'e, 'm> {
+pub struct Steps<'e, 'm, const USES: u64 = { uses::ALL }> {
     ops: Ops<'m>,
     model: &'e Model<'m>,
     arena: &'e mut [i8],
 }
 
-impl<'m> Steps<'_, 'm> {
+impl<'m, const USES: u64> Steps<'_, 'm, USES> {
     /// Executes the next operator and returns it; none after the last.
     pub fn step(&mut self) -> Option<(Head, Op<'m>)> {
         let (head, op) = self.ops.next()?;
-        let done = ops::run(self.model, &head, &op, self.arena);
+        let done = ops::run::<USES>(self.model, &head, &op, self.arena);
         debug_assert!(done.is_some(), "a checked operator has its memory");
         Some((head, op))
     }

@@ -41,8 +41,13 @@ impl Layout {
     }
 
     /// The layout of a code.
-    pub fn from_code(code: u8) -> Option<Layout> {
-        Layout::ALL.into_iter().find(|layout| layout.code() == code)
+    pub const fn from_code(code: u8) -> Option<Layout> {
+        match code {
+            1 => Some(Layout::Pairs),
+            2 => Some(Layout::Quads),
+            3 => Some(Layout::Rows),
+            _ => None,
+        }
     }
 
     /// Rows of a block.

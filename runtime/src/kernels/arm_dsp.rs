@@ -14,6 +14,7 @@
 use super::Output;
 use super::patch::sum_shift;
 use crate::format::blocks::{Blocks, Layout};
+use crate::uses::has_blocks;
 
 /// A naked function's body. The assembler must be told of the extension where it is an option.
 #[cfg(feature = "dsp")]
@@ -49,7 +50,7 @@ struct Call {
 }
 
 /// Two rows times three pixels (`pixels` = 3) or one, for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
-pub fn pairs(
+pub fn pairs<const USES: u64>(
     blocks: &Blocks<'_>,
     patches: &[i8],
     pixels: usize,
@@ -74,12 +75,13 @@ pub fn pairs(
         return false;
     }
     let kernel = match (bits, pixels) {
-        (8, 3) => pairs_s8_x3,
-        (4, 3) => pairs_s4_x3,
-        (2, 3) => pairs_s2_x3,
-        (8, _) => pairs_s8_x1,
-        (4, _) => pairs_s4_x1,
-        _ => pairs_s2_x1,
+        (8, 3) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x3,
+        (8, _) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x1,
+        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x3,
+        (4, _) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x1,
+        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x3,
+        (2, _) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x1,
+        _ => return false,
     };
     let unroll = match (bits, pixels) {
         (8, 3) => 4,
@@ -690,7 +692,7 @@ unsafe extern "C" fn pairs_s2_x1(_: &Call) {
 }
 
 /// [`super::generic::expand`] for `k` at a multiple of four; for weights of 8 bits without the sum.
-pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
+pub fn expand<const USES: u64>(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
     let quads = run.len() / 4;
     let start = (k / 4 * pixels + pixel) * 4;
     let stride = pixels * 4;
@@ -702,10 +704,10 @@ pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, r
     let mut sum = 0;
     if quads > 0 {
         let kernel = match (bits, pixels) {
-            (8, 3) => expand_s8_x3,
-            (8, _) => expand_s8_x1,
-            (4, 3) => expand_s4_x3,
-            (2, 3) => expand_s2_x3,
+            (8, 3) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x3,
+            (8, _) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x1,
+            (4, 3) if has_blocks(USES, Layout::Pairs, 4) => expand_s4_x3,
+            (2, 3) if has_blocks(USES, Layout::Pairs, 2) => expand_s2_x3,
             _ => expand_x1,
         };
         // SAFETY: `quads` words are read from `run`; of each, eight bytes are written at `start + i * stride`, the last of which ends at or before

@@ -2,6 +2,7 @@
 
 use crate::cases::model::{Memory, Random};
 use crate::cases::{Case, FAMILIES, ISAS};
+use pith::uses::{used_by, uses};
 use pith::{Engine, Model};
 
 /// Rounds per family.
@@ -11,6 +12,7 @@ const ROUNDS: usize = if cfg!(miri) { 3 } else { 300 };
 fn run(case: &Case) -> Vec<i8> {
     let mut file = Memory::of(&case.model);
     let model = Model::parse(file.bytes()).expect("a valid model");
+    assert_eq!(uses(&case.model), model.ops().fold(0, |all, (_, op)| all | used_by(&model, &op)));
     let needed = model.arena_bytes();
     let mut arena = Memory::new(needed + 64, 0xA5);
     let mut engine = Engine::new(&model, arena.bytes()).unwrap();
@@ -37,4 +39,14 @@ fn operators_give_what_the_format_says() {
             });
         }
     });
+}
+
+#[test]
+fn a_program_for_other_models_refuses() {
+    const LINEAR: u64 = pith::uses::operators(pith::format::op::kind::LINEAR);
+    let cases = FAMILIES[2].1(&mut Random(1), 0, &ISAS);
+    let mut file = Memory::of(&cases[0].model);
+    assert!(Model::parse_using::<LINEAR>(file.bytes()).is_err(), "weights are missing");
+    assert!(Model::parse_using::<{ LINEAR | u64::MAX << 32 }>(file.bytes()).is_ok());
+    assert!(Model::parse_using::<{ !LINEAR }>(file.bytes()).is_err());
 }
