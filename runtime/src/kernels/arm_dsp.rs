@@ -11,8 +11,8 @@
 
 #![allow(unsafe_code)]
 
-use super::Output;
 use super::patch::sum_shift;
+use super::{Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 
@@ -123,11 +123,7 @@ pub fn pairs<const USES: u64>(
             }
         }
     }
-    if !to.is_full() {
-        for at in at.into_iter().take(pixels) {
-            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
-        }
-    }
+    at.into_iter().take(pixels).for_each(|at| clamp(to, output.get_mut(at..at + n).unwrap_or(&mut [])));
     true
 }
 
@@ -833,6 +829,216 @@ unsafe extern "C" fn expand_s2_x3(from: *const i8, to: *mut i16, quads: usize, o
     expand_and_sum_loop!(
         expand_and_sum!("24", "lsl r3, r3, #6\nbic r3, r3, #0x003F0000", "lsl r12, r12, #4\nbic r12, r12, #0x000F0000"),
         expand_and_sum!("24", "lsl r3, r3, #2", "bic r3, r3, #0x00030000")
+    )
+}
+
+/// What [`add_quads`] reads, in the order of its registers.
+#[repr(C)]
+struct AddCall {
+    lhs: *const i8,
+    rhs: *const i8,
+    out: *mut i8,
+    end: *const i8,
+    lhs_multiplier: i32,
+    rhs_multiplier: i32,
+    constant: i32,
+    shift: u32,
+}
+
+/// [`super::generic::add`]; four elements at a time where the output's zero point can be taken into the constant.
+pub fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
+    let len = memory.input().len().min(memory.output().len()).min(rhs.len());
+    let zero_point = (sum.to.zero_point as i64) << sum.shift;
+    let largest = [sum.lhs_multiplier, sum.rhs_multiplier].map(|m| 128 * m.unsigned_abs() as u64).iter().sum::<u64>()
+        + sum.constant.unsigned_abs() as u64
+        + zero_point.unsigned_abs();
+    if largest > i32::MAX as u64 {
+        return super::generic::add(sum, memory, rhs);
+    }
+    let out = memory.output().as_mut_ptr();
+    let lhs = if let Memory::Apart(input, _) = &memory { input.as_ptr() } else { out.cast_const() };
+    let whole = len & !3;
+    let mut call = AddCall {
+        lhs,
+        rhs: rhs.as_ptr(),
+        out,
+        end: out.wrapping_add(whole),
+        lhs_multiplier: sum.lhs_multiplier,
+        rhs_multiplier: sum.rhs_multiplier,
+        constant: sum.constant + zero_point as i32,
+        shift: sum.shift,
+    };
+    if whole > 0 {
+        // SAFETY: `whole`, a multiple of four, is at most the length of each of the three slices. LDR and STR need no alignment.
+        unsafe { add_quads(&call) };
+    }
+    if whole < len {
+        // The last few elements, in words of their own.
+        let mut words = [[0i8; 4]; 3];
+        let [left, right, result] = &mut words;
+        left.iter_mut().zip(memory.input().get(whole..len).unwrap_or(&[])).for_each(|(to, from)| *to = *from);
+        right.iter_mut().zip(rhs.get(whole..len).unwrap_or(&[])).for_each(|(to, from)| *to = *from);
+        call = AddCall {
+            lhs: left.as_ptr(),
+            rhs: right.as_ptr(),
+            out: result.as_mut_ptr(),
+            end: result.as_ptr_range().end,
+            ..call
+        };
+        // SAFETY: all three have four elements.
+        unsafe { add_quads(&call) };
+        let tail = memory.output().get_mut(whole..len).unwrap_or(&mut []);
+        tail.iter_mut().zip(result).for_each(|(to, from)| *to = *from);
+    }
+    clamp(sum.to, memory.output().get_mut(..len).unwrap_or(&mut []));
+}
+
+/// Bounds that a kernel left out, if they are not those of the type.
+fn clamp(to: Output, output: &mut [i8]) {
+    if !to.is_full() {
+        output.iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
+    }
+}
+
+/// One element of words r8 and r9 to `$to`.
+macro_rules! add_element {
+    ($to:literal, $rotation:literal) => {
+        concat!(
+            "sxtb ",
+            $to,
+            ", r8",
+            $rotation,
+            "\n",
+            "sxtb r12, r9",
+            $rotation,
+            "\n",
+            "mla ",
+            $to,
+            ", ",
+            $to,
+            ", r4, r6\n",
+            "mla ",
+            $to,
+            ", r12, r5, ",
+            $to,
+            "\n",
+            "asr ",
+            $to,
+            ", ",
+            $to,
+            ", r7\n",
+            "ssat ",
+            $to,
+            ", #8, ",
+            $to,
+            "\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn add_quads(_: &AddCall) {
+    naked!(
+        "push {{r4-r11, lr}}",
+        "ldm r0, {{r0-r7}}",
+        "1:",
+        "ldr r8, [r0], #4",
+        "ldr r9, [r1], #4",
+        add_element!("r10", ""),
+        add_element!("r11", ", ror #8"),
+        "bfi r10, r11, #8, #8",
+        add_element!("r11", ", ror #16"),
+        "bfi r10, r11, #16, #8",
+        add_element!("r11", ", ror #24"),
+        "bfi r10, r11, #24, #8",
+        "str r10, [r2], #4",
+        "cmp r2, r3",
+        "bne 1b",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// Whether `rows` rows (at least one) of `len` elements, `step` apart, lie in `input`.
+fn holds_rows(input: &[i8], step: usize, rows: usize, len: usize) -> bool {
+    let end = rows.checked_sub(1).and_then(|last| last.checked_mul(step)).and_then(|start| start.checked_add(len));
+    end.is_some_and(|end| end <= input.len())
+}
+
+/// [`super::generic::max_rows`].
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    let (quads, rest) = out.as_chunks_mut::<4>();
+    let whole = quads.len() * 4;
+    if !holds_rows(input, step, rows, whole + rest.len()) {
+        return super::generic::max_rows(input, step, rows, out);
+    }
+    for (from, quad) in input.chunks(4).zip(quads) {
+        // SAFETY: of every row a word is read at a distance from its start that `holds_rows` allows; `quad` has four elements.
+        unsafe { max_4(from.as_ptr(), step, rows, quad) };
+    }
+    if !rest.is_empty() {
+        super::generic::max_rows(input.get(whole..).unwrap_or(&[]), step, rows, rest);
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn max_4(from: *const i8, step: usize, rows: usize, out: &mut [i8; 4]) {
+    naked!(
+        "push {{r4, lr}}",
+        "ldr r12, [r3]",
+        "1:",
+        "ldr r4, [r0]",
+        "add r0, r0, r1",
+        "ssub8 lr, r12, r4",
+        "sel r12, r12, r4",
+        "subs r2, r2, #1",
+        "bne 1b",
+        "str r12, [r3]",
+        "pop {{r4, pc}}",
+    )
+}
+
+/// Rows whose sum fits 16 bits.
+const ROWS: usize = 255;
+
+/// [`super::generic::sum_rows`].
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    let (quads, rest) = acc.as_chunks_mut::<4>();
+    let whole = quads.len() * 4;
+    if !holds_rows(input, step, rows, whole + rest.len()) {
+        return super::generic::sum_rows(input, step, rows, acc);
+    }
+    for (i, quad) in quads.iter_mut().enumerate() {
+        for first in (0..rows).step_by(ROWS) {
+            let from = input.as_ptr().wrapping_add(first * step + 4 * i);
+            // SAFETY: of every one of rows `first ..` a word is read at a distance from its start that `holds_rows` allows.
+            unsafe { sum_4(from, step, ROWS.min(rows - first), quad) };
+        }
+    }
+    if !rest.is_empty() {
+        super::generic::sum_rows(input.get(whole..).unwrap_or(&[]), step, rows, rest);
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sum_4(from: *const i8, step: usize, rows: usize, acc: &mut [i32; 4]) {
+    naked!(
+        "push {{r4-r6, lr}}",
+        "movs r4, #0",
+        "movs r5, #0",
+        "1:",
+        "ldr r6, [r0]",
+        "add r0, r0, r1",
+        "sxtab16 r4, r4, r6",
+        "sxtab16 r5, r5, r6, ror #8",
+        "subs r2, r2, #1",
+        "bne 1b",
+        "ldm r3, {{r0, r1, r2, r6}}",
+        "sxtah r0, r0, r4",
+        "sxtah r1, r1, r5",
+        "sxtah r2, r2, r4, ror #16",
+        "sxtah r6, r6, r5, ror #16",
+        "stm r3, {{r0, r1, r2, r6}}",
+        "pop {{r4-r6, pc}}",
     )
 }
 

@@ -144,15 +144,24 @@ impl Sum {
 
 /// See [`generic::add`].
 pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::add(sum, memory, rhs);
+    #[cfg(not(pith_dsp))]
     generic::add(sum, memory, rhs);
 }
 
 /// See [`generic::max_rows`].
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::max_rows(input, step, rows, out);
+    #[cfg(not(pith_dsp))]
     generic::max_rows(input, step, rows, out);
 }
 
 /// See [`generic::sum_rows`].
 pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::sum_rows(input, step, rows, acc);
+    #[cfg(not(pith_dsp))]
     generic::sum_rows(input, step, rows, acc);
 }
