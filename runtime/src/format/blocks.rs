@@ -195,7 +195,7 @@ impl<'a> Blocks<'a> {
     /// multiplier of at least 2^30 takes the result beyond any int8, as without.
     pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
         let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-        let largest = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
+        let largest = (rounding.leading_zeros() as u8).saturating_sub(1).min(62);
         let rows = self.layout.rows();
         self.blocks().all(|block| {
             let (Some(multipliers), Some(shifts)) = (block.get(4 * rows..8 * rows), block.get(8 * rows..9 * rows))

@@ -843,18 +843,12 @@ struct AddCall {
     rhs_multiplier: i32,
     constant: i32,
     shift: u32,
+    zero_point: i32,
 }
 
-/// [`super::generic::add`]; four elements at a time where the output's zero point can be taken into the constant.
+/// [`super::generic::add`]. The sum shifted right leaves room for the zero point.
 pub fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
     let len = memory.input().len().min(memory.output().len()).min(rhs.len());
-    let zero_point = (sum.to.zero_point as i64) << sum.shift;
-    let largest = [sum.lhs_multiplier, sum.rhs_multiplier].map(|m| 128 * m.unsigned_abs() as u64).iter().sum::<u64>()
-        + sum.constant.unsigned_abs() as u64
-        + zero_point.unsigned_abs();
-    if largest > i32::MAX as u64 {
-        return super::generic::add(sum, memory, rhs);
-    }
     let out = memory.output().as_mut_ptr();
     let lhs = if let Memory::Apart(input, _) = &memory { input.as_ptr() } else { out.cast_const() };
     let whole = len & !3;
@@ -865,8 +859,9 @@ pub fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
         end: out.wrapping_add(whole),
         lhs_multiplier: sum.lhs_multiplier,
         rhs_multiplier: sum.rhs_multiplier,
-        constant: sum.constant + zero_point as i32,
+        constant: sum.constant,
         shift: sum.shift,
+        zero_point: sum.to.zero_point,
     };
     if whole > 0 {
         // SAFETY: `whole`, a multiple of four, is at most the length of each of the three slices. LDR and STR need no alignment.
@@ -927,6 +922,11 @@ macro_rules! add_element {
             ", ",
             $to,
             ", r7\n",
+            "add ",
+            $to,
+            ", ",
+            $to,
+            ", lr\n",
             "ssat ",
             $to,
             ", #8, ",
@@ -940,6 +940,7 @@ macro_rules! add_element {
 unsafe extern "C" fn add_quads(_: &AddCall) {
     naked!(
         "push {{r4-r11, lr}}",
+        "ldr lr, [r0, #32]",
         "ldm r0, {{r0-r7}}",
         "1:",
         "ldr r8, [r0], #4",

@@ -64,8 +64,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// `acc` rescaled, moved and clamped.
-    #[inline(always)]
+    /// `acc` rescaled, moved and clamped. Where code is dear it stands once: kernels of an instruction set have their own.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
     pub fn stage(self, acc: i32, multiplier: i32, shift: u8) -> i8 {
         saturate(requantize(acc, multiplier, shift), self.zero_point, self.min, self.max)
     }
