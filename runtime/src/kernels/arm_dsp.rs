@@ -11,7 +11,7 @@
 
 #![allow(unsafe_code)]
 
-use super::patch::sum_shift;
+use super::patch::{Rows, sum_shift};
 use super::{Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
@@ -687,33 +687,129 @@ unsafe extern "C" fn pairs_s2_x1(_: &Call) {
     )
 }
 
-/// [`super::generic::expand`] for `k` at a multiple of four; for weights of 8 bits without the sum.
-pub fn expand<const USES: u64>(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
-    let quads = run.len() / 4;
+/// What the kernels of [`expand_rows`] and [`copy_rows`] read.
+#[repr(C)]
+struct RowsCall {
+    to: *mut i16,
+    /// Words of a run; for a copy its bytes.
+    run: usize,
+    runs: usize,
+    /// Where the first run begins, the distance to the next, where the ring's runs end and begin again.
+    from: *const i8,
+    step: usize,
+    end: *const i8,
+    begin: *const i8,
+    /// Whether the first word is an odd one of the patch.
+    odd: usize,
+}
+
+impl RowsCall {
+    fn new(to: *mut i16, run: usize, rows: &Rows<'_>) -> RowsCall {
+        let begin = rows.ring.as_ptr().wrapping_add(rows.left);
+        RowsCall {
+            to,
+            run,
+            runs: rows.slots,
+            from: begin.wrapping_add(rows.first * rows.row),
+            step: rows.row,
+            end: begin.wrapping_add(rows.slots * rows.row),
+            begin,
+            odd: 0,
+        }
+    }
+}
+
+/// Writes runs of whole words into a patch of pairs from `k`, a multiple of four, and returns their sum; for weights of 8 bits without the sum.
+pub fn expand_rows<const USES: u64>(
+    bits: u8,
+    to: &mut [i16],
+    pixels: usize,
+    pixel: usize,
+    k: usize,
+    rows: &Rows<'_>,
+) -> i32 {
+    let quads = rows.run / 4;
+    if quads == 0 || !rows.run.is_multiple_of(4) || !rows.are_inside() || !matches!(pixels, 1 | 3) {
+        return 0;
+    }
     let start = (k / 4 * pixels + pixel) * 4;
-    let stride = pixels * 4;
-    let rest = run.len() % 4;
-    let end = start + (quads + usize::from(rest > 0)).saturating_sub(1) * stride + 4;
-    if run.is_empty() || end > to.len() {
-        return super::generic::expand(bits, to, pixels, pixel, k, run);
+    let end = start + (rows.slots * quads - 1) * pixels * 4 + 4;
+    if end > to.len() {
+        return 0;
     }
-    let mut sum = 0;
-    if quads > 0 {
-        let kernel = match (bits, pixels) {
-            (8, 3) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x3,
-            (8, _) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x1,
-            (4, 3) if has_blocks(USES, Layout::Pairs, 4) => expand_s4_x3,
-            (2, 3) if has_blocks(USES, Layout::Pairs, 2) => expand_s2_x3,
-            _ => expand_x1,
-        };
-        // SAFETY: `quads` words are read from `run`; of each, eight bytes are written at `start + i * stride`, the last of which ends at or before
-        // `end <= to.len()`. `to` is aligned to 2; STRD needs 4, which `start` and `stride` keep and the caller's scratch has.
-        sum = unsafe { kernel(run.as_ptr(), to.as_mut_ptr().add(start), quads, k / 4 % 2) };
-    }
-    if rest > 0 {
-        sum += super::generic::expand(bits, to, pixels, pixel, k + quads * 4, run.get(quads * 4..).unwrap_or(&[]));
+    let kernel = match (bits, pixels) {
+        (8, 3) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x3,
+        (8, _) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x1,
+        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => expand_s4_x3,
+        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => expand_s2_x3,
+        _ => expand_x1,
+    };
+    let call = RowsCall { odd: k / 4 % 2, ..RowsCall::new(to.as_mut_ptr().wrapping_add(start), quads, rows) };
+    // SAFETY: `slots` times `quads` words are read from the ring (`are_inside`); of each, eight bytes are written, `pixels * 8` bytes after those
+    // of the word before, the last of which end at `end <= to.len()`. LDR needs no alignment, STRD a multiple of 4, which `start` and the
+    // distance keep and the caller's scratch has.
+    unsafe { kernel(&call) }
+}
+
+/// [`expand_rows`] of one run, whose last word is filled up with zeros.
+pub fn expand<const USES: u64>(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
+    let (words, rest) = run.as_chunks::<4>();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let whole = words.len() * 4;
+    let mut sum = expand_rows::<USES>(bits, to, pixels, pixel, k, &Rows::single(words.as_flattened()));
+    if whole < run.len() {
+        sum += expand_rows::<USES>(bits, to, pixels, pixel, k + whole, &Rows::single(&last));
     }
     sum
+}
+
+/// Copies runs one after another.
+pub fn copy_rows(to: &mut [i8], rows: &Rows<'_>) {
+    if rows.run == 0 || !rows.are_inside() || rows.slots * rows.run > to.len() {
+        return;
+    }
+    let call = RowsCall::new(to.as_mut_ptr().cast(), rows.run, rows);
+    // SAFETY: `slots` runs are read from the ring (`are_inside`) and as many bytes written to `to`, whose length was checked. LDR and STR need
+    // no alignment.
+    unsafe { copy_runs(&call) };
+}
+
+/// To the next run in r8, around the ring; zero if there is none.
+macro_rules! next_run {
+    () => {
+        concat!("add r8, r8, r9\n", "cmp r8, r10\n", "it eq\n", "moveq r8, r11\n", "subs r7, r7, #1\n")
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn copy_runs(_: &RowsCall) {
+    naked!(
+        "push {{r4-r11, lr}}",
+        "ldm r0, {{r1, r6-r11}}",
+        "and r5, r6, #3",
+        "1:",
+        "mov r0, r8",
+        "lsrs r2, r6, #2",
+        "beq 3f",
+        "2:",
+        "ldr r3, [r0], #4",
+        "str r3, [r1], #4",
+        "subs r2, r2, #1",
+        "bne 2b",
+        "3:",
+        "movs r2, r5",
+        "beq 5f",
+        "4:",
+        "ldrb r3, [r0], #1",
+        "strb r3, [r1], #1",
+        "subs r2, r2, #1",
+        "bne 4b",
+        "5:",
+        next_run!(),
+        "bne 1b",
+        "pop {{r4-r11, pc}}",
+    )
 }
 
 macro_rules! expand_word {
@@ -732,39 +828,35 @@ macro_rules! expand_word {
 macro_rules! expand_loop {
     ($step:literal) => {
         naked!(
-            "lsrs r3, r2, #2",
-            "ands r2, r2, #3",
-            "push {{r4, lr}}",
-            "mov lr, r3",
-            "beq 2f",
+            "push {{r4-r11, lr}}",
+            "ldm r0, {{r1, r6-r11}}",
             "1:",
+            "mov r0, r8",
+            "lsrs r2, r6, #1",
+            "bcc 2f",
+            expand_word!($step),
+            "beq 3f",
+            "2:",
+            expand_word!($step),
             expand_word!($step),
             "subs r2, r2, #1",
-            "bne 1b",
-            "2:",
-            "cmp lr, #0",
-            "beq 4f",
+            "bne 2b",
             "3:",
-            expand_word!($step),
-            expand_word!($step),
-            expand_word!($step),
-            expand_word!($step),
-            "subs lr, lr, #1",
-            "bne 3b",
-            "4:",
+            next_run!(),
+            "bne 1b",
             "movs r0, #0",
-            "pop {{r4, pc}}",
+            "pop {{r4-r11, pc}}",
         )
     };
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s8_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s8_x3(_: &RowsCall) -> i32 {
     expand_loop!("24")
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s8_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s8_x1(_: &RowsCall) -> i32 {
     expand_loop!("8")
 }
 
@@ -793,9 +885,13 @@ macro_rules! expand_and_sum {
 macro_rules! expand_and_sum_loop {
     ($even:expr, $odd:expr) => {
         naked!(
-            "push {{r4, r5, lr}}",
+            "push {{r4-r11, lr}}",
+            "ldr r3, [r0, #28]",
+            "ldm r0, {{r1, r6-r11}}",
             "movs r4, #0",
             "mov r5, #0x00010001",
+            "mov r0, r8",
+            "mov r2, r6",
             "cmp r3, #0",
             "bne 2f",
             "1:",
@@ -804,20 +900,30 @@ macro_rules! expand_and_sum_loop {
             "2:",
             $odd,
             "bne 1b",
+            next_run!(),
+            "mov r0, r8",
+            "mov r2, r6",
+            "bne 1b",
+            "b 4f",
             "3:",
+            next_run!(),
+            "mov r0, r8",
+            "mov r2, r6",
+            "bne 2b",
+            "4:",
             "mov r0, r4",
-            "pop {{r4, r5, pc}}",
+            "pop {{r4-r11, pc}}",
         )
     };
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_x1(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(expand_and_sum!("8", "", ""), expand_and_sum!("8", "", ""))
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s4_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s4_x3(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(
         expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000"),
         expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000")
@@ -825,7 +931,7 @@ unsafe extern "C" fn expand_s4_x3(from: *const i8, to: *mut i16, quads: usize, o
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s2_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s2_x3(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(
         expand_and_sum!("24", "lsl r3, r3, #6\nbic r3, r3, #0x003F0000", "lsl r12, r12, #4\nbic r12, r12, #0x000F0000"),
         expand_and_sum!("24", "lsl r3, r3, #2", "bic r3, r3, #0x00030000")

@@ -64,6 +64,55 @@ pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
     (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
 }
 
+/// Runs of a ring's rows, from `left` on: what the taps of a window read, kernel row after kernel row.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `slots` rows of `row` elements.
+    pub ring: &'a [i8],
+    #[allow(missing_docs)]
+    pub row: usize,
+    #[allow(missing_docs)]
+    pub slots: usize,
+    /// The slot that comes first; the next ones follow, cyclically.
+    pub first: usize,
+    #[allow(missing_docs)]
+    pub left: usize,
+    /// Elements of a run.
+    pub run: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// One run.
+    pub fn single(run: &'a [i8]) -> Rows<'a> {
+        Rows { ring: run, row: run.len(), slots: 1, first: 0, left: 0, run: run.len() }
+    }
+
+    /// Whether all of them lie in the ring.
+    pub fn are_inside(&self) -> bool {
+        self.first < self.slots
+            && self.left.checked_add(self.run).is_some_and(|end| end <= self.row)
+            && self.slots.checked_mul(self.row).is_some_and(|end| end <= self.ring.len())
+    }
+
+    /// One after another; empty where they leave the ring.
+    fn runs(&self) -> impl Iterator<Item = &'a [i8]> {
+        let slots = (self.first..self.slots).chain(0..self.first);
+        let (ring, row, left, run) = (self.ring, self.row, self.left, self.run);
+        slots.map(move |slot| ring.get(slot * row + left..).and_then(|from| from.get(..run)).unwrap_or(&[]))
+    }
+
+    /// Copies them to `to`.
+    #[inline(always)]
+    pub fn copy_to(&self, to: &mut [i8]) {
+        #[cfg(pith_dsp)]
+        super::arm_dsp::copy_rows(to, self);
+        #[cfg(not(pith_dsp))]
+        for (to, run) in to.chunks_exact_mut(self.run.max(1)).zip(self.runs()) {
+            to.iter_mut().zip(run).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
 /// Scratch bytes of patches.
 pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
     layout.padded_k(bits, k) * element_bytes(layout) * pixels
@@ -102,6 +151,19 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         }
     }
 
+    /// All activations of a pixel.
+    #[inline(always)]
+    pub fn put_rows(&mut self, pixel: usize, rows: &Rows<'_>) {
+        #[cfg(pith_dsp)]
+        if let (Layout::Pairs, Ok(to)) = (self.layout, bytemuck::try_cast_slice_mut::<i8, i16>(self.memory)) {
+            self.sums[pixel % 3] += super::arm_dsp::expand_rows::<USES>(self.bits, to, self.pixels, pixel, 0, rows);
+            return;
+        }
+        for (i, run) in rows.runs().enumerate() {
+            self.put(pixel, i * rows.run, run);
+        }
+    }
+
     /// Activations `k ..` of a pixel.
     #[inline(always)]
     pub fn put(&mut self, pixel: usize, k: usize, run: &[i8]) {
@@ -109,12 +171,10 @@ impl<'s, const USES: u64> Patches<'s, USES> {
             Layout::Pairs if has_pairs(USES) => {
                 let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i16>(self.memory) else { return };
                 #[cfg(pith_dsp)]
-                if k.is_multiple_of(4) {
-                    let sum = super::arm_dsp::expand::<USES>(self.bits, to, self.pixels, pixel, k, run);
-                    self.sums[pixel % 3] += sum;
-                    return;
-                }
-                self.sums[pixel % 3] += generic::expand(self.bits, to, self.pixels, pixel, k, run);
+                let sum = super::arm_dsp::expand::<USES>(self.bits, to, self.pixels, pixel, k, run);
+                #[cfg(not(pith_dsp))]
+                let sum = generic::expand(self.bits, to, self.pixels, pixel, k, run);
+                self.sums[pixel % 3] += sum;
             }
             Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
                 let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i32>(self.memory) else { return };

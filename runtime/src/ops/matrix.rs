@@ -10,7 +10,7 @@
 
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
-use crate::kernels::patch::{self, Patches};
+use crate::kernels::patch::{self, Patches, Rows};
 use crate::kernels::{Memory, Output};
 
 /// Scratch memory of a convolution in blocks, in this order.
@@ -131,20 +131,14 @@ pub(super) fn conv<const USES: u64>(
         for x in 0..c.out_w as usize {
             let pixel = group.begin();
             let left = x * c.stride_w as usize * in_c;
-            let mut slot = first_slot;
-            for ky in 0..kernel_h {
-                let from = match one_tap {
-                    true => memory.input().get(top * in_w * in_c + left..)?,
-                    false => ring.get(slot * row + left..)?,
-                };
-                let from = from.get(..run)?;
-                match staging.get_mut(ky * run..(ky + 1) * run) {
-                    Some(to) => copy_run(to, from),
-                    None => group.patches.put(pixel, ky * run, from),
-                }
-                slot = if slot + 1 == kernel_h { 0 } else { slot + 1 };
-            }
-            if !staging.is_empty() {
+            let rows = match one_tap {
+                true => Rows::single(memory.input().get(top * in_w * in_c + left..)?.get(..in_c)?),
+                false => Rows { ring, row, slots: kernel_h, first: first_slot, left, run },
+            };
+            if staging.is_empty() {
+                group.patches.put_rows(pixel, &rows);
+            } else {
+                rows.copy_to(staging);
                 group.patches.put(pixel, 0, staging);
             }
             group.end(blocks, to, memory.output());
@@ -152,15 +146,6 @@ pub(super) fn conv<const USES: u64>(
     }
     group.finish(blocks, to, memory.output());
     Some(())
-}
-
-/// Copies a few bytes, as many as the shorter has, by words and without a call.
-#[inline(always)]
-fn copy_run(to: &mut [i8], from: &[i8]) {
-    let (to, to_end) = to.as_chunks_mut::<4>();
-    let (from, from_end) = from.as_chunks::<4>();
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    to_end.iter_mut().zip(from_end).for_each(|(to, from)| *to = *from);
 }
 
 /// `output[row, n]`, see [`op::Linear`] and [`crate::format::blocks`].
