@@ -17,6 +17,9 @@ pub const ALL: u64 = u64::MAX;
 /// A sum or product whose operands are not both dense.
 pub const STRIDED: u64 = 1 << 20;
 
+/// A depthwise filter that is not of 3x3 with a stride of 1 or 2.
+pub const OTHER_DEPTHWISE: u64 = 1 << 26;
+
 /// How an operator's weights lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -67,17 +70,26 @@ pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
 
 /// What a checked operator uses.
 pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
+    let weights = op.weights().map_or(0, |id| {
+        let constant = model.constant(id);
+        weights(op.kind(), constant.layout, constant.bits)
+    });
+    let pair = |a: u16, b: u16| [a as usize, b as usize];
     let special = match op {
-        Op::Add(b) | Op::Mul(b) => {
-            let dense = ops::dense_strides(&b.dims);
-            if [b.lhs_strides, b.rhs_strides] == [dense; 2] { 0 } else { STRIDED }
+        Op::Add(b) | Op::Mul(b) if [b.lhs_strides, b.rhs_strides] != [ops::dense_strides(&b.dims); 2] => STRIDED,
+        Op::Depthwise(c) => {
+            filter(pair(c.kernel_h, c.kernel_w), pair(c.stride_h, c.stride_w), pair(c.dilation_h, c.dilation_w))
         }
-        _ => op.weights().map_or(0, |id| {
-            let constant = model.constant(id);
-            weights(op.kind(), constant.layout, constant.bits)
-        }),
+        _ => 0,
     };
-    operators(op.kind()) | special
+    operators(op.kind()) | weights | special
+}
+
+/// Two fields of an [`op::Conv`].
+macro_rules! fields {
+    ($file:expr, $body:expr, $a:ident, $b:ident) => {
+        [u16_at($file, $body + offset_of!(op::Conv, $a)), u16_at($file, $body + offset_of!(op::Conv, $b))]
+    };
 }
 
 /// What the model in `file` uses; unspecified (but never a panic) if it is none.
@@ -92,6 +104,13 @@ pub const fn uses(file: &[u8]) -> u64 {
         match kind {
             kind::CONV | kind::DEPTHWISE | kind::CONV_TRANSPOSE => {
                 uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Conv, weights)));
+                if kind == kind::DEPTHWISE {
+                    uses |= filter(
+                        fields!(file, body, kernel_h, kernel_w),
+                        fields!(file, body, stride_h, stride_w),
+                        fields!(file, body, dilation_h, dilation_w),
+                    );
+                }
             }
             kind::LINEAR => {
                 uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Linear, weights)))
@@ -103,6 +122,10 @@ pub const fn uses(file: &[u8]) -> u64 {
         left -= 1;
     }
     uses
+}
+
+const fn filter(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> u64 {
+    if !ops::is_3x3(kernel, stride, dilation) { OTHER_DEPTHWISE } else { 0 }
 }
 
 const fn weights(kind: u8, layout: u8, bits: u8) -> u64 {

@@ -22,6 +22,7 @@ use crate::kernels::{Memory, Output};
 use crate::model::Model;
 use crate::uses::{Weights, has, has_weights};
 pub use depthwise::depthwise_scratch_bytes;
+pub(crate) use depthwise::is_3x3;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
@@ -152,10 +153,10 @@ pub(crate) fn run<const USES: u64>(model: &Model<'_>, head: &Head, op: &Op<'_>, 
             let stage = Stage::of(model, c);
             match weights(model, c.weights) {
                 Either::Bytes(w) if has_weights(USES, kind::DEPTHWISE, Weights::Bytes) => {
-                    depthwise::depthwise(c, memory, w, 8, &stage, scratch)
+                    depthwise::depthwise::<_, USES>(c, memory, w, 8, &stage, scratch)
                 }
                 Either::Packed(w) if has_weights(USES, kind::DEPTHWISE, Weights::Packed) => {
-                    depthwise::depthwise(c, memory, w, w.bits, &stage, scratch)
+                    depthwise::depthwise::<_, USES>(c, memory, w, w.bits, &stage, scratch)
                 }
                 _ => return None,
             }
