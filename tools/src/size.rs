@@ -19,6 +19,9 @@ pub struct Args {
     core: Vec<Core>,
 }
 
+/// Parts of the names of what [`Model::parse`] alone needs.
+const CHECKS: [&str; 5] = ["pith::check::", "pith::uses::", "::new_checked", "::crc32", "::runs_in_place"];
+
 /// The verb: a row per core. Code is that of functions and tables whose names begin with the runtime's; with link-time optimization small
 /// ones are inlined into their callers and counted there.
 pub fn run(args: &Args) -> Result<(), ToolError> {
@@ -33,25 +36,29 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
         let (elf, machine) = build_firmware(file.as_bytes(), &vec![0; input], core, scratch.path())?;
         let bytes = std::fs::read(&elf).map_err(|e| ToolError(e.to_string()))?;
         let object = object::File::parse(&*bytes).map_err(|e| ToolError(e.to_string()))?;
-        let runtime: u64 = object
+        let symbols: Vec<(String, u64)> = object
             .symbols()
             .filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Data))
-            .filter(|s| {
-                let name = format!("{:#}", rustc_demangle::demangle(s.name().unwrap_or("")));
-                name.trim_start_matches(['<', '&']).starts_with("pith::")
-            })
-            .map(|s| s.size())
-            .sum();
+            .map(|s| (format!("{:#}", rustc_demangle::demangle(s.name().unwrap_or(""))), s.size()))
+            .filter(|(name, _)| name.trim_start_matches(['<', '&']).starts_with("pith::"))
+            .collect();
+        let runtime: u64 = symbols.iter().map(|(_, size)| size).sum();
+        let is_check = |name: &String| CHECKS.iter().any(|part| name.contains(part));
+        let checks: u64 = symbols.iter().filter(|(name, _)| is_check(name)).map(|(_, size)| size).sum();
         let section = |name: &str| object.section_by_name(name).map_or(0, |s| s.size());
         rows.push(vec![
             core.name().into(),
             machine.target.into(),
             grouped(runtime),
+            grouped(checks),
             grouped(section(".text") + section(".rodata")),
             grouped(file.as_bytes().len() as u64),
             grouped(model.arena_bytes() as u64),
         ]);
     }
-    print!("{}", table(&["core", "target", "runtime code B", "program B", "model B", "arena B"], &rows));
+    print!(
+        "{}",
+        table(&["core", "target", "runtime code B", "of it checks B", "program B", "model B", "arena B"], &rows)
+    );
     Ok(())
 }
