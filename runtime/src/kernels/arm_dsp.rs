@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::patch::{Rows, sum_shift};
-use super::{Memory, Output, Sum};
+use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 
@@ -1146,6 +1146,110 @@ unsafe extern "C" fn sum_4(from: *const i8, step: usize, rows: usize, acc: &mut 
         "sxtah r6, r6, r5, ror #16",
         "stm r3, {{r0, r1, r2, r6}}",
         "pop {{r4-r6, pc}}",
+    )
+}
+
+/// What [`taps_4`] reads and changes.
+#[repr(C)]
+struct TapsCall {
+    /// Where the run of the next kernel row begins, the distance to the one after it, where the ring's runs end and begin again.
+    from: *const i8,
+    step: usize,
+    end: *const i8,
+    begin: *const i8,
+    rows: usize,
+    /// Elements of a kernel row, and of a tap.
+    run: usize,
+    channels: usize,
+    weights: *const i8,
+    acc: *mut [i32; 4],
+}
+
+/// [`super::generic::depthwise_row`], four channels at a time; of the last ones some are computed twice.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
+    let DepthwiseRow { channels, kernel_h, kernel_w, row, .. } = *r;
+    let width = r.output.len() / channels.max(1);
+    let reach = (width.max(1) - 1) * r.stride_w + kernel_w;
+    let served = channels >= 4
+        && kernel_w > 0
+        && r.first < kernel_h
+        && reach * channels <= row
+        && row * kernel_h <= r.ring.len()
+        && kernel_h * kernel_w * channels <= r.weights.len();
+    if !served {
+        return super::generic::depthwise_row(r);
+    }
+    let lanes = |first: usize| r.bias.get(first..first + 4).and_then(|bias| <[i32; 4]>::try_from(bias).ok());
+    for x in 0..width {
+        for first in (0..channels).step_by(4) {
+            let first = first.min(channels - 4);
+            let Some(mut acc) = lanes(first) else { return };
+            let begin = r.ring.as_ptr().wrapping_add(x * r.stride_w * channels + first);
+            let mut call = TapsCall {
+                from: begin.wrapping_add(r.first * row),
+                step: row,
+                end: begin.wrapping_add(kernel_h * row),
+                begin,
+                rows: kernel_h,
+                run: kernel_w * channels,
+                channels,
+                weights: r.weights.as_ptr().wrapping_add(first),
+                acc: &mut acc,
+            };
+            // SAFETY: of every one of `kernel_h` rows, words are read at every one of `kernel_w` taps from channel `first <= channels - 4` on; the
+            // last ends at `reach * channels <= row` of a row of the ring, or inside of the weights (lengths were checked).
+            unsafe { taps_4(&mut call) };
+            for (i, acc) in (first..).zip(acc) {
+                if let (Some(out), Some(&multiplier), Some(&shift)) =
+                    (r.output.get_mut(x * channels + i), r.multiplier.get(i), r.shift.get(i))
+                {
+                    *out = r.to.stage(acc, multiplier, shift);
+                }
+            }
+        }
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn taps_4(_: &mut TapsCall) {
+    naked!(
+        "push {{r4-r12, lr}}",
+        "mov lr, r0",
+        "ldrd r3, r1, [lr, #20]",
+        "ldrd r2, r8, [lr, #28]",
+        "ldm r8, {{r9-r12}}",
+        "1:",
+        "ldr r0, [lr]",
+        "movs r8, #0",
+        "2:",
+        "ldr r5, [r0, r8]",
+        "ldr r7, [r2, r8]",
+        "add r8, r8, r1",
+        "sxtb16 r4, r5",
+        "sxtb16 r5, r5, ror #8",
+        "sxtb16 r6, r7",
+        "sxtb16 r7, r7, ror #8",
+        "smlabb r9, r4, r6, r9",
+        "smlabb r10, r5, r7, r10",
+        "smlatt r11, r4, r6, r11",
+        "smlatt r12, r5, r7, r12",
+        "cmp r8, r3",
+        "bne 2b",
+        "add r2, r2, r3",
+        "ldrd r5, r6, [lr, #4]",
+        "ldrd r7, r8, [lr, #12]",
+        "ldr r0, [lr]",
+        "add r0, r0, r5",
+        "cmp r0, r6",
+        "it eq",
+        "moveq r0, r7",
+        "str r0, [lr]",
+        "subs r8, r8, #1",
+        "str r8, [lr, #16]",
+        "bne 1b",
+        "ldr r8, [lr, #32]",
+        "stm r8, {{r9-r12}}",
+        "pop {{r4-r12, pc}}",
     )
 }
 

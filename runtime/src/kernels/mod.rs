@@ -111,6 +111,9 @@ pub struct DepthwiseRow<'a> {
 
 /// See [`generic::depthwise_row`].
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
+    #[cfg(pith_dsp)]
+    arm_dsp::depthwise_row(row);
+    #[cfg(not(pith_dsp))]
     generic::depthwise_row(row);
 }
 
