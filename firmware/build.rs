@@ -30,7 +30,7 @@ fn generate() -> Result<(), Box<dyn Error>> {
 
     let embedded = match (variable("PITH_MODEL"), variable("PITH_INPUTS")) {
         (Some(model), Some(inputs)) => embed(&model, &inputs)?,
-        _ => source(0, 0, "[]", 0, "[]"),
+        _ => source(0, 0, 0, "[]", 0, "[]"),
     };
     fs::write(out.join("embedded.rs"), embedded)?;
     Ok(())
@@ -53,12 +53,13 @@ fn embed(model: &str, inputs: &str) -> Result<String, Box<dyn Error>> {
         return Err(format!("{inputs}: {given} bytes are no whole number of inputs of {input_bytes} bytes").into());
     }
     let include = |path: &str| format!("*include_bytes!({path:?})");
-    Ok(source(arena, bytes.len(), &include(model), given, &include(inputs)))
+    Ok(source(arena, pith::uses::uses(aligned), bytes.len(), &include(model), given, &include(inputs)))
 }
 
-fn source(arena: usize, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
+fn source(arena: usize, uses: u64, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
     format!(
         "/// Bytes that the model's arena needs.\npub const ARENA_BYTES: usize = {arena};\n\
+         /// What the model uses of the runtime.\npub const USES: u64 = {uses};\n\
          #[unsafe(link_section = \".model\")]\nstatic MODEL_FILE: Aligned<[u8; {model_bytes}]> = Aligned({model});\n\
          #[unsafe(link_section = \".model.inputs\")]\nstatic INPUT_FILE: [u8; {input_bytes}] = {inputs};\n"
     )

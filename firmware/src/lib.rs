@@ -16,7 +16,10 @@ use embedded_hal::digital::OutputPin;
 use pith::Engine;
 
 /// Runs the model with `pin` high, so that a logic analyzer sees how long it takes.
-pub fn run_marked<P: OutputPin>(engine: &mut Engine<'_, '_>, pin: &mut P) -> Result<(), P::Error> {
+pub fn run_marked<const USES: u64, P: OutputPin>(
+    engine: &mut Engine<'_, '_, USES>,
+    pin: &mut P,
+) -> Result<(), P::Error> {
     pin.set_high()?;
     engine.run();
     pin.set_low()

@@ -7,14 +7,15 @@
 use crate::error::Error;
 use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
 use crate::format::blocks::{Blocks, Layout};
-use crate::format::op::{self, Head, Op};
+use crate::format::op::{self, Head, Op, kind};
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{MAX_RANK, NONE};
 use crate::model::Model;
 use crate::ops;
+use crate::uses::{self, has};
 
 /// All of it.
-pub(crate) fn model(model: &Model<'_>) -> Result<(), Error> {
+pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
     let header = model.header();
     if !name_is_valid(model, header.metadata_offset, header.metadata_bytes) {
         return Err(Error::Header { what: "metadata: it leaves the text section" });
@@ -36,7 +37,7 @@ pub(crate) fn model(model: &Model<'_>) -> Result<(), Error> {
     let mut ops = model.ops();
     let mut count = 0;
     for (index, (head, record)) in ops.by_ref().enumerate() {
-        operator(model, &head, &record).map_err(|what| Error::Op { index, what })?;
+        operator::<USES>(model, &head, &record).map_err(|what| Error::Op { index, what })?;
         count = index + 1;
     }
     if count != model.header().op_count as usize || !ops.is_exhausted() {
@@ -100,56 +101,57 @@ fn name_is_valid(model: &Model<'_>, offset: u32, bytes: u32) -> bool {
         || model.port_name(&Port { name_offset: offset, name_bytes: bytes, ..Port::default() }).len() == bytes as usize
 }
 
-fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
+fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
     let view = View { model, head };
     ensure(head.reserved == 0 && head.record_bytes.is_multiple_of(4), "head")?;
     ensure(name_is_valid(model, head.name_offset, head.name_bytes), "name")?;
     let scratch_end = head.scratch_offset.checked_add(head.scratch_bytes);
     ensure(scratch_end.is_some_and(|end| end <= model.header().arena_bytes), "scratch: it leaves the arena")?;
+    ensure(uses::used_by(model, record) & !USES == 0, "kind: this program was built for other models")?;
     match record {
-        Op::Conv(c) => view.conv_in_blocks(record, c),
-        Op::Depthwise(c) => view.depthwise(c),
-        Op::ConvTranspose(c) => view.conv_transpose(c),
-        Op::Linear(l) => view.linear(record, l),
-        Op::Add(b) => {
+        Op::Conv(c) if has(USES, kind::CONV) => view.conv_in_blocks(record, c),
+        Op::Depthwise(c) if has(USES, kind::DEPTHWISE) => view.depthwise(c),
+        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => view.conv_transpose(c),
+        Op::Linear(l) if has(USES, kind::LINEAR) => view.linear(record, l),
+        Op::Add(b) if has(USES, kind::ADD) => {
             let bound = -SUM_MULTIPLIER_MAX..=SUM_MULTIPLIER_MAX;
             ensure(bound.contains(&b.lhs_multiplier) && bound.contains(&b.rhs_multiplier), "multiplier")?;
             ensure(SUM_SHIFT_RANGE.contains(&b.shift), "shift")?;
             view.binary(b)
         }
-        Op::Mul(b) => {
+        Op::Mul(b) if has(USES, kind::MUL) => {
             ensure(SHIFT_RANGE.contains(&b.shift) && b.rhs_multiplier == 0, "multiplier or shift")?;
             view.binary(b)
         }
-        Op::Lookup(l) => {
+        Op::Lookup(l) if has(USES, kind::LOOKUP) => {
             view.constant(l.table, Constant::KIND_TABLE_S8, 256)?;
             view.same_len(l.input, l.output)?;
             view.memory(&[l.input], l.output, true)
         }
-        Op::PRelu(p) => {
+        Op::PRelu(p) if has(USES, kind::PRELU) => {
             view.constant(p.channels, Constant::KIND_CHANNELS, p.c as u64)?;
             ensure(is_shift(p.shift), "shift")?;
             view.same_len(p.input, p.output)?;
             ensure(p.c > 0 && view.tensor(p.input)?.len % p.c as u32 == 0, "channel count")?;
             view.memory(&[p.input], p.output, true)
         }
-        Op::MaxPool(p) => {
+        Op::MaxPool(p) if has(USES, kind::MAX_POOL) => {
             ensure(p.channels == NONE, "channels")?;
             view.pool(p)
         }
-        Op::AveragePool(p) => {
+        Op::AveragePool(p) if has(USES, kind::AVERAGE_POOL) => {
             let entries = view.find(p.channels, Constant::KIND_CHANNELS)?.len;
             ensure(entries == 1 || entries == p.kernel_h as u32 * p.kernel_w as u32, "channel table length")?;
             view.pool(p)
         }
-        Op::Mean(m) => {
+        Op::Mean(m) if has(USES, kind::MEAN) => {
             ensure(m.reduce > 0 && m.reduce <= 1 << 22 && is_shift(m.shift), "reduction or shift")?;
             view.zero_is_int8(m.input)?;
             view.elements(m.input, &[m.outer, m.reduce, m.inner])?;
             view.elements(m.output, &[m.outer, m.inner])?;
             view.memory(&[m.input], m.output, false)
         }
-        Op::Softmax(s) => {
+        Op::Softmax(s) if has(USES, kind::SOFTMAX) => {
             view.constant(s.table, Constant::KIND_U16, 256)?;
             let table = u16s(model.constant_bytes(s.table));
             ensure(table.first() == Some(&(1 << 15)) && table.iter().all(|&v| v <= 1 << 15), "table")?;
@@ -158,7 +160,7 @@ fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
             view.elements(s.output, &[s.rows, s.columns])?;
             view.memory(&[s.input], s.output, true)
         }
-        Op::Pad(p) => {
+        Op::Pad(p) if has(USES, kind::PAD) => {
             ensure(p.reserved == [0; 3], "reserved bytes")?;
             let fits = (0..MAX_RANK).all(|i| p.before[i] as u32 + p.in_dims[i] as u32 <= p.out_dims[i] as u32);
             ensure(fits, "padding")?;
@@ -166,10 +168,11 @@ fn operator(model: &Model<'_>, head: &Head, record: &Op<'_>) -> Check {
             view.dims(p.output, &p.out_dims)?;
             view.memory(&[p.input], p.output, false)
         }
-        Op::Rearrange(r) => view.rearrange(r),
-        Op::Concat(c, inputs) => view.concat(c, inputs),
-        Op::ResizeNearest(r) => view.resize(r, 1),
-        Op::ResizeBilinear(r) => view.resize(r, 3),
+        Op::Rearrange(r) if has(USES, kind::REARRANGE) => view.rearrange(r),
+        Op::Concat(c, inputs) if has(USES, kind::CONCAT) => view.concat(c, inputs),
+        Op::ResizeNearest(r) if has(USES, kind::RESIZE_NEAREST) => view.resize(r, 1),
+        Op::ResizeBilinear(r) if has(USES, kind::RESIZE_BILINEAR) => view.resize(r, 3),
+        _ => Err("kind"),
     }
 }
 
@@ -235,15 +238,14 @@ impl View<'_, '_> {
         self.dims(c.output, &[c.out_h, c.out_w, c.out_c])
     }
 
-    /// The weights' constant if it lies in blocks, whose bytes, zero point and scratch memory are then checked. The record has no channels.
-    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16, input: u16) -> Result<bool, &'static str> {
+    /// The weights' constant if it lies in blocks, whose bytes and scratch memory are then checked. The record has no channels.
+    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16) -> Result<bool, &'static str> {
         let Ok(&constant) = self.find(weights, Constant::KIND_BLOCKS) else { return Ok(false) };
         let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
         let (n, k) = ops::matrix_shape(op).ok_or("weight shape")?;
         ensure(channels == NONE, "channels: weights in blocks bring their own")?;
         ensure(constant.len as u64 == n as u64 * k as u64, "weight shape")?;
         Blocks::new_checked(layout, constant.bits, n, k, self.model.constant_bytes(weights))?;
-        self.zero_is_int8(input)?;
         let needed = ops::scratch_bytes(op, &constant, false);
         ensure(
             self.head.scratch_bytes as usize >= needed && self.head.scratch_offset.is_multiple_of(4),
@@ -272,7 +274,9 @@ impl View<'_, '_> {
         let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.pad_left, c.in_w);
         let ring = columns * c.in_c as u64 * c.kernel_h as u64;
         ensure(rows.max(ring) <= i32::MAX as u64 / 2, "window: it reaches too far")?;
-        self.blocks(op, c.weights, c.channels, c.input)?;
+        // Borders of the ring hold it.
+        self.zero_is_int8(c.input)?;
+        self.blocks(op, c.weights, c.channels)?;
         self.memory(&[c.input], c.output, ops::runs_in_place(c))
     }
 
@@ -303,7 +307,7 @@ impl View<'_, '_> {
         ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.elements(l.input, &[l.rows, l.k])?;
         self.elements(l.output, &[l.rows, l.n])?;
-        if self.blocks(op, l.weights, l.channels, l.input)? {
+        if self.blocks(op, l.weights, l.channels)? {
             // All of a row is read before anything is written.
             return self.memory(&[l.input], l.output, l.rows == 1 || l.n <= l.k);
         }

@@ -7,6 +7,7 @@ use crate::format::tensor::Port;
 use crate::kernels::Set;
 use crate::model::{Model, Ops};
 use crate::ops;
+use crate::uses;
 #[cfg(pith_desktop)]
 use crate::{
     isa::Isa,
@@ -17,8 +18,10 @@ use crate::{
 ///
 /// Inputs and outputs lie in the arena and share it with everything between: write every input before each run, read outputs
 /// before the next.
+///
+/// `USES` is what its operators are taken from, see [`crate::uses`].
 #[derive(Debug)]
-pub struct Engine<'m, 'a> {
+pub struct Engine<'m, 'a, const USES: u64 = { uses::ALL }> {
     model: Model<'m>,
     arena: &'a mut [i8],
     #[cfg(pith_desktop)]
@@ -26,20 +29,10 @@ pub struct Engine<'m, 'a> {
 }
 
 impl<'m, 'a> Engine<'m, 'a> {
-    /// An engine; the arena needs [`Model::arena_bytes`] bytes and must start at a multiple of [`ALIGN`] (see [`Aligned`]). Its content does
+    /// An engine for any model; the arena needs [`Model::arena_bytes`] bytes and must start at a multiple of [`ALIGN`] (see [`Aligned`]). Its content does
     /// not matter.
     pub fn new(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a>, Error> {
-        if arena.as_ptr().align_offset(ALIGN) != 0 {
-            return Err(Error::ArenaMisaligned);
-        }
-        let (needed, given) = (model.arena_bytes(), arena.len());
-        let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
-        Ok(Engine {
-            model: *model,
-            arena: bytemuck::cast_slice_mut(arena),
-            #[cfg(pith_desktop)]
-            workspace: None,
-        })
+        Engine::using(model, arena)
     }
 
     /// Bytes of the workspace that the kernels of an instruction set want beside the arena; 0 if this machine has none of them.
@@ -66,10 +59,27 @@ impl<'m, 'a> Engine<'m, 'a> {
         let workspace = Workspace::new(model, isa, workspace).ok_or(Error::WorkspaceTooSmall { needed, given })?;
         Ok(Engine { workspace: Some(workspace), ..engine })
     }
+}
+
+impl<'m, 'a, const USES: u64> Engine<'m, 'a, USES> {
+    /// As [`Engine::new`], for models that [`Model::parse_using`] accepts; an operator that it would not does nothing.
+    pub fn using(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a, USES>, Error> {
+        if arena.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(Error::ArenaMisaligned);
+        }
+        let (needed, given) = (model.arena_bytes(), arena.len());
+        let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
+        Ok(Engine {
+            model: *model,
+            arena: bytemuck::cast_slice_mut(arena),
+            #[cfg(pith_desktop)]
+            workspace: None,
+        })
+    }
 
     /// Lets large operators of an engine with a workspace run in parts at the same time. Outputs stay the same bytes.
     #[cfg(pith_desktop)]
-    pub fn in_parallel(mut self, parallel: &'a dyn Parallel) -> Engine<'m, 'a> {
+    pub fn in_parallel(mut self, parallel: &'a dyn Parallel) -> Engine<'m, 'a, USES> {
         if let Some(workspace) = &mut self.workspace {
             workspace.parallel = Some(parallel);
         }
@@ -125,7 +135,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     }
 
     /// A run, one operator at a time.
-    pub fn steps(&mut self) -> Steps<'_, 'm, 'a> {
+    pub fn steps(&mut self) -> Steps<'_, 'm, 'a, USES> {
         Steps {
             ops: self.model.ops(),
             model: &self.model,
@@ -147,7 +157,7 @@ fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
 
 /// A run in progress, for profiling and for looking at tensors in between.
 #[derive(Debug)]
-pub struct Steps<'e, 'm, 'a> {
+pub struct Steps<'e, 'm, 'a, const USES: u64 = { uses::ALL }> {
     ops: Ops<'m>,
     model: &'e Model<'m>,
     arena: &'e mut [i8],
@@ -159,7 +169,7 @@ pub struct Steps<'e, 'm, 'a> {
     owner: core::marker::PhantomData<&'a ()>,
 }
 
-impl<'m> Steps<'_, 'm, '_> {
+impl<'m, const USES: u64> Steps<'_, 'm, '_, USES> {
     /// Executes the next operator and returns it; none after the last.
     pub fn step(&mut self) -> Option<(Head, Op<'m>)> {
         let (head, op) = self.ops.next()?;
@@ -171,7 +181,7 @@ impl<'m> Steps<'_, 'm, '_> {
     #[cfg(not(pith_desktop))]
     #[inline(always)]
     fn execute(&mut self, head: &Head, op: &Op<'m>) -> Option<()> {
-        ops::run(self.model, Set::default(), head, op, self.arena)
+        ops::run::<USES>(self.model, Set::default(), head, op, self.arena)
     }
 
     /// What has packed weights runs on them.
@@ -180,12 +190,12 @@ impl<'m> Steps<'_, 'm, '_> {
         let index = self.index;
         self.index += 1;
         let Some(workspace) = &mut self.workspace else {
-            return ops::run(self.model, Set::default(), head, op, self.arena);
+            return ops::run::<USES>(self.model, Set::default(), head, op, self.arena);
         };
         if workspace.run(self.model, index, op, self.arena) {
             return Some(());
         }
-        ops::run(self.model, Set { table: Some(workspace.table()) }, head, op, self.arena)
+        ops::run::<USES>(self.model, Set { table: Some(workspace.table()) }, head, op, self.arena)
     }
 
     /// Memory of a tensor, see [`Engine::tensor`].

@@ -7,7 +7,8 @@
 //! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail;
 //! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
 //! - [`ops`]: operators, that is shapes and borders around kernels;
-//! - [`Engine`]: a model and its arena.
+//! - [`Engine`]: a model and its arena;
+//! - [`uses`]: what a program may leave out.
 //!
 //! ```
 //! # fn main() -> Result<(), pith::Error> {
@@ -38,6 +39,7 @@ mod isa;
 pub mod kernels;
 mod model;
 pub mod ops;
+pub mod uses;
 #[cfg(pith_desktop)]
 mod workspace;
 

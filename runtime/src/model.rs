@@ -7,6 +7,7 @@ use crate::format::header::Header;
 use crate::format::op::{Head, Op};
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{ALIGN, MAGIC, VERSION};
+use crate::uses;
 
 /// A checked view over the bytes of a `.pith` file; copying it copies the view.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,11 @@ impl<'m> Model<'m> {
     ///
     /// `bytes` must start at a multiple of [`ALIGN`] (see [`crate::include_model!`]) and may be longer than the file.
     pub fn parse(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
+        Model::parse_using::<{ uses::ALL }>(bytes)
+    }
+
+    /// As [`Model::parse`], for models that use nothing beyond `USES` (see [`crate::uses`]): checks of other operators are not linked.
+    pub fn parse_using<const USES: u64>(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
         if bytes.as_ptr().align_offset(ALIGN) != 0 {
             return Err(Error::FileMisaligned);
         }
@@ -50,7 +56,7 @@ impl<'m> Model<'m> {
         if header.ops_offset % 4 != 0 {
             return Err(Error::Header { what: "operators section is not aligned" });
         }
-        check::model(&model)?;
+        check::model::<USES>(&model)?;
         Ok(model)
     }
 

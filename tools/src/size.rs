@@ -25,6 +25,8 @@ pub struct CodeSize {
     /// Functions and tables whose names begin with the runtime's; with link-time optimization small ones are inlined into their callers
     /// and counted there.
     pub runtime: u64,
+    /// Of it what [`Model::parse`] alone needs.
+    pub checks: u64,
     /// All of the program, the model apart.
     pub program: u64,
 }
@@ -33,17 +35,23 @@ pub struct CodeSize {
 pub fn code_size(elf: &Path) -> Result<CodeSize, ToolError> {
     let bytes = std::fs::read(elf).map_err(|e| ToolError(format!("{}: {e}", elf.display())))?;
     let object = object::File::parse(&*bytes).map_err(|e| ToolError(format!("{}: {e}", elf.display())))?;
-    let is_runtime = |name: &str| {
-        let name = format!("{:#}", rustc_demangle::demangle(name));
-        name.trim_start_matches(['<', '&']).starts_with("pith::")
-    };
-    let symbols = object.symbols().filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Data));
+    let symbols: Vec<(String, u64)> = object
+        .symbols()
+        .filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Data))
+        .map(|s| (format!("{:#}", rustc_demangle::demangle(s.name().unwrap_or(""))), s.size()))
+        .filter(|(name, _)| name.trim_start_matches(['<', '&']).starts_with("pith::"))
+        .collect();
+    let is_check = |name: &str| CHECKS.iter().any(|part| name.contains(part));
     let section = |name: &str| object.section_by_name(name).map_or(0, |s| s.size());
     Ok(CodeSize {
-        runtime: symbols.filter(|s| is_runtime(s.name().unwrap_or(""))).map(|s| s.size()).sum(),
+        runtime: symbols.iter().map(|(_, size)| size).sum(),
+        checks: symbols.iter().filter(|(name, _)| is_check(name)).map(|(_, size)| size).sum(),
         program: section(".text") + section(".rodata"),
     })
 }
+
+/// Parts of the names of what [`Model::parse`] alone needs.
+const CHECKS: [&str; 5] = ["pith::check::", "pith::uses::", "::new_checked", "::crc32", "::runs_in_place"];
 
 /// The verb: a row per core.
 pub fn run(args: &Args) -> Result<(), ToolError> {
@@ -61,11 +69,15 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
             core.name().into(),
             machine.target.into(),
             grouped(size.runtime),
+            grouped(size.checks),
             grouped(size.program),
             grouped(file.as_bytes().len() as u64),
             grouped(model.arena_bytes() as u64),
         ]);
     }
-    print!("{}", table(&["core", "target", "runtime code B", "program B", "model B", "arena B"], &rows));
+    print!(
+        "{}",
+        table(&["core", "target", "runtime code B", "of it checks B", "program B", "model B", "arena B"], &rows)
+    );
     Ok(())
 }

@@ -11,7 +11,7 @@ use embedded_io::Write;
 use pith::{Aligned, Engine, Model};
 use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostError, HostFile, exit};
-use pith_firmware::model::{ARENA_BYTES, file, inputs};
+use pith_firmware::model::{ARENA_BYTES, USES, file, inputs};
 use pith_firmware::stack::Gauge;
 use pith_firmware::{NoPin, run_marked};
 
@@ -34,7 +34,7 @@ fn main() -> ! {
 
 fn run() -> Result<(), &'static str> {
     let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
-    let model = Model::parse(file()).map_err(|_| "the model is not valid")?;
+    let model = Model::parse_using::<USES>(file()).map_err(|_| "the model is not valid")?;
     let arena =
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
     let counter = Counter::start(&mut core.SYST);
@@ -42,7 +42,7 @@ fn run() -> Result<(), &'static str> {
 
     let sample_bytes: usize = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize).sum();
     let touched = touched_bytes(&model, &mut arena.0, sample_bytes)?;
-    let mut engine = Engine::new(&model, &mut arena.0).map_err(|_| "the arena does not fit")?;
+    let mut engine = Engine::<USES>::using(&model, &mut arena.0).map_err(|_| "the arena does not fit")?;
     let mut outputs = HostFile::create(c"outputs.bin").map_err(refused)?;
     let mut counts: heapless::Vec<u32, MAX_OPS> = heapless::Vec::new();
     let (mut total, mut stack) = (0, 0);
@@ -88,7 +88,7 @@ fn refused(_: HostError) -> &'static str {
     "the host refused a file"
 }
 
-fn feed(engine: &mut Engine<'_, '_>, sample: &[u8]) {
+fn feed(engine: &mut Engine<'_, '_, USES>, sample: &[u8]) {
     let mut rest = sample.iter();
     for k in 0..engine.model().inputs().len() {
         engine.input(k).iter_mut().zip(&mut rest).for_each(|(to, &from)| *to = from as i8);
@@ -100,7 +100,7 @@ fn touched_bytes(model: &Model<'_>, arena: &mut [u8], sample_bytes: usize) -> Re
     let mut touched = 0;
     for paint in [0xA5, 0x5A] {
         arena.fill(paint);
-        let mut engine = Engine::new(model, arena).map_err(|_| "the arena does not fit")?;
+        let mut engine = Engine::<USES>::using(model, arena).map_err(|_| "the arena does not fit")?;
         feed(&mut engine, inputs().get(..sample_bytes).unwrap_or(&[]));
         engine.run();
         touched = touched.max(arena.iter().rposition(|&b| b != paint).map_or(0, |i| i + 1));

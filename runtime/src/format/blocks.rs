@@ -41,8 +41,13 @@ impl Layout {
     }
 
     /// The layout of a code.
-    pub fn from_code(code: u8) -> Option<Layout> {
-        Layout::ALL.into_iter().find(|layout| layout.code() == code)
+    pub const fn from_code(code: u8) -> Option<Layout> {
+        match code {
+            1 => Some(Layout::Pairs),
+            2 => Some(Layout::Quads),
+            3 => Some(Layout::Rows),
+            _ => None,
+        }
     }
 
     /// Rows of a block.
@@ -190,18 +195,17 @@ impl<'a> Blocks<'a> {
     /// multiplier of at least 2^30 takes the result beyond any int8, as without.
     pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
         let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-        let largest = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
+        let largest = (rounding.leading_zeros() as u8).saturating_sub(1).min(62);
         let rows = self.layout.rows();
-        // The usual case is a look at two bytes of a block: this runs before every operator.
-        self.blocks().enumerate().all(|(index, block)| {
-            let usual = |&shift: &u8| (33..=largest).contains(&shift);
-            let small = |(lane, &shift): (usize, &u8)| {
-                let multiplier = self.stage(index * rows + lane).1;
-                usual(&shift) || (25..=32).contains(&shift) && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30)
+        self.blocks().all(|block| {
+            let (Some(multipliers), Some(shifts)) = (block.get(4 * rows..8 * rows), block.get(8 * rows..9 * rows))
+            else {
+                return false;
             };
-            block
-                .get(8 * rows..9 * rows)
-                .is_some_and(|shifts| shifts.iter().all(usual) || shifts.iter().enumerate().all(small))
+            let small = |multiplier: i32| multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
+            shifts.iter().zip(multipliers.as_chunks().0).all(|(&shift, &multiplier)| {
+                (33..=largest).contains(&shift) || (25..=32).contains(&shift) && small(i32::from_le_bytes(multiplier))
+            })
         })
     }
 }

@@ -364,6 +364,28 @@ pub struct Resize {
     pub reserved: u16,
 }
 
+/// What [`Head::kind`] says.
+#[allow(missing_docs)]
+pub mod kind {
+    pub const CONV: u8 = 1;
+    pub const DEPTHWISE: u8 = 2;
+    pub const CONV_TRANSPOSE: u8 = 3;
+    pub const LINEAR: u8 = 4;
+    pub const ADD: u8 = 5;
+    pub const MUL: u8 = 6;
+    pub const LOOKUP: u8 = 7;
+    pub const PRELU: u8 = 8;
+    pub const MAX_POOL: u8 = 9;
+    pub const AVERAGE_POOL: u8 = 10;
+    pub const MEAN: u8 = 11;
+    pub const SOFTMAX: u8 = 12;
+    pub const PAD: u8 = 13;
+    pub const REARRANGE: u8 = 14;
+    pub const CONCAT: u8 = 15;
+    pub const RESIZE_NEAREST: u8 = 16;
+    pub const RESIZE_BILINEAR: u8 = 17;
+}
+
 /// An operator as a value; its kinds in the file are [`Op::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each variant is documented by its record
@@ -396,21 +418,21 @@ impl<'a> Op<'a> {
         let head: Head = bytemuck::pod_read_unaligned(bytes.get(..HEAD_BYTES)?);
         let body = bytes.get(HEAD_BYTES..head.record_bytes as usize)?;
         let op = match head.kind {
-            1 => Op::Conv(read(body)?),
-            2 => Op::Depthwise(read(body)?),
-            3 => Op::ConvTranspose(read(body)?),
-            4 => Op::Linear(read(body)?),
-            5 => Op::Add(read(body)?),
-            6 => Op::Mul(read(body)?),
-            7 => Op::Lookup(read(body)?),
-            8 => Op::PRelu(read(body)?),
-            9 => Op::MaxPool(read(body)?),
-            10 => Op::AveragePool(read(body)?),
-            11 => Op::Mean(read(body)?),
-            12 => Op::Softmax(read(body)?),
-            13 => Op::Pad(read(body)?),
-            14 => Op::Rearrange(read(body)?),
-            15 => {
+            kind::CONV => Op::Conv(read(body)?),
+            kind::DEPTHWISE => Op::Depthwise(read(body)?),
+            kind::CONV_TRANSPOSE => Op::ConvTranspose(read(body)?),
+            kind::LINEAR => Op::Linear(read(body)?),
+            kind::ADD => Op::Add(read(body)?),
+            kind::MUL => Op::Mul(read(body)?),
+            kind::LOOKUP => Op::Lookup(read(body)?),
+            kind::PRELU => Op::PRelu(read(body)?),
+            kind::MAX_POOL => Op::MaxPool(read(body)?),
+            kind::AVERAGE_POOL => Op::AveragePool(read(body)?),
+            kind::MEAN => Op::Mean(read(body)?),
+            kind::SOFTMAX => Op::Softmax(read(body)?),
+            kind::PAD => Op::Pad(read(body)?),
+            kind::REARRANGE => Op::Rearrange(read(body)?),
+            kind::CONCAT => {
                 let (concat, inputs) = body.split_at_checked(size_of::<Concat>())?;
                 let concat: Concat = read(concat)?;
                 let inputs: &[ConcatInput] = bytemuck::try_cast_slice(inputs).ok()?;
@@ -419,8 +441,8 @@ impl<'a> Op<'a> {
                 }
                 Op::Concat(concat, inputs)
             }
-            16 => Op::ResizeNearest(read(body)?),
-            17 => Op::ResizeBilinear(read(body)?),
+            kind::RESIZE_NEAREST => Op::ResizeNearest(read(body)?),
+            kind::RESIZE_BILINEAR => Op::ResizeBilinear(read(body)?),
             _ => return None,
         };
         Some((head, op))
@@ -448,23 +470,23 @@ impl<'a> Op<'a> {
     /// The kind byte of the file.
     pub fn kind(&self) -> u8 {
         match self {
-            Op::Conv(_) => 1,
-            Op::Depthwise(_) => 2,
-            Op::ConvTranspose(_) => 3,
-            Op::Linear(_) => 4,
-            Op::Add(_) => 5,
-            Op::Mul(_) => 6,
-            Op::Lookup(_) => 7,
-            Op::PRelu(_) => 8,
-            Op::MaxPool(_) => 9,
-            Op::AveragePool(_) => 10,
-            Op::Mean(_) => 11,
-            Op::Softmax(_) => 12,
-            Op::Pad(_) => 13,
-            Op::Rearrange(_) => 14,
-            Op::Concat(..) => 15,
-            Op::ResizeNearest(_) => 16,
-            Op::ResizeBilinear(_) => 17,
+            Op::Conv(_) => kind::CONV,
+            Op::Depthwise(_) => kind::DEPTHWISE,
+            Op::ConvTranspose(_) => kind::CONV_TRANSPOSE,
+            Op::Linear(_) => kind::LINEAR,
+            Op::Add(_) => kind::ADD,
+            Op::Mul(_) => kind::MUL,
+            Op::Lookup(_) => kind::LOOKUP,
+            Op::PRelu(_) => kind::PRELU,
+            Op::MaxPool(_) => kind::MAX_POOL,
+            Op::AveragePool(_) => kind::AVERAGE_POOL,
+            Op::Mean(_) => kind::MEAN,
+            Op::Softmax(_) => kind::SOFTMAX,
+            Op::Pad(_) => kind::PAD,
+            Op::Rearrange(_) => kind::REARRANGE,
+            Op::Concat(..) => kind::CONCAT,
+            Op::ResizeNearest(_) => kind::RESIZE_NEAREST,
+            Op::ResizeBilinear(_) => kind::RESIZE_BILINEAR,
         }
     }
 

@@ -11,9 +11,10 @@
 
 #![allow(unsafe_code)]
 
-use super::Output;
-use super::patch::sum_shift;
+use super::patch::{Rows, sum_shift};
+use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
+use crate::uses::has_blocks;
 
 /// A naked function's body. The assembler must be told of the extension where it is an option.
 #[cfg(feature = "dsp")]
@@ -49,7 +50,7 @@ struct Call {
 }
 
 /// Two rows times three pixels (`pixels` = 3) or one, for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
-pub fn pairs(
+pub fn pairs<const USES: u64>(
     blocks: &Blocks<'_>,
     patches: &[i8],
     pixels: usize,
@@ -74,12 +75,13 @@ pub fn pairs(
         return false;
     }
     let kernel = match (bits, pixels) {
-        (8, 3) => pairs_s8_x3,
-        (4, 3) => pairs_s4_x3,
-        (2, 3) => pairs_s2_x3,
-        (8, _) => pairs_s8_x1,
-        (4, _) => pairs_s4_x1,
-        _ => pairs_s2_x1,
+        (8, 3) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x3,
+        (8, _) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x1,
+        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x3,
+        (4, _) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x1,
+        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x3,
+        (2, _) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x1,
+        _ => return false,
     };
     let unroll = match (bits, pixels) {
         (8, 3) => 4,
@@ -121,11 +123,7 @@ pub fn pairs(
             }
         }
     }
-    if !to.is_full() {
-        for at in at.into_iter().take(pixels) {
-            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
-        }
-    }
+    at.into_iter().take(pixels).for_each(|at| clamp(to, output.get_mut(at..at + n).unwrap_or(&mut [])));
     true
 }
 
@@ -689,33 +687,129 @@ unsafe extern "C" fn pairs_s2_x1(_: &Call) {
     )
 }
 
-/// [`super::generic::expand`] for `k` at a multiple of four; for weights of 8 bits without the sum.
-pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
-    let quads = run.len() / 4;
+/// What the kernels of [`expand_rows`] and [`copy_rows`] read.
+#[repr(C)]
+struct RowsCall {
+    to: *mut i16,
+    /// Words of a run; for a copy its bytes.
+    run: usize,
+    runs: usize,
+    /// Where the first run begins, the distance to the next, where the ring's runs end and begin again.
+    from: *const i8,
+    step: usize,
+    end: *const i8,
+    begin: *const i8,
+    /// Whether the first word is an odd one of the patch.
+    odd: usize,
+}
+
+impl RowsCall {
+    fn new(to: *mut i16, run: usize, rows: &Rows<'_>) -> RowsCall {
+        let begin = rows.ring.as_ptr().wrapping_add(rows.left);
+        RowsCall {
+            to,
+            run,
+            runs: rows.slots,
+            from: begin.wrapping_add(rows.first * rows.row),
+            step: rows.row,
+            end: begin.wrapping_add(rows.slots * rows.row),
+            begin,
+            odd: 0,
+        }
+    }
+}
+
+/// Writes runs of whole words into a patch of pairs from `k`, a multiple of four, and returns their sum; for weights of 8 bits without the sum.
+pub fn expand_rows<const USES: u64>(
+    bits: u8,
+    to: &mut [i16],
+    pixels: usize,
+    pixel: usize,
+    k: usize,
+    rows: &Rows<'_>,
+) -> i32 {
+    let quads = rows.run / 4;
+    if quads == 0 || !rows.run.is_multiple_of(4) || !rows.are_inside() || !matches!(pixels, 1 | 3) {
+        return 0;
+    }
     let start = (k / 4 * pixels + pixel) * 4;
-    let stride = pixels * 4;
-    let rest = run.len() % 4;
-    let end = start + (quads + usize::from(rest > 0)).saturating_sub(1) * stride + 4;
-    if run.is_empty() || end > to.len() {
-        return super::generic::expand(bits, to, pixels, pixel, k, run);
+    let end = start + (rows.slots * quads - 1) * pixels * 4 + 4;
+    if end > to.len() {
+        return 0;
     }
-    let mut sum = 0;
-    if quads > 0 {
-        let kernel = match (bits, pixels) {
-            (8, 3) => expand_s8_x3,
-            (8, _) => expand_s8_x1,
-            (4, 3) => expand_s4_x3,
-            (2, 3) => expand_s2_x3,
-            _ => expand_x1,
-        };
-        // SAFETY: `quads` words are read from `run`; of each, eight bytes are written at `start + i * stride`, the last of which ends at or before
-        // `end <= to.len()`. `to` is aligned to 2; STRD needs 4, which `start` and `stride` keep and the caller's scratch has.
-        sum = unsafe { kernel(run.as_ptr(), to.as_mut_ptr().add(start), quads, k / 4 % 2) };
-    }
-    if rest > 0 {
-        sum += super::generic::expand(bits, to, pixels, pixel, k + quads * 4, run.get(quads * 4..).unwrap_or(&[]));
+    let kernel = match (bits, pixels) {
+        (8, 3) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x3,
+        (8, _) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x1,
+        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => expand_s4_x3,
+        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => expand_s2_x3,
+        _ => expand_x1,
+    };
+    let call = RowsCall { odd: k / 4 % 2, ..RowsCall::new(to.as_mut_ptr().wrapping_add(start), quads, rows) };
+    // SAFETY: `slots` times `quads` words are read from the ring (`are_inside`); of each, eight bytes are written, `pixels * 8` bytes after those
+    // of the word before, the last of which end at `end <= to.len()`. LDR needs no alignment, STRD a multiple of 4, which `start` and the
+    // distance keep and the caller's scratch has.
+    unsafe { kernel(&call) }
+}
+
+/// [`expand_rows`] of one run, whose last word is filled up with zeros.
+pub fn expand<const USES: u64>(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
+    let (words, rest) = run.as_chunks::<4>();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let whole = words.len() * 4;
+    let mut sum = expand_rows::<USES>(bits, to, pixels, pixel, k, &Rows::single(words.as_flattened()));
+    if whole < run.len() {
+        sum += expand_rows::<USES>(bits, to, pixels, pixel, k + whole, &Rows::single(&last));
     }
     sum
+}
+
+/// Copies runs one after another.
+pub fn copy_rows(to: &mut [i8], rows: &Rows<'_>) {
+    if rows.run == 0 || !rows.are_inside() || rows.slots * rows.run > to.len() {
+        return;
+    }
+    let call = RowsCall::new(to.as_mut_ptr().cast(), rows.run, rows);
+    // SAFETY: `slots` runs are read from the ring (`are_inside`) and as many bytes written to `to`, whose length was checked. LDR and STR need
+    // no alignment.
+    unsafe { copy_runs(&call) };
+}
+
+/// To the next run in r8, around the ring; zero if there is none.
+macro_rules! next_run {
+    () => {
+        concat!("add r8, r8, r9\n", "cmp r8, r10\n", "it eq\n", "moveq r8, r11\n", "subs r7, r7, #1\n")
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn copy_runs(_: &RowsCall) {
+    naked!(
+        "push {{r4-r11, lr}}",
+        "ldm r0, {{r1, r6-r11}}",
+        "and r5, r6, #3",
+        "1:",
+        "mov r0, r8",
+        "lsrs r2, r6, #2",
+        "beq 3f",
+        "2:",
+        "ldr r3, [r0], #4",
+        "str r3, [r1], #4",
+        "subs r2, r2, #1",
+        "bne 2b",
+        "3:",
+        "movs r2, r5",
+        "beq 5f",
+        "4:",
+        "ldrb r3, [r0], #1",
+        "strb r3, [r1], #1",
+        "subs r2, r2, #1",
+        "bne 4b",
+        "5:",
+        next_run!(),
+        "bne 1b",
+        "pop {{r4-r11, pc}}",
+    )
 }
 
 macro_rules! expand_word {
@@ -734,39 +828,35 @@ macro_rules! expand_word {
 macro_rules! expand_loop {
     ($step:literal) => {
         naked!(
-            "lsrs r3, r2, #2",
-            "ands r2, r2, #3",
-            "push {{r4, lr}}",
-            "mov lr, r3",
-            "beq 2f",
+            "push {{r4-r11, lr}}",
+            "ldm r0, {{r1, r6-r11}}",
             "1:",
+            "mov r0, r8",
+            "lsrs r2, r6, #1",
+            "bcc 2f",
+            expand_word!($step),
+            "beq 3f",
+            "2:",
+            expand_word!($step),
             expand_word!($step),
             "subs r2, r2, #1",
-            "bne 1b",
-            "2:",
-            "cmp lr, #0",
-            "beq 4f",
+            "bne 2b",
             "3:",
-            expand_word!($step),
-            expand_word!($step),
-            expand_word!($step),
-            expand_word!($step),
-            "subs lr, lr, #1",
-            "bne 3b",
-            "4:",
+            next_run!(),
+            "bne 1b",
             "movs r0, #0",
-            "pop {{r4, pc}}",
+            "pop {{r4-r11, pc}}",
         )
     };
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s8_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s8_x3(_: &RowsCall) -> i32 {
     expand_loop!("24")
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s8_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s8_x1(_: &RowsCall) -> i32 {
     expand_loop!("8")
 }
 
@@ -795,9 +885,13 @@ macro_rules! expand_and_sum {
 macro_rules! expand_and_sum_loop {
     ($even:expr, $odd:expr) => {
         naked!(
-            "push {{r4, r5, lr}}",
+            "push {{r4-r11, lr}}",
+            "ldr r3, [r0, #28]",
+            "ldm r0, {{r1, r6-r11}}",
             "movs r4, #0",
             "mov r5, #0x00010001",
+            "mov r0, r8",
+            "mov r2, r6",
             "cmp r3, #0",
             "bne 2f",
             "1:",
@@ -806,20 +900,30 @@ macro_rules! expand_and_sum_loop {
             "2:",
             $odd,
             "bne 1b",
+            next_run!(),
+            "mov r0, r8",
+            "mov r2, r6",
+            "bne 1b",
+            "b 4f",
             "3:",
+            next_run!(),
+            "mov r0, r8",
+            "mov r2, r6",
+            "bne 2b",
+            "4:",
             "mov r0, r4",
-            "pop {{r4, r5, pc}}",
+            "pop {{r4-r11, pc}}",
         )
     };
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_x1(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(expand_and_sum!("8", "", ""), expand_and_sum!("8", "", ""))
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s4_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s4_x3(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(
         expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000"),
         expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000")
@@ -827,10 +931,325 @@ unsafe extern "C" fn expand_s4_x3(from: *const i8, to: *mut i16, quads: usize, o
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_s2_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+unsafe extern "C" fn expand_s2_x3(_: &RowsCall) -> i32 {
     expand_and_sum_loop!(
         expand_and_sum!("24", "lsl r3, r3, #6\nbic r3, r3, #0x003F0000", "lsl r12, r12, #4\nbic r12, r12, #0x000F0000"),
         expand_and_sum!("24", "lsl r3, r3, #2", "bic r3, r3, #0x00030000")
+    )
+}
+
+/// What [`add_quads`] reads, in the order of its registers.
+#[repr(C)]
+struct AddCall {
+    lhs: *const i8,
+    rhs: *const i8,
+    out: *mut i8,
+    end: *const i8,
+    lhs_multiplier: i32,
+    rhs_multiplier: i32,
+    constant: i32,
+    shift: u32,
+    zero_point: i32,
+}
+
+/// [`super::generic::add`]. The sum shifted right leaves room for the zero point.
+pub fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
+    let len = memory.input().len().min(memory.output().len()).min(rhs.len());
+    let out = memory.output().as_mut_ptr();
+    let lhs = if let Memory::Apart(input, _) = &memory { input.as_ptr() } else { out.cast_const() };
+    let whole = len & !3;
+    let mut call = AddCall {
+        lhs,
+        rhs: rhs.as_ptr(),
+        out,
+        end: out.wrapping_add(whole),
+        lhs_multiplier: sum.lhs_multiplier,
+        rhs_multiplier: sum.rhs_multiplier,
+        constant: sum.constant,
+        shift: sum.shift,
+        zero_point: sum.to.zero_point,
+    };
+    if whole > 0 {
+        // SAFETY: `whole`, a multiple of four, is at most the length of each of the three slices. LDR and STR need no alignment.
+        unsafe { add_quads(&call) };
+    }
+    if whole < len {
+        // The last few elements, in words of their own.
+        let mut words = [[0i8; 4]; 3];
+        let [left, right, result] = &mut words;
+        left.iter_mut().zip(memory.input().get(whole..len).unwrap_or(&[])).for_each(|(to, from)| *to = *from);
+        right.iter_mut().zip(rhs.get(whole..len).unwrap_or(&[])).for_each(|(to, from)| *to = *from);
+        call = AddCall {
+            lhs: left.as_ptr(),
+            rhs: right.as_ptr(),
+            out: result.as_mut_ptr(),
+            end: result.as_ptr_range().end,
+            ..call
+        };
+        // SAFETY: all three have four elements.
+        unsafe { add_quads(&call) };
+        let tail = memory.output().get_mut(whole..len).unwrap_or(&mut []);
+        tail.iter_mut().zip(result).for_each(|(to, from)| *to = *from);
+    }
+    clamp(sum.to, memory.output().get_mut(..len).unwrap_or(&mut []));
+}
+
+/// Bounds that a kernel left out, if they are not those of the type.
+fn clamp(to: Output, output: &mut [i8]) {
+    if !to.is_full() {
+        output.iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
+    }
+}
+
+/// One element of words r8 and r9 to `$to`.
+macro_rules! add_element {
+    ($to:literal, $rotation:literal) => {
+        concat!(
+            "sxtb ",
+            $to,
+            ", r8",
+            $rotation,
+            "\n",
+            "sxtb r12, r9",
+            $rotation,
+            "\n",
+            "mla ",
+            $to,
+            ", ",
+            $to,
+            ", r4, r6\n",
+            "mla ",
+            $to,
+            ", r12, r5, ",
+            $to,
+            "\n",
+            "asr ",
+            $to,
+            ", ",
+            $to,
+            ", r7\n",
+            "add ",
+            $to,
+            ", ",
+            $to,
+            ", lr\n",
+            "ssat ",
+            $to,
+            ", #8, ",
+            $to,
+            "\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn add_quads(_: &AddCall) {
+    naked!(
+        "push {{r4-r11, lr}}",
+        "ldr lr, [r0, #32]",
+        "ldm r0, {{r0-r7}}",
+        "1:",
+        "ldr r8, [r0], #4",
+        "ldr r9, [r1], #4",
+        add_element!("r10", ""),
+        add_element!("r11", ", ror #8"),
+        "bfi r10, r11, #8, #8",
+        add_element!("r11", ", ror #16"),
+        "bfi r10, r11, #16, #8",
+        add_element!("r11", ", ror #24"),
+        "bfi r10, r11, #24, #8",
+        "str r10, [r2], #4",
+        "cmp r2, r3",
+        "bne 1b",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// Whether `rows` rows (at least one) of `len` elements, `step` apart, lie in `input`.
+fn holds_rows(input: &[i8], step: usize, rows: usize, len: usize) -> bool {
+    let end = rows.checked_sub(1).and_then(|last| last.checked_mul(step)).and_then(|start| start.checked_add(len));
+    end.is_some_and(|end| end <= input.len())
+}
+
+/// [`super::generic::max_rows`].
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    let (quads, rest) = out.as_chunks_mut::<4>();
+    let whole = quads.len() * 4;
+    if !holds_rows(input, step, rows, whole + rest.len()) {
+        return super::generic::max_rows(input, step, rows, out);
+    }
+    for (from, quad) in input.chunks(4).zip(quads) {
+        // SAFETY: of every row a word is read at a distance from its start that `holds_rows` allows; `quad` has four elements.
+        unsafe { max_4(from.as_ptr(), step, rows, quad) };
+    }
+    if !rest.is_empty() {
+        super::generic::max_rows(input.get(whole..).unwrap_or(&[]), step, rows, rest);
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn max_4(from: *const i8, step: usize, rows: usize, out: &mut [i8; 4]) {
+    naked!(
+        "push {{r4, lr}}",
+        "ldr r12, [r3]",
+        "1:",
+        "ldr r4, [r0]",
+        "add r0, r0, r1",
+        "ssub8 lr, r12, r4",
+        "sel r12, r12, r4",
+        "subs r2, r2, #1",
+        "bne 1b",
+        "str r12, [r3]",
+        "pop {{r4, pc}}",
+    )
+}
+
+/// Rows whose sum fits 16 bits.
+const ROWS: usize = 255;
+
+/// [`super::generic::sum_rows`].
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    let (quads, rest) = acc.as_chunks_mut::<4>();
+    let whole = quads.len() * 4;
+    if !holds_rows(input, step, rows, whole + rest.len()) {
+        return super::generic::sum_rows(input, step, rows, acc);
+    }
+    for (i, quad) in quads.iter_mut().enumerate() {
+        for first in (0..rows).step_by(ROWS) {
+            let from = input.as_ptr().wrapping_add(first * step + 4 * i);
+            // SAFETY: of every one of rows `first ..` a word is read at a distance from its start that `holds_rows` allows.
+            unsafe { sum_4(from, step, ROWS.min(rows - first), quad) };
+        }
+    }
+    if !rest.is_empty() {
+        super::generic::sum_rows(input.get(whole..).unwrap_or(&[]), step, rows, rest);
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sum_4(from: *const i8, step: usize, rows: usize, acc: &mut [i32; 4]) {
+    naked!(
+        "push {{r4-r6, lr}}",
+        "movs r4, #0",
+        "movs r5, #0",
+        "1:",
+        "ldr r6, [r0]",
+        "add r0, r0, r1",
+        "sxtab16 r4, r4, r6",
+        "sxtab16 r5, r5, r6, ror #8",
+        "subs r2, r2, #1",
+        "bne 1b",
+        "ldm r3, {{r0, r1, r2, r6}}",
+        "sxtah r0, r0, r4",
+        "sxtah r1, r1, r5",
+        "sxtah r2, r2, r4, ror #16",
+        "sxtah r6, r6, r5, ror #16",
+        "stm r3, {{r0, r1, r2, r6}}",
+        "pop {{r4-r6, pc}}",
+    )
+}
+
+/// What [`taps_4`] reads and changes.
+#[repr(C)]
+struct TapsCall {
+    /// Where the run of the next kernel row begins, the distance to the one after it, where the ring's runs end and begin again.
+    from: *const i8,
+    step: usize,
+    end: *const i8,
+    begin: *const i8,
+    rows: usize,
+    /// Elements of a kernel row, and of a tap.
+    run: usize,
+    channels: usize,
+    weights: *const i8,
+    acc: *mut [i32; 4],
+}
+
+/// [`super::generic::depthwise_row`], four channels at a time; of the last ones some are computed twice.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
+    let DepthwiseRow { channels, kernel_h, kernel_w, row, .. } = *r;
+    let width = r.output.len() / channels.max(1);
+    let reach = (width.max(1) - 1) * r.stride_w + kernel_w;
+    let served = channels >= 4
+        && kernel_w > 0
+        && r.first < kernel_h
+        && reach * channels <= row
+        && row * kernel_h <= r.ring.len()
+        && kernel_h * kernel_w * channels <= r.weights.len();
+    if !served {
+        return super::generic::depthwise_row(r);
+    }
+    let lanes = |first: usize| r.bias.get(first..first + 4).and_then(|bias| <[i32; 4]>::try_from(bias).ok());
+    for x in 0..width {
+        for first in (0..channels).step_by(4) {
+            let first = first.min(channels - 4);
+            let Some(mut acc) = lanes(first) else { return };
+            let begin = r.ring.as_ptr().wrapping_add(x * r.stride_w * channels + first);
+            let mut call = TapsCall {
+                from: begin.wrapping_add(r.first * row),
+                step: row,
+                end: begin.wrapping_add(kernel_h * row),
+                begin,
+                rows: kernel_h,
+                run: kernel_w * channels,
+                channels,
+                weights: r.weights.as_ptr().wrapping_add(first),
+                acc: &mut acc,
+            };
+            // SAFETY: of every one of `kernel_h` rows, words are read at every one of `kernel_w` taps from channel `first <= channels - 4` on; the
+            // last ends at `reach * channels <= row` of a row of the ring, or inside of the weights (lengths were checked).
+            unsafe { taps_4(&mut call) };
+            for (i, acc) in (first..).zip(acc) {
+                if let (Some(out), Some(&multiplier), Some(&shift)) =
+                    (r.output.get_mut(x * channels + i), r.multiplier.get(i), r.shift.get(i))
+                {
+                    *out = r.to.stage(acc, multiplier, shift);
+                }
+            }
+        }
+    }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn taps_4(_: &mut TapsCall) {
+    naked!(
+        "push {{r4-r12, lr}}",
+        "mov lr, r0",
+        "ldrd r3, r1, [lr, #20]",
+        "ldrd r2, r8, [lr, #28]",
+        "ldm r8, {{r9-r12}}",
+        "1:",
+        "ldr r0, [lr]",
+        "movs r8, #0",
+        "2:",
+        "ldr r5, [r0, r8]",
+        "ldr r7, [r2, r8]",
+        "add r8, r8, r1",
+        "sxtb16 r4, r5",
+        "sxtb16 r5, r5, ror #8",
+        "sxtb16 r6, r7",
+        "sxtb16 r7, r7, ror #8",
+        "smlabb r9, r4, r6, r9",
+        "smlabb r10, r5, r7, r10",
+        "smlatt r11, r4, r6, r11",
+        "smlatt r12, r5, r7, r12",
+        "cmp r8, r3",
+        "bne 2b",
+        "add r2, r2, r3",
+        "ldrd r5, r6, [lr, #4]",
+        "ldrd r7, r8, [lr, #12]",
+        "ldr r0, [lr]",
+        "add r0, r0, r5",
+        "cmp r0, r6",
+        "it eq",
+        "moveq r0, r7",
+        "str r0, [lr]",
+        "subs r8, r8, #1",
+        "str r8, [lr, #16]",
+        "bne 1b",
+        "ldr r8, [lr, #32]",
+        "stm r8, {{r9-r12}}",
+        "pop {{r4-r12, pc}}",
     )
 }
 

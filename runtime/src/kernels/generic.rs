@@ -124,9 +124,9 @@ fn product(w: i8, q: i8, zero_point: i16) -> i32 {
 }
 
 /// Matrix in blocks times patches: `output[at[pixel] + row] = stage(bias[row] + sum_k patch[pixel][k] * weight[row][k])`, wrapping.
-pub fn matrix(
+pub fn matrix<const USES: u64>(
     blocks: &Blocks<'_>,
-    patches: &Patches<'_>,
+    patches: &Patches<'_, USES>,
     pixels: usize,
     to: Output,
     output: &mut [i8],

@@ -68,8 +68,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// `acc` rescaled, moved and clamped.
-    #[inline(always)]
+    /// `acc` rescaled, moved and clamped. Where code is dear it stands once: kernels of an instruction set have their own.
+    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(not(target_os = "none"), inline(always))]
     pub fn stage(self, acc: i32, multiplier: i32, shift: u8) -> i8 {
         saturate(requantize(acc, multiplier, shift), self.zero_point, self.min, self.max)
     }
@@ -114,6 +115,9 @@ pub struct DepthwiseRow<'a> {
 
 /// See [`generic::depthwise_row`].
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
+    #[cfg(pith_dsp)]
+    arm_dsp::depthwise_row(row);
+    #[cfg(not(pith_dsp))]
     generic::depthwise_row(row);
 }
 
@@ -190,15 +194,24 @@ impl Sum {
 
 /// See [`generic::add`]; the kernel that the crate was compiled with.
 fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::add(sum, memory, rhs);
+    #[cfg(not(pith_dsp))]
     generic::add(sum, memory, rhs);
 }
 
 /// See [`generic::max_rows`]; the kernel that the crate was compiled with.
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::max_rows(input, step, rows, out);
+    #[cfg(not(pith_dsp))]
     generic::max_rows(input, step, rows, out);
 }
 
 /// See [`generic::sum_rows`]; the kernel that the crate was compiled with.
 fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    #[cfg(pith_dsp)]
+    arm_dsp::sum_rows(input, step, rows, acc);
+    #[cfg(not(pith_dsp))]
     generic::sum_rows(input, step, rows, acc);
 }

@@ -11,6 +11,7 @@
 use super::Output;
 use super::generic;
 use crate::format::blocks::{Blocks, Layout};
+use crate::uses::has_blocks;
 
 /// Pixels that a matrix kernel multiplies together.
 pub const fn pixels(layout: Layout) -> usize {
@@ -52,6 +53,10 @@ pub const fn sum_shift(bits: u8, pixels: usize) -> u32 {
     }
 }
 
+const fn has_pairs(uses: u64) -> bool {
+    has_blocks(uses, Layout::Pairs, 8) || has_blocks(uses, Layout::Pairs, 4) || has_blocks(uses, Layout::Pairs, 2)
+}
+
 /// Position of activation `k` of a pixel among `pixels` in a patch of pairs.
 #[inline(always)]
 pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
@@ -59,9 +64,63 @@ pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
     (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
 }
 
-/// Patches of some pixels, in scratch memory.
+/// Runs of a ring's rows, from `left` on: what the taps of a window read, kernel row after kernel row.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `slots` rows of `row` elements.
+    pub ring: &'a [i8],
+    #[allow(missing_docs)]
+    pub row: usize,
+    #[allow(missing_docs)]
+    pub slots: usize,
+    /// The slot that comes first; the next ones follow, cyclically.
+    pub first: usize,
+    #[allow(missing_docs)]
+    pub left: usize,
+    /// Elements of a run.
+    pub run: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// One run.
+    pub fn single(run: &'a [i8]) -> Rows<'a> {
+        Rows { ring: run, row: run.len(), slots: 1, first: 0, left: 0, run: run.len() }
+    }
+
+    /// Whether all of them lie in the ring.
+    pub fn are_inside(&self) -> bool {
+        self.first < self.slots
+            && self.left.checked_add(self.run).is_some_and(|end| end <= self.row)
+            && self.slots.checked_mul(self.row).is_some_and(|end| end <= self.ring.len())
+    }
+
+    /// One after another; empty where they leave the ring.
+    fn runs(&self) -> impl Iterator<Item = &'a [i8]> {
+        let slots = (self.first..self.slots).chain(0..self.first);
+        let (ring, row, left, run) = (self.ring, self.row, self.left, self.run);
+        slots.map(move |slot| ring.get(slot * row + left..).and_then(|from| from.get(..run)).unwrap_or(&[]))
+    }
+
+    /// Copies them to `to`.
+    #[inline(always)]
+    pub fn copy_to(&self, to: &mut [i8]) {
+        #[cfg(pith_dsp)]
+        super::arm_dsp::copy_rows(to, self);
+        #[cfg(not(pith_dsp))]
+        for (to, run) in to.chunks_exact_mut(self.run.max(1)).zip(self.runs()) {
+            to.iter_mut().zip(run).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+/// Scratch bytes of patches.
+pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
+    layout.padded_k(bits, k) * element_bytes(layout) * pixels
+}
+
+/// Patches of some pixels, in scratch memory, for the layouts of `USES`, see [`crate::uses`].
 #[derive(Debug)]
-pub struct Patches<'s> {
+pub struct Patches<'s, const USES: u64> {
     layout: Layout,
     bits: u8,
     pixels: usize,
@@ -74,16 +133,11 @@ pub struct Patches<'s> {
     sums: [i32; 3],
 }
 
-impl<'s> Patches<'s> {
-    /// Scratch bytes.
-    pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
-        layout.padded_k(bits, k) * element_bytes(layout) * pixels
-    }
-
-    /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`Patches::bytes`].
-    pub fn new(blocks: &Blocks<'_>, to: Output, pixels: usize, memory: &'s mut [i8]) -> Option<Patches<'s>> {
+impl<'s, const USES: u64> Patches<'s, USES> {
+    /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`bytes`].
+    pub fn new(blocks: &Blocks<'_>, to: Output, pixels: usize, memory: &'s mut [i8]) -> Option<Patches<'s, USES>> {
         let (layout, bits) = (blocks.layout(), blocks.bits());
-        let memory = memory.get_mut(..Patches::bytes(layout, bits, pixels, blocks.k()))?;
+        let memory = memory.get_mut(..bytes(layout, bits, pixels, blocks.k()))?;
         memory.fill(0);
         let native = blocks.rescales_by_high_word(to.zero_point);
         Some(Patches { layout, bits, pixels, padded_k: blocks.padded_k(), memory, native, sums: [0; 3] })
@@ -97,21 +151,32 @@ impl<'s> Patches<'s> {
         }
     }
 
+    /// All activations of a pixel.
+    #[inline(always)]
+    pub fn put_rows(&mut self, pixel: usize, rows: &Rows<'_>) {
+        #[cfg(pith_dsp)]
+        if let (Layout::Pairs, Ok(to)) = (self.layout, bytemuck::try_cast_slice_mut::<i8, i16>(self.memory)) {
+            self.sums[pixel % 3] += super::arm_dsp::expand_rows::<USES>(self.bits, to, self.pixels, pixel, 0, rows);
+            return;
+        }
+        for (i, run) in rows.runs().enumerate() {
+            self.put(pixel, i * rows.run, run);
+        }
+    }
+
     /// Activations `k ..` of a pixel.
     #[inline(always)]
     pub fn put(&mut self, pixel: usize, k: usize, run: &[i8]) {
         match self.layout {
-            Layout::Pairs => {
+            Layout::Pairs if has_pairs(USES) => {
                 let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i16>(self.memory) else { return };
                 #[cfg(pith_dsp)]
-                if k.is_multiple_of(4) {
-                    let sum = super::arm_dsp::expand(self.bits, to, self.pixels, pixel, k, run);
-                    self.sums[pixel % 3] += sum;
-                    return;
-                }
-                self.sums[pixel % 3] += generic::expand(self.bits, to, self.pixels, pixel, k, run);
+                let sum = super::arm_dsp::expand::<USES>(self.bits, to, self.pixels, pixel, k, run);
+                #[cfg(not(pith_dsp))]
+                let sum = generic::expand(self.bits, to, self.pixels, pixel, k, run);
+                self.sums[pixel % 3] += sum;
             }
-            Layout::Quads => {
+            Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
                 let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i32>(self.memory) else { return };
                 let mut sum = 0;
                 for (to, &q) in to.iter_mut().skip(k).zip(run) {
@@ -120,28 +185,29 @@ impl<'s> Patches<'s> {
                 }
                 self.sums[0] += sum;
             }
-            Layout::Rows => {
+            Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
                 if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
                 {
                     to.copy_from_slice(run);
                 }
             }
+            _ => (),
         }
     }
 
     /// Activation `k` of a pixel.
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
-            Layout::Pairs => {
+            Layout::Pairs if has_pairs(USES) => {
                 let words: &[i16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
                 (q >> pair_shift(self.bits, self.pixels, k)) as i32
             }
-            Layout::Quads => {
+            Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
                 let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 words.get(k).copied().unwrap_or(0)
             }
-            Layout::Rows => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
+            _ => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
         }
     }
 
@@ -150,7 +216,7 @@ impl<'s> Patches<'s> {
     pub fn multiply(&self, blocks: &Blocks<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
         // Kernels of an instruction set return whether they served.
         #[cfg(pith_dsp)]
-        if self.native && super::arm_dsp::pairs(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+        if self.native && super::arm_dsp::pairs::<USES>(blocks, self.memory, self.pixels, self.sums, to, output, at) {
             return;
         }
         generic::matrix(blocks, self, self.pixels, to, output, at);

@@ -11,9 +11,10 @@ use crate::format::op;
 use crate::isa::Isa;
 use crate::kernels::generic::Weights;
 use crate::kernels::{self, DepthwiseRow, Memory};
+use crate::uses::OTHER_DEPTHWISE;
 
 /// Weights in the file: of 8 bits, or narrower and expanded into scratch memory.
-pub(super) fn depthwise<W: Weights>(
+pub(super) fn depthwise<W: Weights, const USES: u64>(
     c: &op::Conv,
     mut memory: Memory<'_>,
     weights: W,
@@ -25,7 +26,8 @@ pub(super) fn depthwise<W: Weights>(
     if through_planes(c, &mut memory, weights, stage, scratch).is_some() {
         return;
     }
-    if scratch.len() < ring_bytes(c, bits).unwrap_or(usize::MAX)
+    if cfg!(pith_dsp) && USES & OTHER_DEPTHWISE == 0
+        || scratch.len() < ring_bytes(c, bits).unwrap_or(usize::MAX)
         || through_ring(c, &mut memory, weights, bits, stage, scratch).is_none()
     {
         any(c, memory, weights, stage, scratch);
@@ -72,6 +74,16 @@ pub fn runs_in_place(c: &op::Conv) -> bool {
     (0..c.out_h as u64).all(|y| read(y) == c.in_h as u64 || (y + 1) * c.out_w as u64 <= read(y) * c.in_w as u64)
 }
 
+/// Whether a filter is of the kind that works on planes.
+pub const fn is_3x3(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> bool {
+    kernel[0] == 3
+        && kernel[1] == 3
+        && stride[0] == stride[1]
+        && matches!(stride[0], 1 | 2)
+        && dilation[0] == 1
+        && dilation[1] == 1
+}
+
 /// Channels that are copied apart together: a word of the input.
 const PLANES: usize = 4;
 
@@ -93,13 +105,9 @@ struct Planes {
 impl Planes {
     /// For a 3x3 filter with a stride of 1 or 2.
     fn of(c: &op::Conv) -> Option<Planes> {
-        let served = [c.kernel_h, c.kernel_w] == [3; 2]
-            && [c.dilation_h, c.dilation_w] == [1; 2]
-            && c.stride_h == c.stride_w
-            && matches!(c.stride_h, 1 | 2)
-            && c.pad_top <= 2
-            && c.pad_left <= 2;
-        if !served {
+        let axes = |a: u16, b: u16| [a as usize, b as usize];
+        let fits = is_3x3(axes(c.kernel_h, c.kernel_w), axes(c.stride_h, c.stride_w), axes(c.dilation_h, c.dilation_w));
+        if !fits || c.pad_top > 2 || c.pad_left > 2 {
             return None;
         }
         let stride = c.stride_h as usize;
@@ -268,68 +276,74 @@ fn is_pointwise(c: &op::Conv) -> bool {
 /// Channels accumulated together.
 const LANES: usize = 32;
 
-/// The loop for any shape, any width and any zero point. Channel `k` of the output depends on channel `k` of the input alone. Apart, a block of channels is accumulated together; in place,
-/// each channel is copied to `scratch` first: output pixel `i` then overwrites channel `k` of input pixel `i`, which nobody reads again.
+/// For any shape, any width and any zero point. Channel `k` of the output depends on channel `k` of the input alone.
 fn any<W: Weights>(c: &op::Conv, memory: Memory<'_>, weights: W, stage: &Stage<'_>, scratch: &mut [i8]) {
+    match memory {
+        // With kernels of an instruction set this is a rare way, whose code should be short.
+        Memory::Apart(input, output) if matches!(Isa::COMPILED, Isa::Generic) => {
+            by_blocks(c, input, weights, stage, output);
+        }
+        memory => by_channel(c, memory, weights, stage, scratch),
+    }
+}
+
+/// A block of channels is accumulated together.
+fn by_blocks<W: Weights>(c: &op::Conv, input: &[i8], weights: W, stage: &Stage<'_>, output: &mut [i8]) {
     let (rows, columns) = axes(c);
     let channels = (c.out_c as usize).max(1);
     let out_w = (c.out_w as usize).max(1);
-    let pixels = c.out_h as usize * c.out_w as usize;
-    match memory {
-        Memory::Apart(input, output) => {
-            for (pixel, out) in output.chunks_exact_mut(channels).enumerate() {
-                let (row_taps, top) = rows.taps(pixel / out_w);
-                let (column_taps, left) = columns.taps(pixel % out_w);
-                for (block, out) in out.chunks_mut(LANES).enumerate() {
-                    let first = block * LANES;
-                    let mut acc = [0; LANES];
-                    for (i, ky) in row_taps.clone().enumerate() {
-                        for (j, kx) in column_taps.clone().enumerate() {
-                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
-                            let start = at * channels + first;
-                            let run = input.get(start..start + out.len()).unwrap_or(&[]);
-                            let tap = (ky * columns.kernel + kx) * channels + first;
-                            weights.accumulate(tap, run, stage.in_zero_point, &mut acc);
-                        }
-                    }
-                    for (i, (out, acc)) in out.iter_mut().zip(acc).enumerate() {
-                        let (bias, multiplier, shift) = stage.channels.get(first + i);
-                        *out = stage.output.stage(acc.wrapping_add(bias), multiplier, shift);
-                    }
+    for (pixel, out) in output.chunks_exact_mut(channels).enumerate() {
+        let (row_taps, top) = rows.taps(pixel / out_w);
+        let (column_taps, left) = columns.taps(pixel % out_w);
+        for (block, out) in out.chunks_mut(LANES).enumerate() {
+            let first = block * LANES;
+            let mut acc = [0; LANES];
+            for (i, ky) in row_taps.clone().enumerate() {
+                for (j, kx) in column_taps.clone().enumerate() {
+                    let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
+                    let start = at * channels + first;
+                    let run = input.get(start..start + out.len()).unwrap_or(&[]);
+                    let tap = (ky * columns.kernel + kx) * channels + first;
+                    weights.accumulate(tap, run, stage.in_zero_point, &mut acc);
                 }
             }
-        }
-        Memory::InPlace(data) if is_pointwise(c) => {
-            for pixel in data.chunks_exact_mut(channels) {
-                for (i, q) in pixel.iter_mut().enumerate() {
-                    let (bias, multiplier, shift) = stage.channels.get(i);
-                    let acc = bias.wrapping_add(weights.dot(i, &[*q], stage.in_zero_point));
-                    *q = stage.output.stage(acc, multiplier, shift);
-                }
+            for (i, (out, acc)) in out.iter_mut().zip(acc).enumerate() {
+                let (bias, multiplier, shift) = stage.channels.get(first + i);
+                *out = stage.output.stage(acc.wrapping_add(bias), multiplier, shift);
             }
         }
-        Memory::InPlace(data) => {
-            for channel in 0..channels {
-                let (bias, multiplier, shift) = stage.channels.get(channel);
-                for (copy, pixel) in scratch.iter_mut().zip(data.chunks_exact(channels)) {
-                    *copy = pixel.get(channel).copied().unwrap_or(0);
+    }
+}
+
+/// One channel after another. In place, it is copied to `scratch` first, unless a pixel reads only itself: output pixel `i` then overwrites
+/// channel `k` of input pixel `i`, which nobody reads again.
+fn by_channel<W: Weights>(c: &op::Conv, mut memory: Memory<'_>, weights: W, stage: &Stage<'_>, scratch: &mut [i8]) {
+    let (rows, columns) = axes(c);
+    let channels = (c.out_c as usize).max(1);
+    let out_w = (c.out_w as usize).max(1);
+    let copied = matches!(memory, Memory::InPlace(_)) && !is_pointwise(c);
+    for channel in 0..channels {
+        let (bias, multiplier, shift) = stage.channels.get(channel);
+        if copied {
+            for (copy, pixel) in scratch.iter_mut().zip(memory.input().chunks_exact(channels)) {
+                *copy = pixel.get(channel).copied().unwrap_or(0);
+            }
+        }
+        for pixel in 0..c.out_h as usize * c.out_w as usize {
+            let (row_taps, top) = rows.taps(pixel / out_w);
+            let (column_taps, left) = columns.taps(pixel % out_w);
+            let mut acc = bias;
+            for (i, ky) in row_taps.enumerate() {
+                for (j, kx) in column_taps.clone().enumerate() {
+                    let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
+                    let q = if copied { scratch.get(at) } else { memory.input().get(at * channels + channel) };
+                    let d = q.map_or(0, |&q| q as i32 - stage.in_zero_point as i32);
+                    let w = weights.get((ky * columns.kernel + kx) * channels + channel);
+                    acc = acc.wrapping_add(d * w as i32);
                 }
-                for (pixel, out) in data.chunks_exact_mut(channels).take(pixels).enumerate() {
-                    let (row_taps, top) = rows.taps(pixel / out_w);
-                    let (column_taps, left) = columns.taps(pixel % out_w);
-                    let mut acc = bias;
-                    for (i, ky) in row_taps.enumerate() {
-                        for (j, kx) in column_taps.clone().enumerate() {
-                            let at = (top + i * rows.dilation) * columns.input + left + j * columns.dilation;
-                            let tap = (ky * columns.kernel + kx) * channels + channel;
-                            let run = scratch.get(at..at + 1).unwrap_or(&[]);
-                            acc = acc.wrapping_add(weights.dot(tap, run, stage.in_zero_point));
-                        }
-                    }
-                    if let Some(out) = out.get_mut(channel) {
-                        *out = stage.output.stage(acc, multiplier, shift);
-                    }
-                }
+            }
+            if let Some(out) = memory.output().get_mut(pixel * channels + channel) {
+                *out = stage.output.stage(acc, multiplier, shift);
             }
         }
     }

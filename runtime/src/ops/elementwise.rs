@@ -2,8 +2,9 @@
 
 use super::{Channels, dense_strides};
 use crate::fixed::{requantize, rescale_sum, saturate};
-use crate::format::op::{self, Op};
+use crate::format::op::{self, Op, kind};
 use crate::kernels::{Memory, Set, Sum};
+use crate::uses::{STRIDED, has};
 
 /// Addition or multiplication with its zero points.
 #[derive(Clone, Copy)]
@@ -35,13 +36,16 @@ impl Function {
 }
 
 /// Add and Mul; the output is dense, operands are read through their strides.
-pub(super) fn binary(b: &op::Binary, set: Set, f: Function, memory: Memory<'_>, rhs: &[i8]) {
+pub(super) fn binary<const USES: u64>(b: &op::Binary, set: Set, f: Function, memory: Memory<'_>, rhs: &[i8]) {
     let dense = dense_strides(&b.dims);
     let rhs_is_dense = b.rhs_strides == dense;
     let lhs_is_dense = matches!(memory, Memory::InPlace(_)) || b.lhs_strides == dense;
     if f.add && lhs_is_dense && rhs_is_dense {
         let sum = Sum::new(b, f.lhs_zero_point, f.rhs_zero_point, f.zero_point);
         return set.add(&sum, memory, rhs);
+    }
+    if !has(USES, kind::MUL) && USES & STRIDED == 0 {
+        return;
     }
     match memory {
         Memory::InPlace(data) if rhs_is_dense => {

@@ -10,7 +10,7 @@
 
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
-use crate::kernels::patch::{self, Patches};
+use crate::kernels::patch::{self, Patches, Rows};
 use crate::kernels::{Memory, Output};
 
 /// Scratch memory of a convolution in blocks, in this order.
@@ -28,7 +28,7 @@ impl Scratch {
         Scratch {
             ring: ring.next_multiple_of(4),
             staging: if run.is_multiple_of(4) { 0 } else { k.next_multiple_of(4) },
-            patches: Patches::bytes(layout, bits, patch::pixels(layout), k),
+            patches: patch::bytes(layout, bits, patch::pixels(layout), k),
         }
     }
 }
@@ -41,7 +41,7 @@ pub fn conv_scratch_bytes(c: &op::Conv, layout: Layout, bits: u8) -> usize {
 
 /// Scratch bytes of a linear layer whose weights lie in blocks.
 pub fn linear_scratch_bytes(l: &op::Linear, layout: Layout, bits: u8) -> usize {
-    Patches::bytes(layout, bits, linear_pixels(l, layout), l.k as usize)
+    patch::bytes(layout, bits, linear_pixels(l, layout), l.k as usize)
 }
 
 /// Rows of the input that are multiplied together.
@@ -89,7 +89,7 @@ pub fn runs_in_place(c: &op::Conv) -> bool {
 }
 
 /// `output[y, x, oc]`, see [`op::Conv`] and [`crate::format::blocks`].
-pub(super) fn conv(
+pub(super) fn conv<const USES: u64>(
     c: &op::Conv,
     mut memory: Memory<'_>,
     zero_point: i8,
@@ -100,7 +100,8 @@ pub(super) fn conv(
     let sizes = Scratch::of(c, blocks.layout(), blocks.bits());
     let (ring, rest) = scratch.split_at_mut_checked(sizes.ring)?;
     let (staging, rest) = rest.split_at_mut_checked(sizes.staging)?;
-    let mut group = Group::new(blocks, to, patch::pixels(blocks.layout()), rest, c.out_h as usize * c.out_w as usize)?;
+    let mut group: Group<'_, USES> =
+        Group::new(blocks, to, patch::pixels(blocks.layout()), rest, c.out_h as usize * c.out_w as usize)?;
     let one_tap = has_one_tap(c);
     let (in_c, in_w) = (c.in_c as usize, c.in_w as usize);
     let run = c.kernel_w as usize * in_c;
@@ -126,35 +127,19 @@ pub(super) fn conv(
                 filled += 1;
             }
         }
-        let mut slot = top % kernel_h;
-        let first_slot = slot;
+        let first_slot = top % kernel_h;
         for x in 0..c.out_w as usize {
             let pixel = group.begin();
             let left = x * c.stride_w as usize * in_c;
-            if one_tap {
-                let at = top * in_w * in_c + left;
-                let from = memory.input().get(at..at + in_c)?;
-                if staging.is_empty() {
-                    group.patches.put(pixel, 0, from);
-                } else {
-                    staging.get_mut(..in_c)?.copy_from_slice(from);
-                    group.patches.put(pixel, 0, staging);
-                }
+            let rows = match one_tap {
+                true => Rows::single(memory.input().get(top * in_w * in_c + left..)?.get(..in_c)?),
+                false => Rows { ring, row, slots: kernel_h, first: first_slot, left, run },
+            };
+            if staging.is_empty() {
+                group.patches.put_rows(pixel, &rows);
             } else {
-                slot = first_slot;
-                for ky in 0..kernel_h {
-                    let at = slot * row + left;
-                    let from = ring.get(at..at + run)?;
-                    if staging.is_empty() {
-                        group.patches.put(pixel, ky * run, from);
-                    } else {
-                        staging.get_mut(ky * run..(ky + 1) * run)?.copy_from_slice(from);
-                    }
-                    slot = if slot + 1 == kernel_h { 0 } else { slot + 1 };
-                }
-                if !staging.is_empty() {
-                    group.patches.put(pixel, 0, staging);
-                }
+                rows.copy_to(staging);
+                group.patches.put(pixel, 0, staging);
             }
             group.end(blocks, to, memory.output());
         }
@@ -164,7 +149,7 @@ pub(super) fn conv(
 }
 
 /// `output[row, n]`, see [`op::Linear`] and [`crate::format::blocks`].
-pub(super) fn linear(
+pub(super) fn linear<const USES: u64>(
     l: &op::Linear,
     mut memory: Memory<'_>,
     blocks: &Blocks<'_>,
@@ -172,7 +157,7 @@ pub(super) fn linear(
     scratch: &mut [i8],
 ) -> Option<()> {
     let (k, rows) = (l.k as usize, l.rows as usize);
-    let mut group = Group::new(blocks, to, linear_pixels(l, blocks.layout()), scratch, rows)?;
+    let mut group: Group<'_, USES> = Group::new(blocks, to, linear_pixels(l, blocks.layout()), scratch, rows)?;
     for row in 0..rows {
         let pixel = group.begin();
         group.patches.put(pixel, 0, memory.input().get(row * k..(row + 1) * k)?);
@@ -183,8 +168,8 @@ pub(super) fn linear(
 }
 
 /// Output pixels that are multiplied together: collected one by one, written when all places are taken.
-struct Group<'s> {
-    patches: Patches<'s>,
+struct Group<'s, const USES: u64> {
+    patches: Patches<'s, USES>,
     places: usize,
     /// Index of the pixel in every place.
     pixels: [usize; 3],
@@ -192,9 +177,15 @@ struct Group<'s> {
     n: usize,
 }
 
-impl<'s> Group<'s> {
+impl<'s, const USES: u64> Group<'s, USES> {
     /// With fewer pixels than places there is only one.
-    fn new(blocks: &Blocks<'_>, to: Output, places: usize, memory: &'s mut [i8], pixels: usize) -> Option<Group<'s>> {
+    fn new(
+        blocks: &Blocks<'_>,
+        to: Output,
+        places: usize,
+        memory: &'s mut [i8],
+        pixels: usize,
+    ) -> Option<Group<'s, USES>> {
         let places = if pixels < places { 1 } else { places };
         Some(Group {
             patches: Patches::new(blocks, to, places, memory)?,

@@ -14,15 +14,17 @@ mod resize;
 mod softmax;
 
 use crate::format::blocks::{Blocks, Layout};
-use crate::format::op::{self, Head, Op};
+use crate::format::op::{self, Head, Op, kind};
 use crate::format::tensor::{Constant, Tensor};
 use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
+use crate::uses::{Weights, has, has_weights};
 #[cfg(pith_desktop)]
 pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
+pub(crate) use depthwise::is_3x3;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
 
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
@@ -103,107 +105,134 @@ pub fn matrix_shape(op: &Op<'_>) -> Option<(usize, usize)> {
 }
 
 /// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
-pub(crate) fn run(model: &Model<'_>, set: Set, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
+pub(crate) fn run<const USES: u64>(
+    model: &Model<'_>,
+    set: Set,
+    head: &Head,
+    op: &Op<'_>,
+    arena: &mut [i8],
+) -> Option<()> {
     let mut arena = Arena { model, head, memory: arena };
-    if let Some(blocks) = op.weights().and_then(|weights| blocks(model, op, weights)) {
+    let in_blocks = has_weights(USES, kind::CONV, Weights::Blocks) || has_weights(USES, kind::LINEAR, Weights::Blocks);
+    if let Some(blocks) = op.weights().filter(|_| in_blocks).and_then(|weights| blocks(model, op, weights)) {
         let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
         return match op {
-            Op::Conv(c) => {
+            Op::Conv(c) if has_weights(USES, kind::CONV, Weights::Blocks) => {
                 let zero_point = model.tensor(c.input).zero_point as i8;
                 let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
-                matrix::conv(c, memory, zero_point, &blocks, to(c.output, c.act_min, c.act_max), scratch)
+                matrix::conv::<USES>(c, memory, zero_point, &blocks, to(c.output, c.act_min, c.act_max), scratch)
             }
-            Op::Linear(l) => {
+            Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
                 let (memory, scratch) = arena.may_be_in_place(l.input, l.output)?;
-                matrix::linear(l, memory, &blocks, to(l.output, l.act_min, l.act_max), scratch)
+                matrix::linear::<USES>(l, memory, &blocks, to(l.output, l.act_min, l.act_max), scratch)
             }
             _ => None,
         };
     }
     match op {
-        Op::Conv(c) => {
+        Op::Conv(c) if has(USES, kind::CONV) => {
             let (input, output) = arena.apart(c.input, c.output)?;
             let stage = Stage::of(model, c);
             match weights(model, c.weights) {
-                Either::Bytes(w) => conv::conv(c, input, w, &stage, output),
-                Either::Packed(w) => conv::conv(c, input, w, &stage, output),
+                Either::Bytes(w) if has_weights(USES, kind::CONV, Weights::Bytes) => {
+                    conv::conv(c, input, w, &stage, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::CONV, Weights::Packed) => {
+                    conv::conv(c, input, w, &stage, output)
+                }
+                _ => return None,
             }
         }
-        Op::ConvTranspose(c) => {
+        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => {
             let (input, output) = arena.apart(c.input, c.output)?;
             let stage = Stage::of(model, c);
             match weights(model, c.weights) {
-                Either::Bytes(w) => conv::conv_transpose(c, input, w, &stage, output),
-                Either::Packed(w) => conv::conv_transpose(c, input, w, &stage, output),
+                Either::Bytes(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Bytes) => {
+                    conv::conv_transpose(c, input, w, &stage, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Packed) => {
+                    conv::conv_transpose(c, input, w, &stage, output)
+                }
+                _ => return None,
             }
         }
-        Op::Depthwise(c) => {
+        Op::Depthwise(c) if has(USES, kind::DEPTHWISE) => {
             let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
             let stage = Stage::of(model, c);
             match weights(model, c.weights) {
-                Either::Bytes(w) => depthwise::depthwise(c, memory, w, 8, &stage, scratch),
-                Either::Packed(w) => depthwise::depthwise(c, memory, w, w.bits, &stage, scratch),
+                Either::Bytes(w) if has_weights(USES, kind::DEPTHWISE, Weights::Bytes) => {
+                    depthwise::depthwise::<_, USES>(c, memory, w, 8, &stage, scratch)
+                }
+                Either::Packed(w) if has_weights(USES, kind::DEPTHWISE, Weights::Packed) => {
+                    depthwise::depthwise::<_, USES>(c, memory, w, w.bits, &stage, scratch)
+                }
+                _ => return None,
             }
         }
-        Op::Linear(l) => {
+        Op::Linear(l) if has(USES, kind::LINEAR) => {
             let (input, output) = arena.apart(l.input, l.output)?;
             let channels = Channels::new(model.constant_bytes(l.channels), l.n as usize);
             let to = Output { zero_point: model.tensor(l.output).zero_point, min: l.act_min, max: l.act_max };
             let zero_point = model.tensor(l.input).zero_point as i16;
             match weights(model, l.weights) {
-                Either::Bytes(w) => linear::linear(l, input, zero_point, w, &channels, to, output),
-                Either::Packed(w) => linear::linear(l, input, zero_point, w, &channels, to, output),
+                Either::Bytes(w) if has_weights(USES, kind::LINEAR, Weights::Bytes) => {
+                    linear::linear(l, input, zero_point, w, &channels, to, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::LINEAR, Weights::Packed) => {
+                    linear::linear(l, input, zero_point, w, &channels, to, output)
+                }
+                _ => return None,
             }
         }
-        Op::Add(b) | Op::Mul(b) => {
+        Op::Add(b) | Op::Mul(b) if has(USES, kind::ADD) || has(USES, kind::MUL) => {
             let zero_points = [b.lhs, b.rhs, b.output].map(|id| model.tensor(id).zero_point);
             let function = elementwise::Function::new(op, b, zero_points);
             if b.rhs_is_constant == 1 {
                 let rhs = bytemuck::cast_slice(model.constant_bytes(b.rhs));
                 let (lhs, _) = arena.may_be_in_place(b.lhs, b.output)?;
-                elementwise::binary(b, set, function, lhs, rhs)
+                elementwise::binary::<USES>(b, set, function, lhs, rhs)
             } else {
                 let (lhs, rhs) = arena.two_inputs(b.lhs, b.rhs, b.output)?;
-                elementwise::binary(b, set, function, lhs, rhs)
+                elementwise::binary::<USES>(b, set, function, lhs, rhs)
             }
         }
-        Op::Lookup(l) => {
+        Op::Lookup(l) if has(USES, kind::LOOKUP) => {
             let table = bytemuck::cast_slice(model.constant_bytes(l.table));
             elementwise::lookup(table, arena.may_be_in_place(l.input, l.output)?.0)
         }
-        Op::PRelu(p) => {
+        Op::PRelu(p) if has(USES, kind::PRELU) => {
             let channels = Channels::new(model.constant_bytes(p.channels), p.c as usize);
             let zero_points = [p.input, p.output].map(|id| model.tensor(id).zero_point);
             elementwise::prelu(p, &channels, zero_points, arena.may_be_in_place(p.input, p.output)?.0)
         }
-        Op::MaxPool(p) => {
+        Op::MaxPool(p) if has(USES, kind::MAX_POOL) => {
             let (input, output) = arena.apart(p.input, p.output)?;
             pool::max(p, set, input, output)
         }
-        Op::AveragePool(p) => {
+        Op::AveragePool(p) if has(USES, kind::AVERAGE_POOL) => {
             let (input, output) = arena.apart(p.input, p.output)?;
             let channels = Channels::new(model.constant_bytes(p.channels), model.constant(p.channels).len as usize);
             let to = Output { zero_point: model.tensor(p.output).zero_point, min: p.act_min, max: p.act_max };
             pool::average(p, set, input, model.tensor(p.input).zero_point, &channels, to, output)
         }
-        Op::Mean(m) => {
+        Op::Mean(m) if has(USES, kind::MEAN) => {
             let (input, output) = arena.apart(m.input, m.output)?;
             let to = Output { zero_point: model.tensor(m.output).zero_point, min: i8::MIN, max: i8::MAX };
             pool::mean(m, set, input, model.tensor(m.input).zero_point, to, output)
         }
-        Op::Softmax(s) => {
+        Op::Softmax(s) if has(USES, kind::SOFTMAX) => {
             let table = crate::check::u16s(model.constant_bytes(s.table));
             softmax::softmax(s, table, arena.may_be_in_place(s.input, s.output)?.0)
         }
-        Op::Pad(p) => {
+        Op::Pad(p) if has(USES, kind::PAD) => {
             let (input, output) = arena.apart(p.input, p.output)?;
             arrange::pad(p, input, output)
         }
-        Op::Rearrange(r) => {
+        Op::Rearrange(r) if has(USES, kind::REARRANGE) => {
             let (input, output) = arena.apart(r.input, r.output)?;
             arrange::rearrange(r, input, output)
         }
-        Op::Concat(c, inputs) => {
+        Op::Concat(c, inputs) if has(USES, kind::CONCAT) => {
             let inner: usize = inputs.iter().map(|i| i.inner as usize).sum();
             let mut start = 0;
             for part in inputs.iter() {
@@ -214,7 +243,9 @@ pub(crate) fn run(model: &Model<'_>, set: Set, head: &Head, op: &Op<'_>, arena: 
                 start += part.inner as usize;
             }
         }
-        Op::ResizeNearest(r) | Op::ResizeBilinear(r) => {
+        Op::ResizeNearest(r) | Op::ResizeBilinear(r)
+            if has(USES, kind::RESIZE_NEAREST) || has(USES, kind::RESIZE_BILINEAR) =>
+        {
             let [rows, columns] = [r.rows, r.columns].map(|id| crate::check::u16s(model.constant_bytes(id)));
             let (input, output) = arena.apart(r.input, r.output)?;
             match op {
@@ -222,6 +253,7 @@ pub(crate) fn run(model: &Model<'_>, set: Set, head: &Head, op: &Op<'_>, arena: 
                 _ => resize::bilinear(r, rows, columns, input, output),
             }
         }
+        _ => return None,
     }
     Some(())
 }

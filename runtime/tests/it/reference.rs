@@ -1,8 +1,10 @@
 //! Every operator against [`crate::cases`], for every instruction set; what the desktop lacks kernels for takes the generic ones.
 
-use crate::cases::model::Random;
+use crate::cases::model::{Memory, Random};
 use crate::cases::{FAMILIES, ISAS};
 use crate::lanes::run_everywhere;
+use pith::Model;
+use pith::uses::{used_by, uses};
 
 /// Rounds per family.
 const ROUNDS: usize = if cfg!(miri) { 3 } else { 300 };
@@ -15,6 +17,7 @@ fn operators_give_what_the_format_says() {
                 let mut r = Random(seed);
                 for round in 0..ROUNDS {
                     for case in family(&mut r, round, &ISAS) {
+                        assert_uses_are_read(&case.model);
                         let got = run_everywhere(&case.model, &case.inputs);
                         assert_eq!(got, case.expected, "{name}, round {round}: {}", case.what);
                     }
@@ -22,4 +25,21 @@ fn operators_give_what_the_format_says() {
             });
         }
     });
+}
+
+#[test]
+fn a_program_for_other_models_refuses() {
+    const LINEAR: u64 = pith::uses::operators(pith::format::op::kind::LINEAR);
+    let cases = FAMILIES[2].1(&mut Random(1), 0, &ISAS);
+    let mut file = Memory::of(&cases[0].model);
+    assert!(Model::parse_using::<LINEAR>(file.bytes()).is_err(), "weights are missing");
+    assert!(Model::parse_using::<{ LINEAR | u64::MAX << 32 }>(file.bytes()).is_ok());
+    assert!(Model::parse_using::<{ !LINEAR }>(file.bytes()).is_err());
+}
+
+/// What is read of the bytes alone is what the checked operators use.
+fn assert_uses_are_read(file: &[u8]) {
+    let mut memory = Memory::of(file);
+    let model = Model::parse(memory.bytes()).expect("a valid model");
+    assert_eq!(uses(file), model.ops().fold(0, |all, (_, op)| all | used_by(&model, &op)));
 }

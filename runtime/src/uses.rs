@@ -1,0 +1,171 @@
+//! What a model uses, so that a program may link nothing else: operators, kinds of weights.
+//!
+//! [`uses`] reads a file, at compile time if the file is a constant. The result is an argument of the types that would otherwise name every
+//! operator: [`crate::Model::parse_using`] and [`crate::Engine::using`].
+
+use crate::format::blocks::Layout;
+use crate::format::header::Header;
+use crate::format::op::{self, Head, Op, kind};
+use crate::format::tensor::Constant;
+use crate::model::Model;
+use crate::ops;
+use core::mem::offset_of;
+
+/// Everything.
+pub const ALL: u64 = u64::MAX;
+
+/// A sum or product whose operands are not both dense.
+pub const STRIDED: u64 = 1 << 20;
+
+/// A depthwise filter that is not of 3x3 with a stride of 1 or 2.
+pub const OTHER_DEPTHWISE: u64 = 1 << 26;
+
+/// How an operator's weights lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Weights {
+    /// Row-major bytes.
+    Bytes,
+    /// Row-major and narrower.
+    Packed,
+    /// In blocks.
+    Blocks,
+}
+
+/// Operators of a kind.
+pub const fn operators(kind: u8) -> u64 {
+    1 << kind
+}
+
+/// Operators of a kind with such weights.
+pub const fn operators_with(kind: u8, weights: Weights) -> u64 {
+    1 << (32 + 4 * kind + weights as u8)
+}
+
+/// Whether `uses` has operators of a kind.
+pub const fn has(uses: u64, kind: u8) -> bool {
+    uses & operators(kind) != 0
+}
+
+/// Whether `uses` has operators of a kind with such weights.
+pub const fn has_weights(uses: u64, kind: u8, weights: Weights) -> bool {
+    uses & operators_with(kind, weights) != 0
+}
+
+/// Matrices in blocks of a layout.
+pub const fn blocks_of(layout: Layout, bits: u8) -> u64 {
+    match (layout, bits) {
+        (Layout::Pairs, 8) => 1 << 21,
+        (Layout::Pairs, 4) => 1 << 22,
+        (Layout::Pairs, _) => 1 << 23,
+        (Layout::Quads, _) => 1 << 24,
+        (Layout::Rows, _) => 1 << 25,
+    }
+}
+
+/// Whether `uses` has matrices in blocks of a layout.
+pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
+    uses & blocks_of(layout, bits) != 0
+}
+
+/// What a checked operator uses.
+pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
+    let weights = op.weights().map_or(0, |id| {
+        let constant = model.constant(id);
+        weights(op.kind(), constant.layout, constant.bits)
+    });
+    let pair = |a: u16, b: u16| [a as usize, b as usize];
+    let special = match op {
+        Op::Add(b) | Op::Mul(b) if [b.lhs_strides, b.rhs_strides] != [ops::dense_strides(&b.dims); 2] => STRIDED,
+        Op::Depthwise(c) => {
+            filter(pair(c.kernel_h, c.kernel_w), pair(c.stride_h, c.stride_w), pair(c.dilation_h, c.dilation_w))
+        }
+        _ => 0,
+    };
+    operators(op.kind()) | weights | special
+}
+
+/// Two fields of an [`op::Conv`].
+macro_rules! fields {
+    ($file:expr, $body:expr, $a:ident, $b:ident) => {
+        [u16_at($file, $body + offset_of!(op::Conv, $a)), u16_at($file, $body + offset_of!(op::Conv, $b))]
+    };
+}
+
+/// What the model in `file` uses; unspecified (but never a panic) if it is none.
+pub const fn uses(file: &[u8]) -> u64 {
+    let (mut at, mut left) = (u32_at(file, offset_of!(Header, ops_offset)), u16_at(file, offset_of!(Header, op_count)));
+    let constants = u32_at(file, offset_of!(Header, constants_offset));
+    let mut uses = 0;
+    while left > 0 {
+        let kind = byte_at(file, at + offset_of!(Head, kind));
+        let body = at + size_of::<Head>();
+        uses |= operators(kind % 32);
+        match kind {
+            kind::CONV | kind::DEPTHWISE | kind::CONV_TRANSPOSE => {
+                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Conv, weights)));
+                if kind == kind::DEPTHWISE {
+                    uses |= filter(
+                        fields!(file, body, kernel_h, kernel_w),
+                        fields!(file, body, stride_h, stride_w),
+                        fields!(file, body, dilation_h, dilation_w),
+                    );
+                }
+            }
+            kind::LINEAR => {
+                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Linear, weights)))
+            }
+            kind::ADD | kind::MUL if !is_dense(file, body) => uses |= STRIDED,
+            _ => (),
+        }
+        at += u16_at(file, at + offset_of!(Head, record_bytes));
+        left -= 1;
+    }
+    uses
+}
+
+const fn filter(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> u64 {
+    if !ops::is_3x3(kernel, stride, dilation) { OTHER_DEPTHWISE } else { 0 }
+}
+
+const fn weights(kind: u8, layout: u8, bits: u8) -> u64 {
+    match (Layout::from_code(layout), bits) {
+        (Some(layout), _) => operators_with(kind, Weights::Blocks) | blocks_of(layout, bits),
+        (None, 8) => operators_with(kind, Weights::Bytes),
+        (None, _) => operators_with(kind, Weights::Packed),
+    }
+}
+
+const fn weights_at(file: &[u8], constants: usize, kind: u8, id: usize) -> u64 {
+    let at = constants + id * size_of::<Constant>();
+    weights(kind, byte_at(file, at + offset_of!(Constant, layout)), byte_at(file, at + offset_of!(Constant, bits)))
+}
+
+/// Whether both operands of a [`op::Binary`] are dense.
+const fn is_dense(file: &[u8], body: usize) -> bool {
+    let (mut axis, mut step) = (4, 1);
+    while axis > 0 {
+        axis -= 1;
+        let dim = u32_at(file, body + offset_of!(op::Binary, dims) + 4 * axis);
+        let stride = if dim == 1 { 0 } else { step };
+        if u32_at(file, body + offset_of!(op::Binary, lhs_strides) + 4 * axis) != stride
+            || u32_at(file, body + offset_of!(op::Binary, rhs_strides) + 4 * axis) != stride
+        {
+            return false;
+        }
+        step = step.wrapping_mul(dim);
+    }
+    true
+}
+
+const fn byte_at(file: &[u8], at: usize) -> u8 {
+    if at < file.len() { file[at] } else { 0 }
+}
+
+const fn u16_at(file: &[u8], at: usize) -> usize {
+    byte_at(file, at) as usize | (byte_at(file, at.wrapping_add(1)) as usize) << 8
+}
+
+const fn u32_at(file: &[u8], at: usize) -> usize {
+    u16_at(file, at) | u16_at(file, at.wrapping_add(2)) << 16
+}
