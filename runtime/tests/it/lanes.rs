@@ -6,6 +6,14 @@ use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::{Engine, Isa, Model};
 
+/// Where the machine is known, so is its best set.
+#[test]
+fn the_best_set_is_found() {
+    if let Ok(best) = std::env::var("PITH_BEST") {
+        assert_eq!(pith::Isa::detect().name(), best);
+    }
+}
+
 const ROUNDS: usize = if cfg!(miri) { 2 } else { 250 };
 
 /// Three threads.
