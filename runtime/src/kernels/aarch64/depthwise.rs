@@ -1,4 +1,4 @@
-//! Depthwise convolutions: sixteen channels in a vector, a filter's sums for `N` neighbouring positions at a time.
+//! Depthwise convolutions: sixteen channels in a vector, a filter's sums for some neighbouring positions of some rows at a time.
 
 use super::matrix::load_blocks;
 use super::stage::{Stage, narrow};
@@ -8,16 +8,16 @@ use core::arch::aarch64::*;
 /// Sums of sixteen channels.
 type Sums = [int32x4_t; 4];
 
-/// A filter's products at `N` positions.
+/// A filter's products at `X` positions of `Y` rows.
 ///
 /// # Safety
 /// Its weights can be read, and the machine has the instructions.
-unsafe trait Filter<const N: usize> {
+unsafe trait Filter<const Y: usize, const X: usize> {
     /// Adds them to the sums.
     ///
     /// # Safety
-    /// The filter's taps at `N` positions from `at` on can be read.
-    unsafe fn add(&self, sums: &mut [Sums; N], at: *const u8);
+    /// The filter's taps at all positions from `at` on can be read.
+    unsafe fn add(&self, sums: &mut [[Sums; X]; Y], at: *const u8);
 }
 
 /// Where the taps of a filter lie, and its weights.
@@ -64,9 +64,9 @@ unsafe fn add_pair<const ONE: bool>(acc: &mut Sums, [first, second]: [int8x16_t;
 }
 
 // SAFETY: pairs of taps, and the last one alone.
-unsafe impl Filter<1> for Pairs {
+unsafe impl Filter<1, 1> for Pairs {
     #[inline(always)]
-    unsafe fn add(&self, sums: &mut [Sums; 1], at: *const u8) {
+    unsafe fn add(&self, sums: &mut [[Sums; 1]; 1], at: *const u8) {
         let taps = &self.0;
         let mut next = Cursor { tap: at, row: at, x: 0 };
         // SAFETY: by this function's contract.
@@ -75,10 +75,10 @@ unsafe impl Filter<1> for Pairs {
             let weight = |tap: usize| vld1q_s8(taps.weights.add(16 * tap).cast());
             for tap in (0..count - 1).step_by(2) {
                 let pair = [next.load(taps), next.load(taps)];
-                add_pair::<false>(&mut sums[0], pair, [weight(tap), weight(tap + 1)]);
+                add_pair::<false>(&mut sums[0][0], pair, [weight(tap), weight(tap + 1)]);
             }
             if count % 2 == 1 {
-                add_pair::<true>(&mut sums[0], [next.load(taps); 2], [weight(count - 1); 2]);
+                add_pair::<true>(&mut sums[0][0], [next.load(taps); 2], [weight(count - 1); 2]);
             }
         }
     }
@@ -109,22 +109,22 @@ impl Cursor {
 }
 
 // SAFETY: as `Pairs`, for three rows of three.
-unsafe impl<const N: usize> Filter<N> for Nine {
+unsafe impl<const X: usize> Filter<1, X> for Nine {
     #[inline(always)]
-    unsafe fn add(&self, sums: &mut [Sums; N], at: *const u8) {
+    unsafe fn add(&self, sums: &mut [[Sums; X]; 1], at: *const u8) {
         let taps = &self.0;
         // SAFETY: by this function's contract.
         unsafe {
             for tap in (0..9).step_by(2) {
                 let other = if tap == 8 { 8 } else { tap + 1 };
                 let weights = [tap, other].map(|tap| vld1q_s8(taps.weights.add(16 * tap).cast()));
-                for i in 0..N {
+                for i in 0..X {
                     let at = at.add(i * taps.step);
                     let pair =
                         [tap, other].map(|tap| vld1q_s8(at.add(tap / 3 * taps.row + tap % 3 * taps.pitch).cast()));
                     match tap {
-                        8 => add_pair::<true>(&mut sums[i], pair, weights),
-                        _ => add_pair::<false>(&mut sums[i], pair, weights),
+                        8 => add_pair::<true>(&mut sums[0][i], pair, weights),
+                        _ => add_pair::<false>(&mut sums[0][i], pair, weights),
                     }
                 }
             }
@@ -167,9 +167,9 @@ unsafe fn load_group(at: *const u8) -> Sums {
 }
 
 // SAFETY: the taps of every row in groups.
-unsafe impl Filter<1> for Groups {
+unsafe impl Filter<1, 1> for Groups {
     #[inline(always)]
-    unsafe fn add(&self, sums: &mut [Sums; 1], at: *const u8) {
+    unsafe fn add(&self, sums: &mut [[Sums; 1]; 1], at: *const u8) {
         let taps = &self.0;
         let groups = taps.kernel_w.div_ceil(4);
         // SAFETY: by this function's contract.
@@ -178,27 +178,46 @@ unsafe impl Filter<1> for Groups {
                 for group in 0..groups {
                     let quads = interleaved(at.add(ky * taps.row + 4 * group * taps.pitch), taps.pitch);
                     let weights = load_group(taps.weights.add(64 * (ky * groups + group)));
-                    add_group(&mut sums[0], &quads, &weights);
+                    add_group(&mut sums[0][0], &quads, &weights);
                 }
             }
         }
     }
 }
 
-// SAFETY: the group of every row.
-unsafe impl Filter<2> for Shared {
+/// Adds the products of one group at a position and, with the weights a tap later, at the next one.
+///
+/// # Safety
+/// As many weights can be read, and the machine has the dot product.
+#[inline(always)]
+unsafe fn add_shared(sums: &mut [Sums; 2], quads: &Sums, weights: *const u8) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let weights = load_group(weights);
+        add_group(&mut sums[0], quads, &weights);
+        add_group(&mut sums[1], quads, &weights.map(|w| vshlq_n_s32::<8>(w)));
+    }
+}
+
+// SAFETY: the group of every row; with two rows of positions, all groups but the first and the last one are of both.
+unsafe impl<const Y: usize> Filter<Y, 2> for Shared {
     #[inline(always)]
-    unsafe fn add(&self, sums: &mut [Sums; 2], at: *const u8) {
+    unsafe fn add(&self, sums: &mut [[Sums; 2]; Y], at: *const u8) {
         let taps = &self.0;
         // SAFETY: by this function's contract.
         unsafe {
-            for ky in 0..taps.kernel_h {
-                let quads = interleaved(at.add(ky * taps.row), taps.pitch);
-                let weights = load_group(taps.weights.add(64 * ky));
-                add_group(&mut sums[0], &quads, &weights);
-                let [a, b, c, d] = weights;
-                let later = [vshlq_n_s32::<8>(a), vshlq_n_s32::<8>(b), vshlq_n_s32::<8>(c), vshlq_n_s32::<8>(d)];
-                add_group(&mut sums[1], &quads, &later);
+            let quads = |row: usize| interleaved(at.add(row * taps.row), taps.pitch);
+            let weights = |row: usize| taps.weights.add(64 * row);
+            add_shared(&mut sums[0], &quads(0), weights(0));
+            for row in 1..taps.kernel_h {
+                let quads = quads(row);
+                add_shared(&mut sums[0], &quads, weights(row));
+                if Y == 2 {
+                    add_shared(&mut sums[1], &quads, weights(row - 1));
+                }
+            }
+            if Y == 2 {
+                add_shared(&mut sums[1], &quads(taps.kernel_h), weights(taps.kernel_h - 1));
             }
         }
     }
@@ -217,9 +236,9 @@ pub unsafe fn by_taps(d: &mut Depthwise<'_>, shape: Shape) -> bool {
         // SAFETY: `fits`, and the filters read `kernel_h` rows of `kernel_w` taps.
         unsafe {
             match (d.kernel_h, d.kernel_w) {
-                (3, 3) if d.positions > 1 => run::<_, 2>(d, shape, vector, Nine(taps)),
-                (3, 3) => run::<_, 1>(d, shape, vector, Nine(taps)),
-                _ => run::<_, 1>(d, shape, vector, Pairs(taps)),
+                (3, 3) if d.positions > 1 => run::<_, 1, 2>(d, shape, vector, Nine(taps)),
+                (3, 3) => run::<_, 1, 1>(d, shape, vector, Nine(taps)),
+                _ => run::<_, 1, 1>(d, shape, vector, Pairs(taps)),
             }
         }
     }
@@ -240,8 +259,9 @@ pub unsafe fn by_groups(d: &mut Depthwise<'_>, shape: Shape) -> bool {
         // SAFETY: `fits`, and the filters read `kernel_h` rows of whole groups.
         unsafe {
             match shared {
-                true => run::<_, 2>(d, shape, vector, Shared(taps)),
-                false => run::<_, 1>(d, shape, vector, Groups(taps)),
+                true if d.stride_h == 1 && d.out_h > 1 => run::<_, 2, 2>(d, shape, vector, Shared(taps)),
+                true => run::<_, 1, 2>(d, shape, vector, Shared(taps)),
+                false => run::<_, 1, 1>(d, shape, vector, Groups(taps)),
             }
         }
     }
@@ -262,32 +282,50 @@ fn taps(d: &Depthwise<'_>, shape: Shape, vector: usize) -> Taps {
     }
 }
 
-/// A vector of channels at all positions of all rows. The last positions overlap the ones before them.
+/// A vector of channels at all positions of all rows. The last ones overlap those before them.
 ///
 /// # Safety
-/// [`Depthwise::fits`], and `filter` is the one of `vector` and reads taps of its positions; there are at least `N` of them.
+/// [`Depthwise::fits`], and `filter` is the one of `vector` and reads taps of its positions; there are at least `X` of them in `Y` rows.
 #[inline(always)]
-unsafe fn run<F: Filter<N>, const N: usize>(d: &mut Depthwise<'_>, shape: Shape, vector: usize, filter: F) {
-    let vector_bytes = Depthwise::vector_bytes(shape, d.kernel_h, d.kernel_w);
+unsafe fn run<F: Filter<Y, X>, const Y: usize, const X: usize>(
+    d: &mut Depthwise<'_>,
+    shape: Shape,
+    vector: usize,
+    filter: F,
+) {
     let first = vector * shape.vector();
+    let whole = first + 16 <= d.span && (d.positions - 1) * d.out_step + first + 16 <= d.out_row;
     // SAFETY: `fits` has compared the last tap with the map and the lengths of weights and output; an output is written for as many bytes as are left of
     // its row, at most.
     unsafe {
-        let at = d.weights.as_ptr().add(vector * vector_bytes);
+        let at = d.weights.as_ptr().add(vector * Depthwise::vector_bytes(shape, d.kernel_h, d.kernel_w));
         let stages = [0, 1, 2, 3].map(|r| Stage::load(at.add(16 * r), shape.vector(), d.to.zero_point));
-        for y in 0..d.out_h {
+        let bias = stages.map(|stage| stage.bias);
+        for y in (0..d.out_h).step_by(Y) {
+            let y = y.min(d.out_h - Y);
             let top = d.map.as_ptr().add(y * d.stride_h * d.row + first);
-            let out = d.output.as_mut_ptr().add(y * d.out_row);
-            for position in (0..d.positions).step_by(N) {
-                let position = position.min(d.positions - N);
-                let mut sums = [stages.map(|stage| stage.bias); N];
+            for position in (0..d.positions).step_by(X) {
+                let position = position.min(d.positions - X);
+                let mut sums = [[bias; X]; Y];
                 filter.add(&mut sums, top.add(position * d.map_step));
-                for i in 0..N {
-                    // Where pixels lie side by side in a vector, the row ends the span.
-                    let at = (position + i) * d.out_step + first;
-                    let end = ((position + i) * d.out_step + d.span).min(d.out_row);
-                    if at < end {
-                        write(&stages, sums[i], d, out.add(at), end - at);
+                for r in 0..4 {
+                    if d.doubles {
+                        sums.as_flattened_mut().iter_mut().for_each(|sums| sums[r] = stages[r].double(sums[r]));
+                    }
+                    sums.as_flattened_mut().iter_mut().for_each(|sums| sums[r] = stages[r].rescale(sums[r]));
+                }
+                for y_of in 0..Y {
+                    for x_of in 0..X {
+                        let bytes = narrow(sums[y_of][x_of], d.to);
+                        let start = (position + x_of) * d.out_step;
+                        let out = d.output.as_mut_ptr().add((y + y_of) * d.out_row + start + first);
+                        if whole {
+                            vst1q_s8(out, bytes);
+                        } else {
+                            // Where pixels lie side by side in a vector, the row ends the span.
+                            let end = (start + d.span).min(d.out_row);
+                            store_short(bytes, out, end.saturating_sub(start + first).min(16));
+                        }
                     }
                 }
             }
@@ -295,27 +333,16 @@ unsafe fn run<F: Filter<N>, const N: usize>(d: &mut Depthwise<'_>, shape: Shape,
     }
 }
 
-/// Writes the first `left` of sixteen outputs.
+/// Writes the first `len` of sixteen outputs.
 ///
 /// # Safety
-/// As many can be written, at most sixteen.
-#[inline(always)]
-unsafe fn write(stages: &[Stage; 4], mut sums: Sums, d: &Depthwise<'_>, out: *mut i8, left: usize) {
-    for r in 0..4 {
-        if d.doubles {
-            sums[r] = stages[r].double(sums[r]);
-        }
-        sums[r] = stages[r].rescale(sums[r]);
-    }
-    let bytes = narrow(sums, d.to);
+/// As many can be written.
+#[inline(never)]
+unsafe fn store_short(bytes: int8x16_t, out: *mut i8, len: usize) {
+    let mut buffer = [0i8; 16];
     // SAFETY: by this function's contract.
     unsafe {
-        if left >= 16 {
-            vst1q_s8(out, bytes);
-        } else {
-            let mut buffer = [0i8; 16];
-            vst1q_s8(buffer.as_mut_ptr(), bytes);
-            core::ptr::copy_nonoverlapping(buffer.as_ptr(), out, left);
-        }
+        vst1q_s8(buffer.as_mut_ptr(), bytes);
+        core::ptr::copy_nonoverlapping(buffer.as_ptr(), out, len);
     }
 }

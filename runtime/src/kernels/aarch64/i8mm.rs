@@ -76,6 +76,35 @@ unsafe fn add_eight<const R: usize, const P: usize>(
     }
 }
 
+/// `[first half twice, second half twice]`.
+#[inline(always)]
+unsafe fn halves_twice(v: int32x4_t) -> [int32x4_t; 2] {
+    // SAFETY: NEON is enabled.
+    unsafe { halves(v, v) }
+}
+
+/// Adds the products of eight activations, twice in `eight`.
+///
+/// # Safety
+/// That of [`add_eight`].
+#[inline(always)]
+unsafe fn add_eight_of_one<const R: usize>(
+    parts: &mut [[int32x4_t; 2]; R],
+    eight: int32x4_t,
+    at: *const u8,
+    block_bytes: usize,
+) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        for half in 0..2 {
+            let weights = load_blocks::<R>(at.add(16 * half), block_bytes);
+            for r in 0..R {
+                parts[r][half] = sdot(parts[r][half], eight, weights[r]);
+            }
+        }
+    }
+}
+
 /// One window by the dot product: sums of both halves of eight activations side by side, added at the end.
 ///
 /// # Safety
@@ -87,16 +116,16 @@ unsafe fn multiply_one<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P
         let mut w = window.weights;
         let mut parts = [[vdupq_n_s32(0); 2]; R];
         for run in 0..window.runs {
-            let at = window.starts[0].add(run * window.run_step);
-            for eight in 0..window.groups / 2 {
-                let activations = vld1_s64(at.add(8 * eight).cast());
-                let activations = vreinterpretq_s32_s64(vcombine_s64(activations, activations));
-                for half in 0..2 {
-                    let weights = load_blocks::<R>(w.add(16 * half), window.block_bytes);
-                    for r in 0..R {
-                        parts[r][half] = sdot(parts[r][half], activations, weights[r]);
-                    }
-                }
+            let (mut at, mut left) = (window.starts[0].add(run * window.run_step), window.groups);
+            while left >= 4 {
+                let [first, second] = halves_twice(I8mm::chunk(at));
+                add_eight_of_one(&mut parts, first, w, window.block_bytes);
+                add_eight_of_one(&mut parts, second, w.add(32), window.block_bytes);
+                (at, w, left) = (at.add(16), w.add(64), left - 4);
+            }
+            if left > 0 {
+                let eight = vreinterpretq_s32_s8(vcombine_s8(vld1_s8(at.cast()), vdup_n_s8(0)));
+                add_eight_of_one(&mut parts, halves_twice(eight)[0], w, window.block_bytes);
                 w = w.add(32);
             }
         }

@@ -203,13 +203,14 @@ unsafe fn column<S: Product, const R: usize, const P: usize>(m: &mut Matrix<'_>,
                 sums[r] = [stages[r].bias; P];
             }
             S::multiply(&mut sums, &windows);
-            if m.doubles {
-                for r in 0..R {
-                    sums[r] = sums[r].map(|sum| stages[r].double(sum));
+            for r in 0..R {
+                if m.doubles {
+                    sums[r].iter_mut().for_each(|sum| *sum = stages[r].double(*sum));
                 }
+                sums[r].iter_mut().for_each(|sum| *sum = stages[r].rescale(*sum));
             }
             let out = m.output.as_mut_ptr().add(first * m.n + channel);
-            write(&sums, &stages, m, count, m.n - channel, out);
+            write(&sums, m, count, m.n - channel, out);
         }
     }
 }
@@ -221,7 +222,6 @@ unsafe fn column<S: Product, const R: usize, const P: usize>(m: &mut Matrix<'_>,
 #[inline(always)]
 unsafe fn write<const R: usize, const P: usize>(
     sums: &[[int32x4_t; P]; R],
-    stages: &[Stage; R],
     m: &Matrix<'_>,
     count: usize,
     left: usize,
@@ -230,7 +230,7 @@ unsafe fn write<const R: usize, const P: usize>(
     for p in (0..P).step_by(4 / R) {
         let mut quad = [sums[0][p]; 4];
         for i in 0..4 {
-            quad[i] = stages[i % R].rescale(sums[i % R][(p + i / R).min(P - 1)]);
+            quad[i] = sums[i % R][(p + i / R).min(P - 1)];
         }
         let bytes = narrow(quad, m.to);
         // SAFETY: by this function's contract: pixels below `count`, each with the channels of its blocks or `left`.

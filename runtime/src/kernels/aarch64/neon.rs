@@ -96,7 +96,7 @@ unsafe impl Product for Neon {
     ) {
         // SAFETY: by the caller's contract.
         unsafe {
-            if R * P % 4 != 0 {
+            if !(R * P).is_multiple_of(4) {
                 for (r, p) in (0..R * P).map(|i| (i % R, i / R)) {
                     sums[r][p] = Self::dot::<GROUP>(sums[r][p], chunks[p], weights[r]);
                 }
