@@ -1,6 +1,5 @@
 //! Depthwise convolutions: sixteen channels in a vector, a filter's sums for some neighbouring positions of some rows at a time.
 
-use super::matrix::load_blocks;
 use super::stage::{Stage, narrow};
 use crate::kernels::lanes::{Depthwise, Shape};
 use core::arch::aarch64::*;
@@ -163,7 +162,7 @@ unsafe fn interleaved(tap: *const u8, pitch: usize) -> Sums {
 #[inline(always)]
 unsafe fn load_group(at: *const u8) -> Sums {
     // SAFETY: 64 bytes can be read.
-    unsafe { load_blocks::<4>(at, 16) }
+    unsafe { [0, 1, 2, 3].map(|r| vld1q_s32(at.add(16 * r).cast())) }
 }
 
 // SAFETY: the taps of every row in groups.

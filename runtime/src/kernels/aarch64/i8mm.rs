@@ -5,7 +5,7 @@
 //! registers `[window][channel]`, of the first and of the last two channels, and back, by exchanging halves.
 
 use super::dotprod::DotProd;
-use super::matrix::{Product, Windows, load_blocks};
+use super::matrix::{Blocks, Product, Windows};
 use super::sdot;
 use crate::kernels::lanes::Shape;
 use core::arch::aarch64::*;
@@ -55,18 +55,17 @@ unsafe fn exchange<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R
 /// Adds the products of eight activations, of two windows each in `pairs`.
 ///
 /// # Safety
-/// The machine has the matrix product, and 32 bytes of weights can be read of `R` blocks at `at`.
+/// The machine has the matrix product, and 32 bytes of weights can be read of every block.
 #[inline(always)]
 unsafe fn add_eight<const R: usize, const P: usize>(
     sums: &mut [[int32x4_t; P]; R],
     pairs: &[int32x4_t; P],
-    at: *const u8,
-    block_bytes: usize,
+    blocks: Blocks<R>,
 ) {
     // SAFETY: by this function's contract.
     unsafe {
         for half in 0..2 {
-            let weights = load_blocks::<R>(at.add(16 * half), block_bytes);
+            let weights = blocks.after(16 * half).load();
             for p in (0..P).step_by(2) {
                 for r in 0..R {
                     sums[r][p + half] = smmla(sums[r][p + half], pairs[p], weights[r]);
@@ -88,16 +87,11 @@ unsafe fn halves_twice(v: int32x4_t) -> [int32x4_t; 2] {
 /// # Safety
 /// That of [`add_eight`].
 #[inline(always)]
-unsafe fn add_eight_of_one<const R: usize>(
-    parts: &mut [[int32x4_t; 2]; R],
-    eight: int32x4_t,
-    at: *const u8,
-    block_bytes: usize,
-) {
+unsafe fn add_eight_of_one<const R: usize>(parts: &mut [[int32x4_t; 2]; R], eight: int32x4_t, blocks: Blocks<R>) {
     // SAFETY: by this function's contract.
     unsafe {
         for half in 0..2 {
-            let weights = load_blocks::<R>(at.add(16 * half), block_bytes);
+            let weights = blocks.after(16 * half).load();
             for r in 0..R {
                 parts[r][half] = sdot(parts[r][half], eight, weights[r]);
             }
@@ -110,23 +104,23 @@ unsafe fn add_eight_of_one<const R: usize>(
 /// # Safety
 /// That of [`Product`]; runs are whole groups of eight.
 #[inline(always)]
-unsafe fn multiply_one<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], window: &Windows<P>) {
+unsafe fn multiply_one<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], window: &Windows<R, P>) {
     // SAFETY: by this function's contract.
     unsafe {
-        let mut w = window.weights;
+        let mut blocks = window.blocks;
         let mut parts = [[vdupq_n_s32(0); 2]; R];
         for run in 0..window.runs {
             let (mut at, mut left) = (window.starts[0].add(run * window.run_step), window.groups);
             while left >= 4 {
                 let [first, second] = halves_twice(I8mm::chunk(at));
-                add_eight_of_one(&mut parts, first, w, window.block_bytes);
-                add_eight_of_one(&mut parts, second, w.add(32), window.block_bytes);
-                (at, w, left) = (at.add(16), w.add(64), left - 4);
+                add_eight_of_one(&mut parts, first, blocks);
+                add_eight_of_one(&mut parts, second, blocks.after(32));
+                (at, blocks, left) = (at.add(16), blocks.after(64), left - 4);
             }
             if left > 0 {
                 let eight = vreinterpretq_s32_s8(vcombine_s8(vld1_s8(at.cast()), vdup_n_s8(0)));
-                add_eight_of_one(&mut parts, halves_twice(eight)[0], w, window.block_bytes);
-                w = w.add(32);
+                add_eight_of_one(&mut parts, halves_twice(eight)[0], blocks);
+                blocks = blocks.after(32);
             }
         }
         for r in 0..R {
@@ -159,14 +153,14 @@ unsafe impl Product for I8mm {
 
     /// Sixteen activations of every window at a time, then eight.
     #[inline(always)]
-    unsafe fn multiply<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], windows: &Windows<P>) {
+    unsafe fn multiply<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], windows: &Windows<R, P>) {
         // SAFETY: by the caller's contract; runs are whole groups of eight, and sixteen are read only where as many are left.
         unsafe {
             if P == 1 {
                 return multiply_one(sums, windows);
             }
             exchange(sums);
-            let mut w = windows.weights;
+            let mut blocks = windows.blocks;
             for run in 0..windows.runs {
                 let (mut at, mut left) = (run * windows.run_step, windows.groups);
                 while left >= 4 {
@@ -175,9 +169,9 @@ unsafe impl Product for I8mm {
                         let (a, b) = (windows.starts[p].add(at), windows.starts[p + 1].add(at));
                         [first[p], second[p]] = halves(Self::chunk(a), Self::chunk(b));
                     }
-                    add_eight(sums, &first, w, windows.block_bytes);
-                    add_eight(sums, &second, w.add(32), windows.block_bytes);
-                    (at, w, left) = (at + 16, w.add(64), left - 4);
+                    add_eight(sums, &first, blocks);
+                    add_eight(sums, &second, blocks.after(32));
+                    (at, blocks, left) = (at + 16, blocks.after(64), left - 4);
                 }
                 if left > 0 {
                     let mut pairs = [vdupq_n_s32(0); P];
@@ -185,8 +179,8 @@ unsafe impl Product for I8mm {
                         let (a, b) = (windows.starts[p].add(at), windows.starts[p + 1].add(at));
                         pairs[p] = vreinterpretq_s32_s8(vcombine_s8(vld1_s8(a.cast()), vld1_s8(b.cast())));
                     }
-                    add_eight(sums, &pairs, w, windows.block_bytes);
-                    w = w.add(32);
+                    add_eight(sums, &pairs, blocks);
+                    blocks = blocks.after(32);
                 }
             }
             exchange(sums);

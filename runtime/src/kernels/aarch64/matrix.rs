@@ -15,6 +15,12 @@ pub unsafe trait Product: Copy {
     unsafe fn chunk(from: *const u8) -> int32x4_t;
     /// A chunk of which only the first group is used.
     unsafe fn group(from: *const u8) -> int32x4_t;
+    /// Group `GROUP` of each block.
+    #[inline(always)]
+    unsafe fn weights<const GROUP: i32, const R: usize, const P: usize>(blocks: Blocks<R>) -> [int32x4_t; R] {
+        // SAFETY: by this function's contract.
+        unsafe { blocks.after(16 * GROUP as usize).load() }
+    }
     /// `acc +` the products of group `GROUP` of a chunk.
     unsafe fn dot<const GROUP: i32>(acc: int32x4_t, chunk: int32x4_t, weights: int32x4_t) -> int32x4_t;
 
@@ -37,10 +43,10 @@ pub unsafe trait Product: Copy {
 
     /// Adds the products of windows: by chunks, then by groups. For one window, two sums of each lane hide the latency.
     #[inline(always)]
-    unsafe fn multiply<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], windows: &Windows<P>) {
+    unsafe fn multiply<const R: usize, const P: usize>(sums: &mut [[int32x4_t; P]; R], windows: &Windows<R, P>) {
         // SAFETY: by this function's contract; a chunk is read only where four groups are left.
         unsafe {
-            let mut w = windows.weights;
+            let mut blocks = windows.blocks;
             let mut odd = [[vdupq_n_s32(0); P]; R];
             for run in 0..windows.runs {
                 let (mut at, mut left) = (run * windows.run_step, windows.groups);
@@ -49,19 +55,18 @@ pub unsafe trait Product: Copy {
                     for p in 0..P {
                         chunks[p] = Self::chunk(windows.starts[p].add(at));
                     }
-                    let block_bytes = windows.block_bytes;
-                    add_group::<Self, 0, R, P>(sums, &chunks, w, block_bytes);
-                    add_group::<Self, 1, R, P>(if P == 1 { &mut odd } else { sums }, &chunks, w, block_bytes);
-                    add_group::<Self, 2, R, P>(sums, &chunks, w, block_bytes);
-                    add_group::<Self, 3, R, P>(if P == 1 { &mut odd } else { sums }, &chunks, w, block_bytes);
-                    (at, w, left) = (at + 16, w.add(64), left - 4);
+                    add_group::<Self, 0, R, P>(sums, &chunks, blocks);
+                    add_group::<Self, 1, R, P>(if P == 1 { &mut odd } else { sums }, &chunks, blocks);
+                    add_group::<Self, 2, R, P>(sums, &chunks, blocks);
+                    add_group::<Self, 3, R, P>(if P == 1 { &mut odd } else { sums }, &chunks, blocks);
+                    (at, blocks, left) = (at + 16, blocks.after(64), left - 4);
                 }
                 while left > 0 {
                     for p in 0..P {
                         chunks[p] = Self::group(windows.starts[p].add(at));
                     }
-                    add_group::<Self, 0, R, P>(sums, &chunks, w, windows.block_bytes);
-                    (at, w, left) = (at + 4, w.add(16), left - 1);
+                    add_group::<Self, 0, R, P>(sums, &chunks, blocks);
+                    (at, blocks, left) = (at + 4, blocks.after(16), left - 1);
                 }
             }
             if P == 1 {
@@ -73,8 +78,8 @@ pub unsafe trait Product: Copy {
     }
 }
 
-/// `P` windows of `runs` runs, `run_step` bytes apart, of `groups` groups; as many of weights in each block.
-pub struct Windows<const P: usize> {
+/// `P` windows of `runs` runs, `run_step` bytes apart, of `groups` groups; as many of weights in each of `R` blocks.
+pub struct Windows<const R: usize, const P: usize> {
     /// First bytes of the windows.
     pub starts: [*const u8; P],
     /// Runs of each.
@@ -83,41 +88,44 @@ pub struct Windows<const P: usize> {
     pub run_step: usize,
     /// Groups of each.
     pub groups: usize,
-    /// Weights of the first block.
-    pub weights: *const u8,
-    /// Bytes from one block to the next.
-    pub block_bytes: usize,
+    /// Their weights.
+    pub blocks: Blocks<R>,
 }
 
-/// A vector of `R` blocks.
-///
-/// # Safety
-/// As many can be read.
-#[inline(always)]
-pub unsafe fn load_blocks<const R: usize>(at: *const u8, block_bytes: usize) -> [int32x4_t; R] {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let mut weights = [vdupq_n_s32(0); R];
-        for r in 0..R {
-            weights[r] = vreinterpretq_s32_u8(vld1q_u8(at.add(r * block_bytes)));
-        }
-        weights
+/// Weights in `R` blocks.
+#[derive(Clone, Copy)]
+pub struct Blocks<const R: usize>(pub [*const u8; R]);
+
+impl<const R: usize> Blocks<R> {
+    /// What follows `bytes` later.
+    #[inline(always)]
+    pub fn after(self, bytes: usize) -> Blocks<R> {
+        Blocks(self.0.map(|at| at.wrapping_add(bytes)))
+    }
+
+    /// A vector of each block.
+    ///
+    /// # Safety
+    /// They can be read.
+    #[inline(always)]
+    pub unsafe fn load(self) -> [int32x4_t; R] {
+        // SAFETY: by this function's contract; NEON is enabled.
+        self.0.map(|at| unsafe { vreinterpretq_s32_u8(vld1q_u8(at)) })
     }
 }
 
-/// Adds the products of one group of a chunk.
+/// Adds the products of one group of a chunk, whose weights begin at `blocks`.
 ///
 /// # Safety
-/// That of [`Product`], and weights of the group can be read, of `R` blocks from the one of group 0 at `at` on.
+/// That of [`Product`], and the group's weights can be read.
 #[inline(always)]
 unsafe fn add_group<S: Product, const GROUP: i32, const R: usize, const P: usize>(
     sums: &mut [[int32x4_t; P]; R],
     chunks: &[int32x4_t; P],
-    at: *const u8,
-    block_bytes: usize,
+    blocks: Blocks<R>,
 ) {
     // SAFETY: by this function's contract.
-    unsafe { S::dots::<GROUP, R, P>(sums, chunks, load_blocks(at.add(16 * GROUP as usize), block_bytes)) }
+    unsafe { S::dots::<GROUP, R, P>(sums, chunks, S::weights::<GROUP, R, P>(blocks)) }
 }
 
 /// See [`Matrix`]; false if a length is wrong. `P1`, `P2` and `P4` are the pixels at a time of one, two and four blocks.
@@ -165,20 +173,16 @@ unsafe fn column<S: Product, const R: usize, const P: usize>(m: &mut Matrix<'_>,
     // SAFETY: a window is read in `runs` runs of whole groups from its start, whose end `fits` has compared with the map; stages and groups
     // lie in the `R` blocks; outputs are written for pixels below `pixels` and channels below `n`.
     unsafe {
-        let blocks = m.weights.as_ptr().add(channel / 4 * block_bytes);
-        let mut stages = [Stage::load(blocks, 4, m.to.zero_point); R];
+        let block = m.weights.as_ptr().add(channel / 4 * block_bytes);
+        let mut stages = [Stage::load(block, 4, m.to.zero_point); R];
+        let mut blocks = Blocks([block.add(Shape::stage_bytes(4)); R]);
         for r in 1..R {
-            stages[r] = Stage::load(blocks.add(r * block_bytes), 4, m.to.zero_point);
+            stages[r] = Stage::load(block.add(r * block_bytes), 4, m.to.zero_point);
+            blocks.0[r] = blocks.0[0].add(r * block_bytes);
         }
         let (mut x, mut row) = (0, m.map.as_ptr());
-        let mut windows = Windows {
-            starts: [row; P],
-            runs: m.runs,
-            run_step: m.run_step,
-            groups: shape.groups(m.run),
-            weights: blocks.add(Shape::stage_bytes(4)),
-            block_bytes,
-        };
+        let mut windows =
+            Windows { starts: [row; P], runs: m.runs, run_step: m.run_step, groups: shape.groups(m.run), blocks };
         for first in (0..m.pixels).step_by(P) {
             let count = P.min(m.pixels - first);
             if count == P && x + P < m.width {

@@ -54,8 +54,8 @@ macro_rules! entries {
     };
 }
 
-static NEON: Table = entries!(neon::Neon, [8, 4, 3], depthwise::by_taps);
-static DOTPROD: Table = entries!(dotprod::DotProd, [8, 8, 4], depthwise::by_groups);
+static NEON: Table = entries!(neon::Neon, [8, 4, 4], depthwise::by_taps);
+static DOTPROD: Table = entries!(dotprod::DotProd, [8, 8, 5], depthwise::by_groups);
 static I8MM: Table = entries!(i8mm::I8mm, [8, 8, 4], depthwise::by_groups);
 
 /// See [`lanes::fill`].

@@ -5,7 +5,7 @@
 //!
 //! A group of weights is `[two pairs][channel][two]`, a group of activations its two pairs (the second complemented), four times each.
 
-use super::matrix::Product;
+use super::matrix::{Blocks, Product};
 use crate::kernels::lanes::Shape;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -24,43 +24,41 @@ unsafe fn complement(chunk: int32x4_t) -> int32x4_t {
     unsafe { veorq_s32(chunk, vdupq_n_s32(0xFFFF_0000u32 as i32)) }
 }
 
-/// Both pairs of group `GROUP` four times.
+/// Which bytes of a chunk are both pairs of group `GROUP` four times.
 #[inline(always)]
-unsafe fn spread<const GROUP: i32>(chunk: int32x4_t) -> int32x4_t {
+unsafe fn pairs<const GROUP: i32>() -> uint8x16_t {
     const PAIRS: [u8; 16] = [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3];
     // SAFETY: NEON is enabled, and an array of sixteen bytes is read.
-    unsafe {
-        let which = vaddq_u8(vld1q_u8(PAIRS.as_ptr()), vdupq_n_u8(4 * GROUP as u8));
-        vreinterpretq_s32_s8(vqtbl1q_s8(vreinterpretq_s8_s32(chunk), which))
-    }
+    unsafe { vaddq_u8(vld1q_u8(PAIRS.as_ptr()), vdupq_n_u8(4 * GROUP as u8)) }
 }
 
-/// Four sums and the products of four groups, step by step for all, so that none waits for the one before.
+/// Four sums and the products of one group of a chunk by four of weights, step by step for all, so that none waits for the one before. (Not
+/// `pure`, nor are the loads of weights: the compiler would prepare all groups first, in more registers than there are.)
 #[inline(always)]
-unsafe fn four(mut sums: [int32x4_t; 4], a: [int32x4_t; 4], w: [int32x4_t; 4]) -> [int32x4_t; 4] {
+unsafe fn four(sums: &mut [int32x4_t; 4], chunk: int32x4_t, pairs: uint8x16_t, w: [int32x4_t; 4]) {
     // SAFETY: NEON is enabled.
     unsafe {
         asm!(
-            "smull {t0:v}.8h, {a0:v}.8b, {w0:v}.8b",
-            "smull {t1:v}.8h, {a1:v}.8b, {w1:v}.8b",
-            "smull {t2:v}.8h, {a2:v}.8b, {w2:v}.8b",
-            "smull {t3:v}.8h, {a3:v}.8b, {w3:v}.8b",
-            "smlsl2 {t0:v}.8h, {a0:v}.16b, {w0:v}.16b",
-            "smlsl2 {t1:v}.8h, {a1:v}.16b, {w1:v}.16b",
-            "smlsl2 {t2:v}.8h, {a2:v}.16b, {w2:v}.16b",
-            "smlsl2 {t3:v}.8h, {a3:v}.16b, {w3:v}.16b",
+            "tbl {a:v}.16b, {{{chunk:v}.16b}}, {pairs:v}.16b",
+            "smull {t0:v}.8h, {a:v}.8b, {w0:v}.8b",
+            "smull {t1:v}.8h, {a:v}.8b, {w1:v}.8b",
+            "smull {t2:v}.8h, {a:v}.8b, {w2:v}.8b",
+            "smull {t3:v}.8h, {a:v}.8b, {w3:v}.8b",
+            "smlsl2 {t0:v}.8h, {a:v}.16b, {w0:v}.16b",
+            "smlsl2 {t1:v}.8h, {a:v}.16b, {w1:v}.16b",
+            "smlsl2 {t2:v}.8h, {a:v}.16b, {w2:v}.16b",
+            "smlsl2 {t3:v}.8h, {a:v}.16b, {w3:v}.16b",
             "sadalp {s0:v}.4s, {t0:v}.8h",
             "sadalp {s1:v}.4s, {t1:v}.8h",
             "sadalp {s2:v}.4s, {t2:v}.8h",
             "sadalp {s3:v}.4s, {t3:v}.8h",
             s0 = inout(vreg) sums[0], s1 = inout(vreg) sums[1], s2 = inout(vreg) sums[2], s3 = inout(vreg) sums[3],
-            a0 = in(vreg) a[0], a1 = in(vreg) a[1], a2 = in(vreg) a[2], a3 = in(vreg) a[3],
             w0 = in(vreg) w[0], w1 = in(vreg) w[1], w2 = in(vreg) w[2], w3 = in(vreg) w[3],
+            chunk = in(vreg) chunk, pairs = in(vreg) pairs, a = out(vreg) _,
             t0 = out(vreg) _, t1 = out(vreg) _, t2 = out(vreg) _, t3 = out(vreg) _,
-            options(pure, nomem, nostack, preserves_flags)
+            options(nomem, nostack, preserves_flags)
         );
     }
-    sums
 }
 
 // SAFETY: NEON is enabled; pointers are read as the trait says.
@@ -80,10 +78,27 @@ unsafe impl Product for Neon {
     }
 
     #[inline(always)]
+    unsafe fn weights<const GROUP: i32, const R: usize, const P: usize>(blocks: Blocks<R>) -> [int32x4_t; R] {
+        // SAFETY: by the caller's contract.
+        unsafe {
+            if P == 1 {
+                return blocks.after(16 * GROUP as usize).load();
+            }
+            let mut weights = [vdupq_n_s32(0); R];
+            for r in 0..R {
+                asm!("ldr {w:q}, [{at}, {offset}]", w = out(vreg) weights[r], at = in(reg) blocks.0[r],
+                    offset = const 16 * GROUP, options(readonly, nostack, preserves_flags));
+            }
+            weights
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot<const GROUP: i32>(acc: int32x4_t, chunk: int32x4_t, weights: int32x4_t) -> int32x4_t {
         // SAFETY: NEON is enabled.
         unsafe {
-            let (a, w) = (vreinterpretq_s8_s32(spread::<GROUP>(chunk)), vreinterpretq_s8_s32(weights));
+            let a = vqtbl1q_s8(vreinterpretq_s8_s32(chunk), pairs::<GROUP>());
+            let w = vreinterpretq_s8_s32(weights);
             vpadalq_s16(acc, vmlsl_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(w)), a, w))
         }
     }
@@ -96,21 +111,18 @@ unsafe impl Product for Neon {
     ) {
         // SAFETY: by the caller's contract.
         unsafe {
-            if !(R * P).is_multiple_of(4) {
-                for (r, p) in (0..R * P).map(|i| (i % R, i / R)) {
-                    sums[r][p] = Self::dot::<GROUP>(sums[r][p], chunks[p], weights[r]);
-                }
-                return;
-            }
-            for first in (0..R * P).step_by(4) {
-                let (mut s, mut a, mut w) = ([sums[0][0]; 4], [chunks[0]; 4], [weights[0]; 4]);
-                for i in 0..4 {
-                    let (r, p) = ((first + i) % R, (first + i) / R);
-                    (s[i], a[i], w[i]) = (sums[r][p], spread::<GROUP>(chunks[p]), weights[r]);
-                }
-                s = four(s, a, w);
-                for i in 0..4 {
-                    sums[(first + i) % R][(first + i) / R] = s[i];
+            for p in 0..P {
+                if R == 4 {
+                    let mut quad = [sums[0][p], sums[1 % R][p], sums[2 % R][p], sums[3 % R][p]];
+                    let weights = [weights[0], weights[1 % R], weights[2 % R], weights[3 % R]];
+                    four(&mut quad, chunks[p], pairs::<GROUP>(), weights);
+                    for r in 0..R {
+                        sums[r][p] = quad[r % 4];
+                    }
+                } else {
+                    for r in 0..R {
+                        sums[r][p] = Self::dot::<GROUP>(sums[r][p], chunks[p], weights[r]);
+                    }
                 }
             }
         }
