@@ -317,7 +317,7 @@ unsafe fn run<F: Filter<Y, X>, const Y: usize, const X: usize>(
                     for x_of in 0..X {
                         let bytes = narrow(sums[y_of][x_of], d.to);
                         let start = (position + x_of) * d.out_step;
-                        let out = d.output.as_mut_ptr().add((y + y_of) * d.out_row + start + first);
+                        let out = d.output.as_mut_ptr().wrapping_add((y + y_of) * d.out_row + start + first);
                         if whole {
                             vst1q_s8(out, bytes);
                         } else {
