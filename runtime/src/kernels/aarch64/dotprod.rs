@@ -17,7 +17,7 @@ unsafe impl Product for DotProd {
     #[inline(always)]
     unsafe fn group(from: *const u8) -> int32x4_t {
         // SAFETY: by the caller's contract.
-        unsafe { vdupq_n_s32(from.cast::<i32>().read_unaligned()) }
+        unsafe { vsetq_lane_s32::<0>(from.cast::<i32>().read_unaligned(), vdupq_n_s32(0)) }
     }
 
     #[inline(always)]

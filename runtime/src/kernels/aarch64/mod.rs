@@ -1,5 +1,6 @@
 //! aarch64: NEON, which every such machine has, and the dot product and the matrix product of bytes, looked up on the machine. A [`Product`] says how
-//! bytes are multiplied; all else is the same four lanes of 32 bits.
+//! bytes are multiplied; tiles, filters and output stages are the same for all, four lanes of 32 bits in 32 registers. Maps and packed weights are those of
+//! [`lanes`].
 //!
 //! Instructions beyond NEON are written as `asm!`, since stable Rust has no names for them, and each enables its own extension.
 
@@ -66,7 +67,7 @@ fn fill(map: &Map, input: &[i8], to: &mut [u8]) -> bool {
     .is_some()
 }
 
-/// Whether an identification register has a field of four bits at `bit` that is not zero. Linux lets programs read these registers.
+/// Whether an identification register has a field of four bits at `bit` that is not zero. Linux (from 4.11 on) lets programs read these registers.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 macro_rules! has_field {
     ($register:literal, $bit:literal) => {{

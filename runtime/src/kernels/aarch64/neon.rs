@@ -74,7 +74,7 @@ unsafe impl Product for Neon {
     #[inline(always)]
     unsafe fn group(from: *const u8) -> int32x4_t {
         // SAFETY: by the caller's contract.
-        unsafe { complement(vdupq_n_s32(from.cast::<i32>().read_unaligned())) }
+        unsafe { complement(vsetq_lane_s32::<0>(from.cast::<i32>().read_unaligned(), vdupq_n_s32(0))) }
     }
 
     #[inline(always)]
