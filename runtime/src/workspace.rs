@@ -403,11 +403,10 @@ impl Step {
         let zero_out = model.tensor(op.output()).zero_point;
         to.fill(0);
         let mut doubles = false;
-        // Stage of `channel` into lane `lane` of arrays of `lanes`; `folded` is what maps add to the sum.
+        // Stage of `channel` into lane `lane` of arrays of `lanes`; `sum` is what the sum has too much.
         let mut stage = |channel: usize, sum: i32, to: &mut [u8], lane: usize, lanes: usize| {
             let (bias, multiplier, shift) = source.stage(channel);
-            let offset = source.zero_point.wrapping_add(shape.offset);
-            let words = stage_words(bias.wrapping_sub(offset.wrapping_mul(sum)), multiplier, shift, zero_out)?;
+            let words = stage_words(bias.wrapping_sub(sum), multiplier, shift, zero_out)?;
             doubles |= words[3] != 0;
             for (i, word) in words.into_iter().enumerate() {
                 to.get_mut(4 * (i * lanes + lane)..)?.get_mut(..4)?.copy_from_slice(&word.to_le_bytes());
@@ -421,10 +420,13 @@ impl Step {
             }
             Some(())
         };
-        let depth = shape.depth();
+        let surplus = |w: i8, complement: bool| {
+            let offset = shape.offset + (shape.complements && complement) as i32;
+            source.zero_point.wrapping_add(offset).wrapping_mul(w as i32)
+        };
         match self.kind {
             Kind::Matrix { runs, run, n } => {
-                let groups = shape.groups(run);
+                let (padded, row) = (shape.groups(run) * shape.depth(), shape.row);
                 for channel in 0..n {
                     let block_bytes = shape.block_bytes(runs, run);
                     let block = to.get_mut(channel / shape.lanes * block_bytes..)?.get_mut(..block_bytes)?;
@@ -433,16 +435,16 @@ impl Step {
                     let mut sum = 0i32;
                     for k in 0..runs * run {
                         let w = source.weight(channel * runs * run + k, channel, k);
-                        sum = sum.wrapping_add(w as i32);
-                        let (run, i) = (k / run, k % run);
-                        put(weights, ((run * groups + i / depth) * shape.lanes + lane) * depth + i % depth, w)?;
+                        let at = k / run * padded + k % run;
+                        sum = sum.wrapping_add(surplus(w, at & 2 != 0));
+                        put(weights, (at / row * shape.lanes + lane) * row + at % row, w)?;
                     }
                     stage(channel, sum, head, lane, shape.lanes)?;
                 }
             }
             Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
                 let channels = self.map.channels;
-                let groups = kernel_w.div_ceil(depth);
+                let (padded, taps) = (shape.padded_taps(kernel_w), shape.taps);
                 for (i, lane) in (0..vectors * shape.vector()).map(|i| (i, i % shape.vector())) {
                     let vector_bytes = Depthwise::vector_bytes(shape, kernel_h, kernel_w);
                     let vector = to.get_mut(i / shape.vector() * vector_bytes..)?.get_mut(..vector_bytes)?;
@@ -456,10 +458,9 @@ impl Step {
                     let mut sum = 0i32;
                     for tap in 0..kernel_h * kernel_w {
                         let w = source.weight(tap * channels + channel, channel, tap);
-                        sum = sum.wrapping_add(w as i32);
-                        let (ky, kx) = (tap / kernel_w, tap % kernel_w);
-                        let group = (ky * groups + kx / depth) * shape.vector() + lane;
-                        put(weights, group * depth + kx % depth, w)?;
+                        let at = tap / kernel_w * padded + tap % kernel_w;
+                        sum = sum.wrapping_add(surplus(w, at & 1 != 0));
+                        put(weights, (at / taps * shape.vector() + lane) * taps + at % taps, w)?;
                     }
                     stage(channel, sum, head, lane, shape.vector())?;
                 }

@@ -129,20 +129,33 @@ fn no_std() -> Outcome {
         .collect())
 }
 
-/// The runtime's tests as aarch64 code. The importer's dependency alone would take longer than all other lanes together.
+/// The runtime's tests as aarch64 code, on emulated cores of which each has another best set: all tests on the last, those of kernels on all. The
+/// importer's dependency alone would take longer than all other lanes together.
 fn aarch64() -> Outcome {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
+    const CORES: [(&str, &str); 3] = [("cortex-a53", "neon"), ("neoverse-n1", "dotprod"), ("max", "i8mm")];
     if !has_target(TARGET) || !has("qemu-aarch64") || !has("aarch64-linux-gnu-gcc") {
         return Outcome::Skipped("target, qemu-aarch64 or linker missing; run cargo xtask setup".into());
     }
-    let mut command = cargo(&["test", "--quiet", "--package", "pith-runtime", "--lib", "--tests", "--target", TARGET]);
-    command
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
-        // Static, so that no other aarch64 library of the machine gets in; bounded, because an emulator may hang.
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "timeout 600 qemu-aarch64")
-        .env("PITH_MUTATIONS", "20000");
-    all(vec![command])
+    for (core, best) in CORES {
+        let kernels: &[&str] = if core == "max" { &[] } else { &["--", "lanes", "reference"] };
+        let arguments = ["test", "--quiet", "--package", "pith-runtime", "--lib", "--tests", "--target", TARGET];
+        let mut command = cargo(&arguments);
+        command
+            .args(kernels)
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
+            // Static, so that no other aarch64 library of the machine gets in; bounded, because an emulator may hang.
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "timeout 600 qemu-aarch64")
+            .env("QEMU_CPU", core)
+            .env("PITH_BEST", best)
+            .env("PITH_MUTATIONS", "20000");
+        match all(vec![command]) {
+            Outcome::Passed => println!("  {core}: sets up to {best}"),
+            failed => return failed,
+        }
+    }
+    Outcome::Passed
 }
 
 fn nightly() -> bool {

@@ -78,12 +78,20 @@ pub struct Shape {
     pub offset: i32,
     /// Runs are cut into chunks of at most 64 bytes.
     pub tiles: bool,
+    /// Weights of a channel of a matrix that lie together.
+    pub row: usize,
+    /// Weights of a channel of a depthwise filter that lie together.
+    pub taps: usize,
+    /// Whether every second pair of a matrix's run and every second tap of a filter are multiplied as `-!q`, which is `q + 1`.
+    pub complements: bool,
 }
 
 impl Shape {
     /// Of a vector set.
     pub const fn of<S: Simd>() -> Shape {
-        Shape { lanes: S::LANES, wide: S::WIDE, offset: S::OFFSET, tiles: false }
+        let depth = if S::WIDE { 2 } else { 4 };
+        let (lanes, wide, offset) = (S::LANES, S::WIDE, S::OFFSET);
+        Shape { lanes, wide, offset, tiles: false, row: depth, taps: depth, complements: false }
     }
 
     /// Activations of a group.
@@ -100,6 +108,7 @@ impl Shape {
     pub const fn chunks(self, run: usize) -> (usize, usize) {
         // Divisors are constants: this runs before every operator.
         let groups = if self.wide { run.div_ceil(2) } else { run.div_ceil(4) };
+        let groups = if self.row == 8 { groups.next_multiple_of(2) } else { groups };
         match self.tiles && groups > 16 {
             true => (groups.div_ceil(16), groups.div_ceil(groups.div_ceil(16))),
             false => (1, groups),
@@ -110,6 +119,12 @@ impl Shape {
     pub const fn groups(self, run: usize) -> usize {
         let (chunks, groups) = self.chunks(run);
         chunks * groups
+    }
+
+    /// Taps of a kernel row with their padding.
+    pub const fn padded_taps(self, kernel_w: usize) -> usize {
+        // A power of two.
+        (kernel_w + self.taps - 1) & !(self.taps - 1)
     }
 
     /// Bytes of one output stage of `channels`.
@@ -167,12 +182,8 @@ pub fn stage_words(bias: i32, multiplier: i32, shift: u8, zero_point: i32) -> Op
     let shift = shift.max(33) as i32;
     let large = multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
     let addend = (2 * zero_point as i64 + 1) << (shift - 33);
-    (doublings <= 8 && (doublings == 0 || large) && addend.unsigned_abs() < 1 << 30).then_some([
-        bias,
-        multiplier,
-        shift - 32,
-        doublings,
-    ])
+    (multiplier != i32::MIN && doublings <= 8 && (doublings == 0 || large) && addend.unsigned_abs() < 1 << 30)
+        .then_some([bias, multiplier, shift - 32, doublings])
 }
 
 /// A bordered copy of an input.
@@ -221,8 +232,15 @@ pub fn fill<S: Simd>(map: &Map, input: &[i8], to: &mut [u8]) -> bool {
     .is_some()
 }
 
+/// [`fill`] with a copy of elements of `element` bytes; none if a length is wrong.
 #[inline(always)]
-fn fill_with(map: &Map, input: &[i8], to: &mut [u8], element: usize, copy: impl Fn(&[i8], &mut [u8])) -> Option<()> {
+pub(super) fn fill_with(
+    map: &Map,
+    input: &[i8],
+    to: &mut [u8],
+    element: usize,
+    copy: impl Fn(&[i8], &mut [u8]),
+) -> Option<()> {
     let (pixel, row) = (map.pitch * element, map.columns * map.pitch * element);
     let border = [map.zero_point; 64];
     let blank = |to: &mut [u8]| to.chunks_mut(64 * element).for_each(|to| copy(&border, to));
@@ -655,14 +673,16 @@ pub struct Depthwise<'a> {
 impl Depthwise<'_> {
     /// Bytes of a vector's stages and weights.
     pub const fn vector_bytes(shape: Shape, kernel_h: usize, kernel_w: usize) -> usize {
-        Shape::stage_bytes(shape.vector()) + kernel_h * kernel_w.div_ceil(shape.depth()) * 16 * shape.lanes
+        let taps = kernel_h * shape.padded_taps(kernel_w);
+        Shape::stage_bytes(shape.vector()) + taps * shape.element() * shape.vector()
     }
 
-    fn fits(&self, shape: Shape) -> bool {
+    /// Whether all taps lie in the map, and weights and outputs are as long as they must be.
+    pub fn fits(&self, shape: Shape) -> bool {
         if [self.kernel_h, self.kernel_w, self.out_h, self.vectors, self.positions].contains(&0) {
             return false;
         }
-        let taps = self.kernel_w.next_multiple_of(shape.depth());
+        let taps = shape.padded_taps(self.kernel_w);
         let last = ((self.out_h - 1) * self.stride_h + self.kernel_h - 1) * self.row
             + (self.positions - 1) * self.map_step
             + (taps - 1) * self.pitch

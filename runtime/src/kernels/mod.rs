@@ -1,6 +1,8 @@
 //! Inner loops. [`generic`] defines the meaning of every one; files of an instruction set stand beside it with the same names and the
 //! same bytes. On a microcontroller the set is known when the crate is compiled, on a desktop it is looked up once.
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
 pub mod generic;
@@ -126,7 +128,9 @@ pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
 pub fn table(isa: crate::Isa) -> Option<&'static lanes::Table> {
     #[cfg(target_arch = "x86_64")]
     return x86_64::table(isa);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    return aarch64::table(isa);
+    #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
     {
         let _ = isa;
         None
