@@ -4,10 +4,14 @@
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
 pub mod generic;
+#[cfg(pith_helium)]
+pub mod helium;
 pub mod patch;
+mod windows;
 
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
+pub use windows::Windows;
 
 /// Memory of an operator that may work in place.
 #[derive(Debug)]
@@ -150,6 +154,23 @@ pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
 /// See [`generic::max_rows`].
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
     generic::max_rows(input, step, rows, out);
+}
+
+/// See [`generic::shift`].
+pub fn shift(data: &mut [i8], by: usize) {
+    #[cfg(pith_helium)]
+    return helium::shift(data, by);
+    #[allow(unreachable_code)]
+    generic::shift(data, by);
+}
+
+/// See [`generic::spread`].
+pub fn spread(from: &[i8], len: usize, to: &mut [i8], step: usize) {
+    #[cfg(pith_helium)]
+    if helium::spread(from, len, to, step) {
+        return;
+    }
+    generic::spread(from, len, to, step);
 }
 
 /// See [`generic::sum_rows`].

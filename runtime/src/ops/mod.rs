@@ -4,6 +4,7 @@
 //! checked access, and what cannot happen after a check does nothing.
 
 mod arrange;
+mod columns;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -100,6 +101,14 @@ pub fn matrix_shape(op: &Op<'_>) -> Option<(usize, usize)> {
     }
 }
 
+/// Row-major index of column `k` of a record's weight matrix in a layout.
+pub fn matrix_column(op: &Op<'_>, layout: Layout, k: usize) -> usize {
+    match op {
+        Op::Conv(c) => layout.column([c.kernel_h, c.kernel_w, c.in_c].map(usize::from), k),
+        _ => k,
+    }
+}
+
 /// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
 pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8]) -> Option<()> {
     let mut arena = Arena { model, head, memory: arena };
@@ -109,11 +118,19 @@ pub(crate) fn run(model: &Model<'_>, head: &Head, op: &Op<'_>, arena: &mut [i8])
             Op::Conv(c) => {
                 let zero_point = model.tensor(c.input).zero_point as i8;
                 let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
-                matrix::conv(c, memory, zero_point, &blocks, to(c.output, c.act_min, c.act_max), scratch)
+                let to = to(c.output, c.act_min, c.act_max);
+                match blocks.layout() {
+                    Layout::Rows => columns::conv(c, memory, zero_point, &blocks, to, scratch),
+                    _ => matrix::conv(c, memory, zero_point, &blocks, to, scratch),
+                }
             }
             Op::Linear(l) => {
                 let (memory, scratch) = arena.may_be_in_place(l.input, l.output)?;
-                matrix::linear(l, memory, &blocks, to(l.output, l.act_min, l.act_max), scratch)
+                let to = to(l.output, l.act_min, l.act_max);
+                match blocks.layout() {
+                    Layout::Rows => columns::linear(l, memory, &blocks, to, scratch),
+                    _ => matrix::linear(l, memory, &blocks, to, scratch),
+                }
             }
             _ => None,
         };

@@ -169,6 +169,7 @@ fn conv_and_depthwise() {
         if depthwise || !ops::conv_fits(&c) || !(-128..=127).contains(&zero) {
             continue;
         }
+        let kernel = [c.kernel_h, c.kernel_w, c.in_c].map(usize::from);
         for layout in Layout::ALL.into_iter().filter(|layout| layout.holds(bits)) {
             for in_place in [false, true] {
                 let fits = c.out_h as usize * c.out_w as usize * oc <= input.len() && ops::runs_in_place(&c);
@@ -179,7 +180,7 @@ fn conv_and_depthwise() {
                 let x = b.tensor(&shape, zero);
                 let out_shape = [c.out_h, c.out_w, c.out_c].map(usize::from);
                 let y = if in_place { b.tensor_at(&out_shape, out_zero, 0) } else { b.tensor(&out_shape, out_zero) };
-                let w = b.blocks(layout, bits, zero, &weights, &channels);
+                let w = b.blocks(layout, bits, zero, kernel, &weights, &channels);
                 let record = Op::Conv(op::Conv { input: x, output: y, weights: w, channels: NONE, ..c });
                 let scratch = ops::scratch_bytes(&record, &b.record(w), in_place);
                 b.op_with_scratch(record, scratch as u32);
@@ -288,7 +289,7 @@ fn linear_with_wrapping_sums() {
         for layout in Layout::ALL.into_iter().filter(|layout| layout.holds(bits)) {
             let mut b = Builder::default();
             let (x, y) = (b.tensor(&[rows, k], zero), b.tensor(&[rows, n], out_zero));
-            let weights = b.blocks(layout, bits, zero, &row_major, &channel_entries);
+            let weights = b.blocks(layout, bits, zero, [1, 1, k], &row_major, &channel_entries);
             let record = op::Linear { input: x, output: y, weights, channels: NONE, ..l };
             let record = Op::Linear(record);
             let scratch = ops::scratch_bytes(&record, &b.record(weights), false);
