@@ -1,0 +1,283 @@
+@ Helium kernels, see helium.rs. Soft-float calls: arguments in r0-r3 and on the stack; q4-q7 (d8-d15) belong to the caller.
+
+.cpu cortex-m55
+.syntax unified
+.thumb
+
+.macro function name
+    .section .text.\name, "ax", %progbits
+    .global \name
+    .type \name, %function
+    .thumb_func
+    .p2align 2
+\name:
+.endm
+
+@ ---- Windows times a matrix -------------------------------------------------------------------------------------------------------
+@
+@ VMLADAVA adds sixteen products to a sum in an even core register. There are eight of those, so odd registers hold pointers and
+@ nothing counts. Sums of four rows: r0 r2 r4 r6 of the first window (or block), r8 r10 r12 lr of the second.
+@
+@ The frame is a copy of `Call`:
+@    0 end of the weights  4 zero point     8 window 0           12 window 1; x1: bytes of a block
+@   16 entry              20 weights       24 bytes of a window  28 output 0    32 output 1
+@   36 step of windows    40 windows       44 step of outputs    48 lowest      52 highest
+@   56 rows               60 rows left
+
+.macro enter label, bytes
+    push {r4-r11, lr}
+    vpush {d8-d15}
+    sub sp, #68
+    vldrw.u32 q0, [r0]
+    vldrw.u32 q1, [r0, #16]
+    vldrw.u32 q2, [r0, #32]
+    vldrw.u32 q3, [r0, #48]
+    vstrw.32 q0, [sp]
+    vstrw.32 q1, [sp, #16]
+    vstrw.32 q2, [sp, #32]
+    vstrw.32 q3, [sp, #48]
+    @ The unrolled loop is entered behind the steps that its first round skips.
+    ldr r1, [sp, #16]
+    movs r2, #\bytes
+    muls r1, r2, r1
+    adr.w r2, \label
+    add r1, r2
+    orr r1, r1, #1
+    str r1, [sp, #16]
+.endm
+
+.macro leave
+    add sp, #68
+    vpop {d8-d15}
+    pop {r4-r11, pc}
+.endm
+
+@ A shift below 33 is made up for by doublings (to q2) of the sum before.
+.macro doublings shift
+    vmov.i8 q2, #0xFF
+    vmov.i32 q3, #0
+    vsub.i32 q3, \shift, q2
+    vmin.s32 \shift, \shift, q2
+    vmov.i32 q2, #0
+    vmax.s32 q2, q3, q2
+.endm
+
+@ Sums to outputs: high word of a product, rounding shift, zero point, saturation. q0 goes to r7, q1 (whose multipliers and shifts
+@ are named) to r5. `wide` has doublings, bounds and a last block of less than four rows.
+.macro stage wide, multiplier, shift, step
+    vmov d0, r0, r2
+    vmov d1, r4, r6
+    vmov d2, r8, r10
+    vmov d3, r12, lr
+.if \wide
+    doublings q7
+    vqshl.s32 q0, q0, q2
+.ifc \shift, q7
+.else
+    doublings \shift
+.endif
+    vqshl.s32 q1, q1, q2
+.endif
+    vmulh.s32 q0, q0, q6
+    vmulh.s32 q1, q1, \multiplier
+    vrshl.s32 q0, q0, q7
+    vrshl.s32 q1, q1, \shift
+    ldrd r0, r2, [sp]
+    vqmovnb.s32 q0, q0
+    vqmovnt.s32 q0, q1
+    vqadd.s16 q0, q0, r2
+    vqmovnb.s16 q0, q0
+.if \wide
+    ldrd r2, r4, [sp, #48]
+    vdup.8 q2, r2
+    vdup.8 q3, r4
+    vmax.s8 q0, q0, q2
+    vmin.s8 q0, q0, q3
+    ldr r2, [sp, #60]
+    vctp.32 r2
+    vpst
+    vstrbt.32 q0, [r7], #\step
+    vshr.u32 q0, q0, #16
+.ifc \shift, q7
+    subs r2, #4
+.else
+    subs r2, #4
+    it lo
+    movlo r2, #0
+    vctp.32 r2
+    subs r2, #4
+.endif
+    str r2, [sp, #60]
+    vpst
+    vstrbt.32 q0, [r5], #\step
+.else
+    vstrb.32 q0, [r7], #\step
+    vshr.u32 q0, q0, #16
+    vstrb.32 q0, [r5], #\step
+.endif
+.endm
+
+.macro step_x2
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q2, [r1], #16
+    vldrb.u8 q1, [r11], #16
+    vmladava.s8 r0, q0, q2
+    vldrw.u32 q3, [r1], #16
+    vmladava.s8 r8, q1, q2
+    vldrw.u32 q4, [r1], #16
+    vmladava.s8 r2, q0, q3
+    vmladava.s8 r10, q1, q3
+    vldrw.u32 q5, [r1], #16
+    vmladava.s8 r4, q0, q4
+    vmladava.s8 r12, q1, q4
+    vmladava.s8 r6, q0, q5
+    vmladava.s8 lr, q1, q5
+.endm
+
+@ Four rows times two windows: r1 weights, r9 and r11 windows, r3 end of the first, r7 and r5 outputs.
+.macro windows_x2 name, wide
+function \name
+    enter 3f, 56
+1:
+    ldr r1, [sp, #20]
+    ldr r9, [sp, #8]
+    ldr r3, [sp, #24]
+    ldrd r7, r5, [sp, #28]
+    add r3, r9
+.if \wide
+    ldr r0, [sp, #56]
+    str r0, [sp, #60]
+.endif
+2:
+    ldm r1, {r8, r10, r12, lr}
+    ldm r1!, {r0, r2, r4, r6}
+    vldrw.u32 q6, [r1], #16
+    vldrb.s32 q7, [r1], #16
+    ldrd r9, r11, [sp, #8]
+    ldr pc, [sp, #16]
+    .p2align 2
+3:
+    step_x2
+    step_x2
+    step_x2
+    step_x2
+    cmp r9, r3
+    bne 3b
+    stage \wide, q6, q7, 4
+    cmp r1, r0
+    bne 2b
+    ldrd r0, r1, [sp, #8]
+    ldrd r2, r3, [sp, #36]
+    ldrd r4, r5, [sp, #28]
+    ldr r6, [sp, #44]
+    add r0, r2
+    add r1, r2
+    add r4, r6
+    add r5, r6
+    subs r3, #2
+    strd r0, r1, [sp, #8]
+    strd r4, r5, [sp, #28]
+    str r3, [sp, #40]
+    bne 1b
+    leave
+.endm
+
+windows_x2 pith_helium_windows_x2, 0
+windows_x2 pith_helium_windows_x2_wide, 1
+
+.macro step_x1
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q1, [r1], #16
+    vldrw.u32 q2, [r3], #16
+    vmladava.s8 r0, q0, q1
+    vldrw.u32 q3, [r1], #16
+    vmladava.s8 r8, q0, q2
+    vldrw.u32 q1, [r3], #16
+    vmladava.s8 r2, q0, q3
+    vldrw.u32 q2, [r1], #16
+    vmladava.s8 r10, q0, q1
+    vldrw.u32 q3, [r3], #16
+    vmladava.s8 r4, q0, q2
+    vldrw.u32 q1, [r1], #16
+    vmladava.s8 r12, q0, q3
+    vldrw.u32 q2, [r3], #16
+    vmladava.s8 r6, q0, q1
+    vmladava.s8 lr, q0, q2
+.endm
+
+@ Eight rows times one window: r1 and r3 two blocks, r9 the window, r11 its end, r7 and r5 outputs. A last single block is taken twice.
+.macro windows_x1 name, wide
+function \name
+    enter 3f, 68
+    ldr r3, [sp, #20]
+    ldr r7, [sp, #28]
+    ldr r9, [sp, #8]
+    ldr r11, [sp, #24]
+    ldr r0, [sp]
+    add r11, r9
+1:
+    mov r1, r3
+    ldr r2, [sp, #12]
+    add r5, r7, #4
+    add r3, r2
+    cmp r3, r0
+    bne 2f
+    mov r3, r1
+    mov r5, r7
+2:
+    ldm r1!, {r0, r2, r4, r6}
+    ldm r3!, {r8, r10, r12, lr}
+    vldrw.u32 q6, [r1], #16
+    vldrb.s32 q7, [r1], #16
+    vldrw.u32 q4, [r3], #16
+    vldrb.s32 q5, [r3], #16
+    ldr r9, [sp, #8]
+    ldr pc, [sp, #16]
+    .p2align 2
+3:
+    step_x1
+    step_x1
+    step_x1
+    step_x1
+    cmp r9, r11
+    bne 3b
+    stage \wide, q4, q5, 8
+    cmp r3, r0
+    bne 1b
+    leave
+.endm
+
+windows_x1 pith_helium_windows_x1, 0
+windows_x1 pith_helium_windows_x1_wide, 1
+
+@ ---- Copies -----------------------------------------------------------------------------------------------------------------------
+
+@ r0 to, r1 from, r2 bytes; `to` may overlap `from` from below.
+function pith_helium_copy
+    push {r7, lr}
+    wlstp.8 lr, r2, 2f
+1:
+    vldrb.u8 q0, [r1], #16
+    vstrb.8 q0, [r0], #16
+    letp lr, 1b
+2:
+    pop {r7, pc}
+
+@ r0 to, r1 from, r2 bytes of a run, r3 distance in `to`, [sp] runs.
+function pith_helium_spread
+    push {r4, r5, r6, lr}
+    ldr r4, [sp, #16]
+1:
+    mov r5, r0
+    mov r6, r1
+    wlstp.8 lr, r2, 3f
+2:
+    vldrb.u8 q0, [r6], #16
+    vstrb.8 q0, [r5], #16
+    letp lr, 2b
+3:
+    add r1, r2
+    add r0, r3
+    subs r4, #1
+    bne 1b
+    pop {r4, r5, r6, pc}
