@@ -13,8 +13,6 @@ use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostError, HostFile, exit};
 use pith_firmware::model::{ARENA_BYTES, file, inputs};
 use pith_firmware::stack::Gauge;
-#[cfg(feature = "helium")]
-use pith_firmware::vector;
 use pith_firmware::{NoPin, run_marked};
 
 /// Operators that are timed one by one.
@@ -37,7 +35,7 @@ fn main() -> ! {
 fn run() -> Result<(), &'static str> {
     let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
     #[cfg(feature = "helium")]
-    vector::switch_on(&mut core.SCB);
+    pith_firmware::vector::switch_on(&mut core.SCB);
     let model = Model::parse(file()).map_err(|_| "the model is not valid")?;
     let arena =
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;

@@ -49,6 +49,9 @@ struct Call {
     rows_left: usize,
 }
 
+/// Zero points that may be added with saturation to what was saturated to 16 bits before.
+const ZERO_POINTS: core::ops::Range<i32> = -(1 << 14)..1 << 14;
+
 /// Steps that the unrolled loops have.
 const UNROLLED: usize = 4;
 
@@ -100,7 +103,7 @@ pub fn windows(
         && read.is_some_and(|read| read <= activations.len())
         && weights.len() == n.div_ceil(Layout::Rows.rows()) * block_bytes
         && weights.as_ptr().align_offset(4) == 0
-        && i8::try_from(to.zero_point).is_ok()
+        && ZERO_POINTS.contains(&to.zero_point)
         && (kernel == Kernel::Wide || to.is_full() && n.is_multiple_of(Layout::Rows.rows()));
     if !served {
         return false;
