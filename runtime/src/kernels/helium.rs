@@ -10,8 +10,9 @@
 
 #![allow(unsafe_code)]
 
-use super::Output;
+use super::{Memory, Output};
 use crate::format::blocks::{Blocks, Layout};
+use crate::format::op;
 
 core::arch::global_asm!(include_str!("helium.s"), options(raw));
 
@@ -20,6 +21,10 @@ unsafe extern "C" {
     fn pith_helium_windows_x2_wide(_: &Call);
     fn pith_helium_windows_x1(_: &Call);
     fn pith_helium_windows_x1_wide(_: &Call);
+    fn pith_helium_depthwise_1(_: &Depthwise);
+    fn pith_helium_depthwise_1_wide(_: &Depthwise);
+    fn pith_helium_depthwise_2(_: &Depthwise);
+    fn pith_helium_depthwise_2_wide(_: &Depthwise);
     fn pith_helium_copy(to: *mut i8, from: *const i8, bytes: usize);
     fn pith_helium_spread(to: *mut i8, from: *const i8, bytes: usize, step: usize, runs: usize);
 }
@@ -70,7 +75,8 @@ impl Kernel {
         let rows = Layout::Rows.rows();
         // Shifts are stored as `32 - shift`: negative from 33 on.
         let all_shift = || {
-            let shifts = |block: &[u8]| block.get(8 * rows..9 * rows).and_then(|s| s.try_into().ok()).map(u32::from_le_bytes);
+            let shifts =
+                |block: &[u8]| block.get(8 * rows..9 * rows).and_then(|s| s.try_into().ok()).map(u32::from_le_bytes);
             blocks.blocks().all(|block| shifts(block).is_some_and(|shifts| shifts & 0x8080_8080 == 0x8080_8080))
         };
         if blocks.layout() != Layout::Rows || blocks.bits() != 8 {
@@ -152,6 +158,144 @@ pub fn windows(
         }
     }
     true
+}
+
+/// A depthwise convolution with windows of up to 4x4 and a horizontal stride of 1 or 2. Four channels at a time go through planes in which a
+/// word is a column of four rows, so that a window is sixteen bytes and an output one VMLADAVA.
+#[derive(Debug)]
+pub struct Planes<'a> {
+    /// The record.
+    pub conv: &'a op::Conv,
+    /// `[kernel_h, kernel_w, channel]`.
+    pub weights: &'a [i8],
+    /// Per channel.
+    pub bias: &'a [i32],
+    /// Per channel.
+    pub multiplier: &'a [i32],
+    /// Per channel.
+    pub shift: &'a [u8],
+    /// What lies outside of the input.
+    pub in_zero_point: i8,
+    /// Zero point and bounds.
+    pub to: Output,
+}
+
+/// What the depthwise kernels read, in the order of their frame.
+#[repr(C)]
+struct Depthwise {
+    input: *const i8,
+    in_row: usize,
+    in_w: usize,
+    in_h: usize,
+    pad_top: usize,
+    stride_h: usize,
+    output: *mut i8,
+    out_w: usize,
+    out_h: usize,
+    channels: usize,
+    weights: *const i8,
+    kernel_h: usize,
+    kernel_w: usize,
+    filters: *mut i8,
+    planes: *mut i8,
+    plane_bytes: usize,
+    first: *mut i8,
+    negative_zero: i32,
+    zero_point: i32,
+    in_zero_point: i32,
+    bias: *const i32,
+    multiplier: *const i32,
+    shift: *const u8,
+    count: usize,
+    min: i32,
+    max: i32,
+    state: [usize; 2],
+}
+
+impl Planes<'_> {
+    /// Runs it with `scratch` for four filters of 64 bytes and four planes. None if a length is wrong or the output stage is too special.
+    pub fn run(&self, memory: &mut Memory<'_>, scratch: &mut [i8], plane_bytes: usize) -> Option<()> {
+        let c = self.conv;
+        let [in_h, in_w, out_h, out_w, channels, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left] = [
+            c.in_h, c.in_w, c.out_h, c.out_w, c.out_c, c.kernel_h, c.kernel_w, c.stride_h, c.stride_w, c.pad_top,
+            c.pad_left,
+        ]
+        .map(usize::from);
+        let columns = plane_bytes / 4;
+        let served = [in_h, in_w, out_h, out_w, channels, stride_h].iter().all(|&dim| dim > 0)
+            && (1..=4).contains(&kernel_h)
+            && (1..=4).contains(&kernel_w)
+            && matches!(stride_w, 1 | 2)
+            && (out_w - 1) * stride_w + 4 <= columns
+            && pad_left + in_w <= columns
+            && plane_bytes.is_multiple_of(4)
+            && scratch.len() == 256 + 4 * plane_bytes
+            && scratch.as_ptr().align_offset(4) == 0
+            && memory.input().len() >= in_h * in_w * channels
+            && memory.output().len() >= out_h * out_w * channels
+            && self.weights.len() >= kernel_h * kernel_w * channels
+            && [self.bias.len(), self.multiplier.len(), self.shift.len()].iter().all(|&len| len >= channels)
+            && ZERO_POINTS.contains(&self.to.zero_point);
+        if !served {
+            return None;
+        }
+        let usual = self.shift.iter().all(|&shift| shift >= 33);
+        let special = |(&multiplier, &shift): (&i32, &u8)| {
+            shift < 33 && (shift < 25 || multiplier != 0 && multiplier.unsigned_abs() < 1 << 30)
+        };
+        if !usual && self.multiplier.iter().zip(self.shift).any(special) {
+            return None;
+        }
+        let (input, output) = match memory {
+            Memory::InPlace(data) => (data.as_mut_ptr().cast_const(), data.as_mut_ptr()),
+            Memory::Apart(input, output) => (input.as_ptr(), output.as_mut_ptr()),
+        };
+        let planes = scratch.as_mut_ptr().wrapping_add(256);
+        for channel in (0..channels).step_by(4) {
+            let count = (channels - channel).min(4);
+            let call = Depthwise {
+                input: input.wrapping_add(channel),
+                in_row: in_w * channels,
+                in_w,
+                in_h,
+                pad_top,
+                stride_h,
+                output: output.wrapping_add(channel),
+                out_w,
+                out_h,
+                channels,
+                weights: self.weights.as_ptr().wrapping_add(channel),
+                kernel_h,
+                kernel_w,
+                filters: scratch.as_mut_ptr(),
+                planes,
+                plane_bytes,
+                first: planes.wrapping_add(4 * pad_left),
+                negative_zero: -(self.in_zero_point as i32),
+                zero_point: self.to.zero_point,
+                in_zero_point: self.in_zero_point.into(),
+                bias: self.bias.as_ptr().wrapping_add(channel),
+                multiplier: self.multiplier.as_ptr().wrapping_add(channel),
+                shift: self.shift.as_ptr().wrapping_add(channel),
+                count,
+                min: self.to.min.into(),
+                max: self.to.max.into(),
+                state: [0; 2],
+            };
+            let kernel = match (usual && self.to.is_full() && count == 4, stride_w) {
+                (true, 1) => pith_helium_depthwise_1,
+                (true, _) => pith_helium_depthwise_2,
+                (false, 1) => pith_helium_depthwise_1_wide,
+                (false, _) => pith_helium_depthwise_2_wide,
+            };
+            // SAFETY: of `count` channels from `channel` on the kernel reads weights and output stage and rows `0 .. in_h` of the input, and
+            // writes `out_h` rows of the output; the usual one does so for four of them, the wide one leaves lanes from `count` on alone. Columns
+            // `pad_left .. pad_left + in_w` of the planes are written and sixteen bytes from column `(out_w - 1) * stride_w` read. All of it lies in
+            // the slices, whose lengths and alignment were checked above, and no dimension is zero.
+            unsafe { kernel(&call) };
+        }
+        Some(())
+    }
 }
 
 /// See [`super::generic::shift`].

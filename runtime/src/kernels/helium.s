@@ -281,3 +281,243 @@ function pith_helium_spread
     subs r4, #1
     bne 1b
     pop {r4, r5, r6, pc}
+
+@ ---- Depthwise ------------------------------------------------------------------------------------------------------------------------
+@
+@ Four channels at a time, each in a plane of its own: a word for every column, its bytes four rows of the input (row `r` in byte `r & 3`).
+@ Sixteen bytes are a window of up to 4x4, and one VMLADAVA is one output. Weights are turned with the rows: four phases of each filter.
+@
+@ The frame: 0 bias (4)   16 distances of planes (4)   then a copy of `Depthwise`:
+@   32 input      36 bytes of a row   40 in_w    44 in_h      48 pad_top     52 stride_h    56 output    60 out_w
+@   64 out_h      68 channels         72 weights 76 kernel_h  80 kernel_w    84 filters     88 planes    92 bytes of a plane
+@   96 first      100 -in zero point  104 zero point          108 in zero point 112 bias    116 multiplier 120 shift
+@  124 count      128 lowest          132 highest             136 top        140 filled
+@ and for `wide`: 144 multiplier (4)  160 lowest (16)        176 highest (16)
+
+.macro depthwise name, wide, stride
+function \name
+    push {r4-r11, lr}
+    vpush {d8-d15}
+    sub sp, #196
+    vldrw.u32 q0, [r0]
+    vldrw.u32 q1, [r0, #16]
+    vldrw.u32 q2, [r0, #32]
+    vldrw.u32 q3, [r0, #48]
+    vldrw.u32 q4, [r0, #64]
+    vldrw.u32 q5, [r0, #80]
+    vldrw.u32 q6, [r0, #96]
+    vstrw.32 q0, [sp, #32]
+    vstrw.32 q1, [sp, #48]
+    vstrw.32 q2, [sp, #64]
+    vstrw.32 q3, [sp, #80]
+    vstrw.32 q4, [sp, #96]
+    vstrw.32 q5, [sp, #112]
+    vstrw.32 q6, [sp, #128]
+    @ Lanes of absent channels read zeros and write nothing.
+    ldr r0, [sp, #124]
+    vctp.32 r0
+
+    @ Filters in four phases (64 bytes a channel), and the bias less what the zero point adds.
+    movs r0, #0
+    vidup.u32 q7, r0, #1
+    ldr r1, [sp, #92]
+    vmul.i32 q0, q7, r1
+    vstrw.32 q0, [sp, #16]
+    vshl.i32 q7, q7, #6
+    vmov.i32 q2, #0
+    ldr r12, [sp, #84]
+    mov r0, r12
+    movs r1, #16
+    dls lr, r1
+1:
+    vstrw.32 q2, [r0], #16
+    le lr, 1b
+    ldr r0, [sp, #112]
+    vpst
+    vldrwt.u32 q3, [r0]
+    ldr r1, [sp, #72]
+    ldr r6, [sp, #68]
+    ldr r7, [sp, #100]
+    movs r3, #4
+    movs r5, #0
+2:
+    and r8, r5, #3
+    add r9, r5, #1
+    and r9, r9, #3
+    add r10, r5, #2
+    and r10, r10, #3
+    add r11, r5, #3
+    and r11, r11, #3
+    add r8, r12
+    add r9, r12
+    add r10, r12
+    add r11, r12
+    ldr r0, [sp, #80]
+    vmov q4, q7
+    dls lr, r0
+3:
+    vpst
+    vldrbt.s32 q5, [r1]
+    add r1, r6
+    vmla.s32 q3, q5, r7
+    vstrb.32 q5, [r8, q4]
+    vadd.i32 q6, q4, r3
+    add.w r0, r9, #16
+    vstrb.32 q5, [r0, q4]
+    add.w r0, r10, #32
+    vstrb.32 q5, [r0, q4]
+    add.w r0, r11, #48
+    vstrb.32 q5, [r0, q4]
+    vmov q4, q6
+    le lr, 3b
+    adds r5, #1
+    ldr r0, [sp, #76]
+    cmp r5, r0
+    bne 2b
+    vstrw.32 q3, [sp]
+
+    @ Planes hold the zero point wherever no row is spread.
+    ldr r0, [sp, #88]
+    ldr r1, [sp, #92]
+    ldr r2, [sp, #108]
+    lsls r1, r1, #2
+    vdup.8 q2, r2
+    wlstp.8 lr, r1, 5f
+4:
+    vstrb.8 q2, [r0], #16
+    letp lr, 4b
+5:
+    ldr r0, [sp, #116]
+    ldr r1, [sp, #120]
+    vmov.i32 q7, #32
+    vpst
+    vldrwt.u32 q5, [r0]
+    vpst
+    vldrbt.u32 q6, [r1]
+    vsub.i32 q6, q7, q6
+.if \wide
+    doublings q6
+    vmov q7, q2
+    vstrw.32 q5, [sp, #144]
+    ldrd r0, r1, [sp, #128]
+    vdup.8 q2, r0
+    vdup.8 q3, r1
+    vstrw.32 q2, [sp, #160]
+    vstrw.32 q3, [sp, #176]
+.endif
+    ldr r10, [sp, #104]
+    ldr r12, [sp, #68]
+    movs r0, #0
+    movs r1, #0
+
+    @ A row of the output: r0 rows that are spread already, r1 the first one that is read.
+6:
+    ldr r2, [sp, #76]
+    str r1, [sp, #136]
+    add r2, r1
+    cmp r0, r1
+    it lo
+    movlo r0, r1
+    vldrw.u32 q0, [sp, #16]
+    b 11f
+7:
+    ldr r3, [sp, #96]
+    ldr r4, [sp, #48]
+    ldrd r5, r6, [sp, #40]
+    and r7, r0, #3
+    add r3, r7
+    subs r4, r0, r4
+    dls lr, r5
+    cmp r4, r6
+    bhs 9f
+    ldrd r5, r6, [sp, #32]
+    mla r5, r4, r6, r5
+8:
+.if \wide
+    vpst
+    vldrbt.u32 q4, [r5]
+.else
+    vldrb.u32 q4, [r5]
+.endif
+    add r5, r12
+    vstrb.32 q4, [r3, q0]
+    adds r3, #4
+    le lr, 8b
+    b 10f
+9:
+    ldr r4, [sp, #108]
+    vdup.8 q4, r4
+12:
+    vstrb.32 q4, [r3, q0]
+    adds r3, #4
+    le lr, 12b
+10:
+    adds r0, #1
+11:
+    cmp r0, r2
+    blo 7b
+    str r0, [sp, #140]
+    and r1, r1, #3
+    ldrd r0, r3, [sp, #84]
+    add r0, r0, r1, lsl #4
+    ldr r11, [sp, #92]
+    vldrw.u32 q0, [r0]
+    vldrw.u32 q1, [r0, #64]
+    vldrw.u32 q2, [r0, #128]
+    vldrw.u32 q3, [r0, #192]
+    add r5, r3, r11
+    add r7, r5, r11
+    add r9, r7, r11
+    ldrd r1, r0, [sp, #56]
+    dls lr, r0
+13:
+    ldm sp, {r0, r2, r4, r6}
+    vldrw.u32 q4, [r3], #\stride
+    vmladava.s8 r0, q4, q0
+    vldrw.u32 q4, [r5], #\stride
+    vmladava.s8 r2, q4, q1
+    vldrw.u32 q4, [r7], #\stride
+    vmladava.s8 r4, q4, q2
+    vldrw.u32 q4, [r9], #\stride
+    vmladava.s8 r6, q4, q3
+    vmov d8, r0, r2
+    vmov d9, r4, r6
+.if \wide
+    vldrw.u32 q5, [sp, #144]
+    vqshl.s32 q4, q4, q7
+.endif
+    vmulh.s32 q4, q4, q5
+    vrshl.s32 q4, q4, q6
+    vqmovnb.s32 q4, q4
+    vqadd.s16 q4, q4, r10
+    vqmovnb.s16 q4, q4
+.if \wide
+    vldrw.u32 q5, [sp, #160]
+    vmax.s8 q4, q4, q5
+    vldrw.u32 q5, [sp, #176]
+    vmin.s8 q4, q4, q5
+    vpst
+    vstrbt.32 q4, [r1]
+.else
+    vstrb.32 q4, [r1]
+.endif
+    add r1, r12
+    le lr, 13b
+    ldr r0, [sp, #140]
+    str r1, [sp, #56]
+    ldr r1, [sp, #136]
+    ldr r2, [sp, #52]
+    ldr r3, [sp, #64]
+    add r1, r2
+    subs r3, #1
+    str r3, [sp, #64]
+    bne.w 6b
+    add sp, #196
+    vpop {d8-d15}
+    pop {r4-r11, pc}
+.endm
+
+depthwise pith_helium_depthwise_1, 0, 4
+depthwise pith_helium_depthwise_1_wide, 1, 4
+depthwise pith_helium_depthwise_2, 0, 8
+depthwise pith_helium_depthwise_2_wide, 1, 8

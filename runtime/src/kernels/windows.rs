@@ -30,7 +30,10 @@ impl<'a> Windows<'a> {
     /// activations of a window; those beyond `k` meet weights of zero.
     pub fn multiply(&self, activations: &[i8], step: usize, output: &mut [i8]) {
         #[cfg(pith_helium)]
-        if self.kernel.is_some_and(|kernel| super::helium::windows(kernel, &self.blocks, activations, step, self.to, output)) {
+        if self
+            .kernel
+            .is_some_and(|kernel| super::helium::windows(kernel, &self.blocks, activations, step, self.to, output))
+        {
             return;
         }
         generic::windows(&self.blocks, activations, step, self.to, output);
