@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Memory, Output};
+use super::{Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
 
@@ -21,10 +21,15 @@ unsafe extern "C" {
     fn pith_helium_windows_x2_wide(_: &Call);
     fn pith_helium_windows_x1(_: &Call);
     fn pith_helium_windows_x1_wide(_: &Call);
+    fn pith_helium_and_words(first: *const u8, step: usize, count: usize) -> u32;
     fn pith_helium_depthwise_1(_: &Depthwise);
     fn pith_helium_depthwise_1_wide(_: &Depthwise);
     fn pith_helium_depthwise_2(_: &Depthwise);
     fn pith_helium_depthwise_2_wide(_: &Depthwise);
+    fn pith_helium_add(_: &Add);
+    fn pith_helium_add_wide(_: &Add);
+    fn pith_helium_sum_rows(input: *const i8, step: usize, rows: usize, acc: *mut i32, len: usize);
+    fn pith_helium_max_rows(input: *const i8, step: usize, rows: usize, out: *mut i8, len: usize);
     fn pith_helium_copy(to: *mut i8, from: *const i8, bytes: usize);
     fn pith_helium_spread(to: *mut i8, from: *const i8, bytes: usize, step: usize, runs: usize);
 }
@@ -73,20 +78,34 @@ impl Kernel {
     /// None if the generic kernel has to do it.
     pub fn of(blocks: &Blocks<'_>, to: Output) -> Option<Kernel> {
         let rows = Layout::Rows.rows();
-        // Shifts are stored as `32 - shift`: negative from 33 on.
-        let all_shift = || {
-            let shifts =
-                |block: &[u8]| block.get(8 * rows..9 * rows).and_then(|s| s.try_into().ok()).map(u32::from_le_bytes);
-            blocks.blocks().all(|block| shifts(block).is_some_and(|shifts| shifts & 0x8080_8080 == 0x8080_8080))
-        };
-        if blocks.layout() != Layout::Rows || blocks.bits() != 8 {
-            None
-        } else if to.is_full() && blocks.n().is_multiple_of(rows) && all_shift() {
-            Some(Kernel::Usual)
-        } else {
-            blocks.rescales_by_high_word(to.zero_point).then_some(Kernel::Wide)
+        let bytes = blocks.as_bytes();
+        let (block_bytes, count) = (Layout::Rows.block_bytes(8, blocks.k()), blocks.n().div_ceil(rows));
+        if (blocks.layout(), blocks.bits()) != (Layout::Rows, 8) || count == 0 || bytes.len() != count * block_bytes {
+            return None;
         }
+        // SAFETY: of `count` blocks of `block_bytes` bytes, which lie in `bytes` (checked above), the word behind eight words is read.
+        let shifts = unsafe { pith_helium_and_words(bytes.as_ptr().wrapping_add(8 * rows), block_bytes, count) };
+        // Shifts are stored as `32 - shift`: negative from 33 on.
+        let usual = shifts & 0x8080_8080 == 0x8080_8080;
+        if usual && to.is_full() && blocks.n().is_multiple_of(rows) {
+            return Some(Kernel::Usual);
+        }
+        let served = |(index, block): (usize, &[u8])| {
+            let shifts = block.get(8 * rows..9 * rows).unwrap_or(&[]);
+            shifts.iter().enumerate().all(|(lane, &shift)| {
+                shift >= 0x80 || {
+                    let (_, multiplier, shift) = blocks.stage(index * rows + lane);
+                    rescales(multiplier, shift)
+                }
+            })
+        };
+        (usual || blocks.blocks().enumerate().all(served)).then_some(Kernel::Wide)
     }
+}
+
+/// Whether the high word gives the output, see [`Blocks::rescales_by_high_word`]. The rounding shift needs no bound beyond that of the format.
+fn rescales(multiplier: i32, shift: u8) -> bool {
+    shift >= 33 || shift >= 25 && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30)
 }
 
 /// See [`super::Windows::multiply`]. False if a length is wrong.
@@ -240,10 +259,7 @@ impl Planes<'_> {
             return None;
         }
         let usual = self.shift.iter().all(|&shift| shift >= 33);
-        let special = |(&multiplier, &shift): (&i32, &u8)| {
-            shift < 33 && (shift < 25 || multiplier != 0 && multiplier.unsigned_abs() < 1 << 30)
-        };
-        if !usual && self.multiplier.iter().zip(self.shift).any(special) {
+        if !usual && !self.multiplier.iter().zip(self.shift).all(|(&multiplier, &shift)| rescales(multiplier, shift)) {
             return None;
         }
         let (input, output) = match memory {
@@ -296,6 +312,83 @@ impl Planes<'_> {
         }
         Some(())
     }
+}
+
+/// What the addition reads.
+#[repr(C)]
+struct Add {
+    lhs: *const i8,
+    rhs: *const i8,
+    output: *mut i8,
+    len: usize,
+    lhs_multiplier: i32,
+    rhs_multiplier: i32,
+    constant: i32,
+    /// To the left.
+    shift: i32,
+    zero_point: i32,
+    min: i32,
+    max: i32,
+}
+
+/// See [`super::generic::add`]. False if the zero point is too special.
+pub fn add(sum: &Sum, memory: &mut Memory<'_>, rhs: &[i8]) -> bool {
+    let len = memory.input().len().min(memory.output().len()).min(rhs.len());
+    if !ZERO_POINTS.contains(&sum.to.zero_point) || sum.shift > 31 {
+        return false;
+    }
+    let (lhs, output) = match memory {
+        Memory::InPlace(data) => (data.as_mut_ptr().cast_const(), data.as_mut_ptr()),
+        Memory::Apart(lhs, output) => (lhs.as_ptr(), output.as_mut_ptr()),
+    };
+    let call = Add {
+        lhs,
+        rhs: rhs.as_ptr(),
+        output,
+        len,
+        lhs_multiplier: sum.lhs_multiplier,
+        rhs_multiplier: sum.rhs_multiplier,
+        constant: sum.constant,
+        shift: -(sum.shift as i32),
+        zero_point: sum.to.zero_point,
+        min: sum.to.min.into(),
+        max: sum.to.max.into(),
+    };
+    // SAFETY: `len` elements are read from both operands and written to the output, which are at least so long; in place, an element is
+    // written after it is read.
+    unsafe {
+        match sum.to.is_full() {
+            true => pith_helium_add(&call),
+            false => pith_helium_add_wide(&call),
+        }
+    }
+    true
+}
+
+/// Whether `rows` rows of `len` elements, `step` apart, lie in `input`.
+fn rows_fit(input: &[i8], step: usize, rows: usize, len: usize) -> bool {
+    let end = rows.checked_sub(1).and_then(|last| last.checked_mul(step)).and_then(|at| at.checked_add(len));
+    len > 0 && end.is_some_and(|end| end <= input.len())
+}
+
+/// See [`super::generic::sum_rows`]. False if rows leave the input.
+pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) -> bool {
+    let served = rows_fit(input, step, rows, acc.len());
+    if served {
+        // SAFETY: there is a row, and `rows` rows of `acc.len()` elements lie in `input` (`rows_fit`).
+        unsafe { pith_helium_sum_rows(input.as_ptr(), step, rows, acc.as_mut_ptr(), acc.len()) };
+    }
+    served
+}
+
+/// See [`super::generic::max_rows`]. False if rows leave the input.
+pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) -> bool {
+    let served = rows_fit(input, step, rows, out.len());
+    if served {
+        // SAFETY: there is a row, and `rows` rows of `out.len()` elements lie in `input` (`rows_fit`).
+        unsafe { pith_helium_max_rows(input.as_ptr(), step, rows, out.as_mut_ptr(), out.len()) };
+    }
+    served
 }
 
 /// See [`super::generic::shift`].

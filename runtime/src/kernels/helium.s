@@ -250,6 +250,28 @@ function \name
 windows_x1 pith_helium_windows_x1, 0
 windows_x1 pith_helium_windows_x1_wide, 1
 
+@ r0 a word, r1 distance to the next, r2 how many: all of them ANDed.
+function pith_helium_and_words
+    push {r7, lr}
+    movs r12, #0
+    vidup.u32 q0, r12, #1
+    vmul.i32 q0, q0, r1
+    lsls r1, r1, #2
+    vmov.i8 q1, #0xFF
+    wlstp.32 lr, r2, 2f
+1:
+    vldrw.u32 q2, [r0, q0]
+    add r0, r1
+    vand q1, q1, q2
+    letp lr, 1b
+2:
+    vmov r0, r1, d2
+    vmov r2, r3, d3
+    ands r0, r1
+    ands r2, r3
+    ands r0, r2
+    pop {r7, pc}
+
 @ ---- Copies -----------------------------------------------------------------------------------------------------------------------
 
 @ r0 to, r1 from, r2 bytes; `to` may overlap `from` from below.
@@ -521,3 +543,155 @@ depthwise pith_helium_depthwise_1, 0, 4
 depthwise pith_helium_depthwise_1_wide, 1, 4
 depthwise pith_helium_depthwise_2, 0, 8
 depthwise pith_helium_depthwise_2_wide, 1, 8
+
+@ ---- Element by element ---------------------------------------------------------------------------------------------------------------
+@
+@ r0 is `Add`: 0 lhs  4 rhs  8 output  12 elements  16 lhs multiplier  20 rhs multiplier  24 constant  28 -shift  32 zero point
+@ 36 lowest  40 highest.
+
+
+@ Eight elements; `t` predicates what touches memory, and only that: lanes of 32 bits hold halves of two elements' predicates.
+.macro add_eight wide, t
+.ifnb \t
+    vpstt
+.endif
+    vldrb\t\().s16 q0, [r0], #8
+    vldrb\t\().s16 q2, [r1], #8
+    vmovlt.s16 q1, q0
+    vmovlb.s16 q0, q0
+    vmovlt.s16 q3, q2
+    vmovlb.s16 q2, q2
+    vmlas.s32 q1, q4, r6
+    vmlas.s32 q0, q4, r6
+    vmla.s32 q1, q3, r5
+    vmla.s32 q0, q2, r5
+    vshl.s32 q1, r7
+    vshl.s32 q0, r7
+    vqmovnb.s32 q0, q0
+    vqmovnt.s32 q0, q1
+    vqadd.s16 q0, q0, r8
+    vqmovnb.s16 q0, q0
+.if \wide
+    vmax.s8 q0, q0, q5
+    vmin.s8 q0, q0, q6
+.endif
+.ifnb \t
+    vpst
+.endif
+    vstrb\t\().16 q0, [r2], #8
+.endm
+
+.macro addition name, wide
+function \name
+    push {r4-r8, lr}
+    vpush {d8-d13}
+    ldrd r4, r5, [r0, #16]
+    ldrd r6, r7, [r0, #24]
+    ldr r8, [r0, #32]
+    vdup.32 q4, r4
+    ldr r3, [r0, #12]
+.if \wide
+    ldrd r1, r2, [r0, #36]
+    vdup.8 q5, r1
+    vdup.8 q6, r2
+.endif
+    ldrd r1, r2, [r0, #4]
+    ldr r0, [r0]
+    lsrs r4, r3, #3
+    wls lr, r4, 2f
+1:
+    add_eight \wide
+    le lr, 1b
+2:
+    ands r3, r3, #7
+    beq 3f
+    vctp.16 r3
+    add_eight \wide, t
+3:
+    vpop {d8-d13}
+    pop {r4-r8, pc}
+.endm
+
+addition pith_helium_add, 0
+addition pith_helium_add_wide, 1
+
+@ r0 input, r1 distance of rows, r2 rows, r3 sums, [sp] how many sums.
+function pith_helium_sum_rows
+    push {r4, r5, r6, lr}
+    vpush {d8-d9}
+    ldr r4, [sp, #32]
+    b 3f
+1:
+    mov r5, r0
+    vldrw.u32 q0, [r3]
+    vldrw.u32 q1, [r3, #16]
+    vldrw.u32 q2, [r3, #32]
+    vldrw.u32 q3, [r3, #48]
+    dls lr, r2
+2:
+    vldrb.s32 q4, [r5]
+    vadd.i32 q0, q0, q4
+    vldrb.s32 q4, [r5, #4]
+    vadd.i32 q1, q1, q4
+    vldrb.s32 q4, [r5, #8]
+    vadd.i32 q2, q2, q4
+    vldrb.s32 q4, [r5, #12]
+    vadd.i32 q3, q3, q4
+    add r5, r1
+    le lr, 2b
+    vstrw.32 q0, [r3], #16
+    vstrw.32 q1, [r3], #16
+    vstrw.32 q2, [r3], #16
+    vstrw.32 q3, [r3], #16
+    adds r0, #16
+3:
+    subs r4, #16
+    bhs 1b
+    adds r4, #16
+    beq 6f
+4:
+    vctp.32 r4
+    mov r5, r0
+    vpst
+    vldrwt.u32 q0, [r3]
+    dls lr, r2
+5:
+    vpst
+    vldrbt.s32 q4, [r5]
+    vadd.i32 q0, q0, q4
+    add r5, r1
+    le lr, 5b
+    vpst
+    vstrwt.32 q0, [r3], #16
+    adds r0, #4
+    subs r4, #4
+    bhi 4b
+6:
+    vpop {d8-d9}
+    pop {r4, r5, r6, pc}
+
+@ r0 input, r1 distance of rows, r2 rows, r3 maxima, [sp] how many.
+function pith_helium_max_rows
+    push {r4, r5, r6, lr}
+    ldr r4, [sp, #16]
+1:
+    vctp.8 r4
+    mov r5, r0
+    vpst
+    vldrbt.u8 q0, [r3]
+    dls lr, r2
+2:
+    vpst
+    vldrbt.u8 q1, [r5]
+    vmax.s8 q0, q0, q1
+    add r5, r1
+    le lr, 2b
+    vpst
+    vstrbt.8 q0, [r3], #16
+    adds r0, #16
+    subs r4, #16
+    bhi 1b
+    pop {r4, r5, r6, pc}
+
+@ Assembly of other crates may be put behind this.
+.purgem function

@@ -147,12 +147,21 @@ impl Sum {
 }
 
 /// See [`generic::add`].
-pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+#[cfg_attr(not(pith_helium), allow(unused_mut))]
+pub fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
+    #[cfg(pith_helium)]
+    if helium::add(sum, &mut memory, rhs) {
+        return;
+    }
     generic::add(sum, memory, rhs);
 }
 
 /// See [`generic::max_rows`].
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
+    #[cfg(pith_helium)]
+    if helium::max_rows(input, step, rows, out) {
+        return;
+    }
     generic::max_rows(input, step, rows, out);
 }
 
@@ -175,5 +184,9 @@ pub fn spread(from: &[i8], len: usize, to: &mut [i8], step: usize) {
 
 /// See [`generic::sum_rows`].
 pub fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
+    #[cfg(pith_helium)]
+    if helium::sum_rows(input, step, rows, acc) {
+        return;
+    }
     generic::sum_rows(input, step, rows, acc);
 }
