@@ -13,18 +13,26 @@ use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
 use crate::kernels::{self, Memory, Output, Windows};
 
-/// Rows of a linear layer that are copied and multiplied together.
-const ROWS: usize = 2;
+/// Pixels that are copied and multiplied together where a window is one pixel.
+const PIXELS: usize = 8;
 
 /// Scratch bytes of a convolution: the ring, and what a kernel reads of the padding of `k` behind the last window.
 pub(super) fn conv_scratch_bytes(c: &op::Conv, bits: u8) -> usize {
     let k = c.kernel_h as usize * c.kernel_w as usize * c.in_c as usize;
+    if is_pointwise(c) {
+        return pixels_scratch_bytes(bits, k, c.out_h as usize * c.out_w as usize);
+    }
     (ring_row(c) * c.kernel_h as usize + Layout::Rows.padded_k(bits, k) - k).next_multiple_of(4)
 }
 
 /// Scratch bytes of a linear layer.
 pub(super) fn linear_scratch_bytes(l: &op::Linear, bits: u8) -> usize {
-    Layout::Rows.padded_k(bits, l.k as usize) * ROWS.min(l.rows as usize)
+    pixels_scratch_bytes(bits, l.k as usize, l.rows as usize)
+}
+
+/// Whether output pixel `i` reads input pixel `i` alone.
+fn is_pointwise(c: &op::Conv) -> bool {
+    has_one_tap(c) && [c.stride_h, c.stride_w] == [1; 2] && c.in_w == c.out_w
 }
 
 /// `output[y, x, oc]`, see [`op::Conv`] and [`crate::format::blocks`].
@@ -36,6 +44,9 @@ pub(super) fn conv(
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
+    if is_pointwise(c) {
+        return pixels(c.out_h as usize * c.out_w as usize, memory, blocks, to, scratch);
+    }
     let [in_h, in_w, in_c, kernel_h, stride_h, pad_top, pad_left] =
         [c.in_h, c.in_w, c.in_c, c.kernel_h, c.stride_h, c.pad_top, c.pad_left].map(usize::from);
     let (in_row, out_row) = (in_w * in_c, c.out_w as usize * blocks.n());
@@ -77,22 +88,31 @@ pub(super) fn conv(
 /// `output[row, n]`, see [`op::Linear`] and [`crate::format::blocks`].
 pub(super) fn linear(
     l: &op::Linear,
-    mut memory: Memory<'_>,
+    memory: Memory<'_>,
     blocks: &Blocks<'_>,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
+    pixels(l.rows as usize, memory, blocks, to, scratch)
+}
+
+/// Runs of `k` activations one after another, `count` times. What has no room for the padding of `k` or is overwritten goes through scratch memory.
+fn pixels(count: usize, mut memory: Memory<'_>, blocks: &Blocks<'_>, to: Output, scratch: &mut [i8]) -> Option<()> {
     let (k, step, n) = (blocks.k(), blocks.padded_k(), blocks.n());
     let windows = Windows::new(blocks, to);
     if let (true, Memory::Apart(input, output)) = (k == step, &mut memory) {
         windows.multiply(input, k, output);
         return Some(());
     }
-    for first in (0..l.rows as usize).step_by(ROWS) {
-        let rows = ROWS.min(l.rows as usize - first);
-        let copy = scratch.get_mut(..rows * step)?;
-        kernels::spread(memory.input().get(first * k..(first + rows) * k)?, k, copy, step);
-        windows.multiply(copy, step, memory.output().get_mut(first * n..(first + rows) * n)?);
+    for first in (0..count).step_by(PIXELS) {
+        let taken = PIXELS.min(count - first);
+        let copy = scratch.get_mut(..taken * step)?;
+        kernels::spread(memory.input().get(first * k..(first + taken) * k)?, k, copy, step);
+        windows.multiply(copy, step, memory.output().get_mut(first * n..(first + taken) * n)?);
     }
     Some(())
+}
+
+fn pixels_scratch_bytes(bits: u8, k: usize, count: usize) -> usize {
+    Layout::Rows.padded_k(bits, k) * PIXELS.min(count)
 }
