@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Memory, Output, Sum};
+use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
 
@@ -26,6 +26,7 @@ unsafe extern "C" {
     fn pith_helium_depthwise_1_wide(_: &Depthwise);
     fn pith_helium_depthwise_2(_: &Depthwise);
     fn pith_helium_depthwise_2_wide(_: &Depthwise);
+    fn pith_helium_depthwise_row(_: &Row);
     fn pith_helium_add(_: &Add);
     fn pith_helium_add_wide(_: &Add);
     fn pith_helium_sum_rows(input: *const i8, step: usize, rows: usize, acc: *mut i32, len: usize);
@@ -312,6 +313,74 @@ impl Planes<'_> {
         }
         Some(())
     }
+}
+
+/// What [`depthwise_row`]'s kernel reads, in the order of its frame.
+#[repr(C)]
+struct Row {
+    first: *const i8,
+    row: usize,
+    ring_end: *const i8,
+    ring_bytes: usize,
+    kernel_h: usize,
+    kernel_w: usize,
+    step: usize,
+    channels: usize,
+    weights: *const i8,
+    bias: *const i32,
+    multiplier: *const i32,
+    shift: *const u8,
+    zero_point: i32,
+    min: i32,
+    max: i32,
+    output: *mut i8,
+    width: usize,
+    left: usize,
+    unused: [usize; 2],
+}
+
+/// See [`super::generic::depthwise_row`]. False if a length is wrong or the output stage is too special.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) -> bool {
+    let DepthwiseRow { row, first, kernel_h, kernel_w, stride_w, channels, .. } = *r;
+    let width = r.output.len() / channels.max(1);
+    let read = |width: usize| (width - 1).checked_mul(stride_w)?.checked_add(kernel_w)?.checked_mul(channels);
+    let served = [channels, width, kernel_h, kernel_w].iter().all(|&dim| dim > 0)
+        && first < kernel_h
+        && read(width).is_some_and(|read| read <= row)
+        && row.checked_mul(kernel_h).is_some_and(|bytes| bytes <= r.ring.len())
+        && r.weights.len() >= kernel_h * kernel_w * channels
+        && [r.bias.len(), r.multiplier.len(), r.shift.len()].iter().all(|&len| len >= channels)
+        && ZERO_POINTS.contains(&r.to.zero_point)
+        && r.multiplier.iter().zip(r.shift).all(|(&multiplier, &shift)| rescales(multiplier, shift));
+    if !served {
+        return false;
+    }
+    let call = Row {
+        first: r.ring.as_ptr().wrapping_add(first * row),
+        row,
+        ring_end: r.ring.as_ptr().wrapping_add(kernel_h * row),
+        ring_bytes: kernel_h * row,
+        kernel_h,
+        kernel_w,
+        step: stride_w * channels,
+        channels,
+        weights: r.weights.as_ptr(),
+        bias: r.bias.as_ptr(),
+        multiplier: r.multiplier.as_ptr(),
+        shift: r.shift.as_ptr(),
+        zero_point: r.to.zero_point,
+        min: r.to.min.into(),
+        max: r.to.max.into(),
+        output: r.output.as_mut_ptr(),
+        width,
+        left: channels,
+        unused: [0; 2],
+    };
+    // SAFETY: `kernel_h` rows lie in the ring, from `first` on and around its end; of each, windows reach `read(width)` elements far. Weights
+    // and output stage have `channels` elements a tap and `width` pixels lie in the output (all checked above). Lanes beyond the last channel
+    // neither read nor write.
+    unsafe { pith_helium_depthwise_row(&call) };
+    true
 }
 
 /// What the addition reads.

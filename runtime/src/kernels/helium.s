@@ -544,6 +544,109 @@ depthwise pith_helium_depthwise_1_wide, 1, 4
 depthwise pith_helium_depthwise_2, 0, 8
 depthwise pith_helium_depthwise_2_wide, 1, 8
 
+@ Windows of any size: four channels in lanes, rows of the input from a ring. The frame: 0 lowest (16)   16 highest (16)   then `Row`:
+@   32 first row of a window  36 bytes of a row  40 end of the ring  44 its bytes   48 kernel_h  52 kernel_w   56 step  60 channels
+@   64 weights  68 bias  72 multiplier  76 shift  80 zero point  84 lowest  88 highest  92 output  96 width  100 channels left
+
+function pith_helium_depthwise_row
+    push {r4-r11, lr}
+    vpush {d8-d15}
+    sub sp, #116
+    vldrw.u32 q0, [r0]
+    vldrw.u32 q1, [r0, #16]
+    vldrw.u32 q2, [r0, #32]
+    vldrw.u32 q3, [r0, #48]
+    vldrw.u32 q4, [r0, #64]
+    vstrw.32 q0, [sp, #32]
+    vstrw.32 q1, [sp, #48]
+    vstrw.32 q2, [sp, #64]
+    vstrw.32 q3, [sp, #80]
+    vstrw.32 q4, [sp, #96]
+    ldrd r0, r1, [sp, #84]
+    vdup.8 q0, r0
+    vdup.8 q1, r1
+    vstrw.32 q0, [sp]
+    vstrw.32 q1, [sp, #16]
+    ldr r10, [sp, #80]
+    ldr r12, [sp, #60]
+1:
+    ldr r0, [sp, #100]
+    vctp.32 r0
+    ldrd r1, r2, [sp, #68]
+    ldr r3, [sp, #76]
+    vpstt
+    vldrwt.u32 q1, [r1], #16
+    vldrwt.u32 q4, [r2], #16
+    vpst
+    vldrbt.u32 q7, [r3], #4
+    strd r1, r2, [sp, #68]
+    str r3, [sp, #76]
+    vmov.i32 q3, #32
+    vsub.i32 q7, q3, q7
+    doublings q7
+    ldrd r1, r11, [sp, #92]
+    ldr r9, [sp, #32]
+2:
+    vmov q0, q1
+    ldr r3, [sp, #64]
+    ldr r5, [sp, #48]
+    mov r4, r9
+3:
+    ldr r0, [sp, #52]
+    mov r6, r4
+    dls lr, r0
+4:
+    vpstt
+    vldrbt.s32 q5, [r6]
+    vldrbt.s32 q6, [r3]
+    add r6, r12
+    add r3, r12
+    vmul.i32 q5, q5, q6
+    vadd.i32 q0, q0, q5
+    le lr, 4b
+    ldrd r0, r7, [sp, #36]
+    add r4, r0
+    cmp r4, r7
+    blo 5f
+    ldr r0, [sp, #44]
+    subs r4, r4, r0
+5:
+    subs r5, #1
+    bne 3b
+    vldrw.u32 q5, [sp]
+    vldrw.u32 q6, [sp, #16]
+    vqshl.s32 q0, q0, q2
+    vmulh.s32 q0, q0, q4
+    vrshl.s32 q0, q0, q7
+    vqmovnb.s32 q0, q0
+    vqadd.s16 q0, q0, r10
+    vqmovnb.s16 q0, q0
+    vmax.s8 q0, q0, q5
+    vmin.s8 q0, q0, q6
+    vpst
+    vstrbt.32 q0, [r1]
+    ldr r0, [sp, #56]
+    add r1, r12
+    add r9, r0
+    subs r11, #1
+    bne 2b
+    ldr r0, [sp, #32]
+    ldr r1, [sp, #64]
+    ldr r2, [sp, #92]
+    ldr r3, [sp, #100]
+    adds r0, #4
+    adds r1, #4
+    adds r2, #4
+    str r0, [sp, #32]
+    str r1, [sp, #64]
+    str r2, [sp, #92]
+    subs r3, #4
+    str r3, [sp, #100]
+    bhi 1b
+    add sp, #116
+    vpop {d8-d15}
+    pop {r4-r11, pc}
+
 @ ---- Element by element ---------------------------------------------------------------------------------------------------------------
 @
 @ r0 is `Add`: 0 lhs  4 rhs  8 output  12 elements  16 lhs multiplier  20 rhs multiplier  24 constant  28 -shift  32 zero point

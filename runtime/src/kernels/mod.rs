@@ -114,6 +114,10 @@ pub struct DepthwiseRow<'a> {
 
 /// See [`generic::depthwise_row`].
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
+    #[cfg(pith_helium)]
+    if helium::depthwise_row(row) {
+        return;
+    }
     generic::depthwise_row(row);
 }
 
