@@ -235,15 +235,14 @@ impl View<'_, '_> {
         self.dims(c.output, &[c.out_h, c.out_w, c.out_c])
     }
 
-    /// The weights' constant if it lies in blocks, whose bytes, zero point and scratch memory are then checked. The record has no channels.
-    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16, input: u16) -> Result<bool, &'static str> {
+    /// The weights' constant if it lies in blocks, whose bytes and scratch memory are then checked. The record has no channels.
+    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16) -> Result<bool, &'static str> {
         let Ok(&constant) = self.find(weights, Constant::KIND_BLOCKS) else { return Ok(false) };
         let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
         let (n, k) = ops::matrix_shape(op).ok_or("weight shape")?;
         ensure(channels == NONE, "channels: weights in blocks bring their own")?;
         ensure(constant.len as u64 == n as u64 * k as u64, "weight shape")?;
         Blocks::new_checked(layout, constant.bits, n, k, self.model.constant_bytes(weights))?;
-        self.zero_is_int8(input)?;
         let needed = ops::scratch_bytes(op, &constant, false);
         ensure(
             self.head.scratch_bytes as usize >= needed && self.head.scratch_offset.is_multiple_of(4),
@@ -272,7 +271,9 @@ impl View<'_, '_> {
         let columns = reach(c.out_w, c.stride_w, c.kernel_w, c.pad_left, c.in_w);
         let ring = columns * c.in_c as u64 * c.kernel_h as u64;
         ensure(rows.max(ring) <= i32::MAX as u64 / 2, "window: it reaches too far")?;
-        self.blocks(op, c.weights, c.channels, c.input)?;
+        // Borders of the ring hold it.
+        self.zero_is_int8(c.input)?;
+        self.blocks(op, c.weights, c.channels)?;
         self.memory(&[c.input], c.output, ops::runs_in_place(c))
     }
 
@@ -303,7 +304,7 @@ impl View<'_, '_> {
         ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.elements(l.input, &[l.rows, l.k])?;
         self.elements(l.output, &[l.rows, l.n])?;
-        if self.blocks(op, l.weights, l.channels, l.input)? {
+        if self.blocks(op, l.weights, l.channels)? {
             // All of a row is read before anything is written.
             return self.memory(&[l.input], l.output, l.rows == 1 || l.n <= l.k);
         }
