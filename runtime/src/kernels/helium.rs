@@ -1,10 +1,11 @@
 //! Cortex-M55 and M85: Helium. Its assembly is in `helium.s`; here every kernel has a safe function that checks what it may touch.
 //!
 //! The compiler knows no Helium, so kernels are functions of assembly. They leave vector registers as the calling convention wants; that the
-//! vector unit is on is the program's business, see `firmware/src/bin/infer.rs`.
+//! vector unit is on is the program's business, see `firmware/src/vector.rs`.
 //!
 //! - **Windows times a matrix**: VMLADAVA adds 16 products at a time to one of eight sums; of 16 `k`, four rows times two windows take 14
 //!   instructions, 0.11 a product. With one window (linear layers) eight rows take 17.
+//! - **Depthwise**: a window of up to 4x4 is one vector, see [`Planes`]; larger ones have channels in lanes.
 //! - **Output stage**: VMULH gives the high word of `acc * multiplier`, VRSHL shifts it right and rounds. For a shift of at least 33 that is
 //!   exactly [`crate::fixed::requantize`]; below, see [`Blocks::rescales_by_high_word`].
 

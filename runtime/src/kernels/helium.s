@@ -797,4 +797,7 @@ function pith_helium_max_rows
     pop {r4, r5, r6, pc}
 
 @ Assembly of other crates may be put behind this.
-.purgem function
+.irp name, function, enter, leave, doublings, stage, step_x2, windows_x2, step_x1, windows_x1, depthwise, add_eight, addition
+.purgem \name
+.endr
+.text
