@@ -11,6 +11,8 @@ pub mod counter;
 pub mod host;
 pub mod model;
 pub mod stack;
+#[cfg(feature = "helium")]
+pub mod vector;
 
 use embedded_hal::digital::OutputPin;
 use pith::Engine;

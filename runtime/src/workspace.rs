@@ -433,8 +433,9 @@ impl Step {
                     let (head, weights) = block.split_at_mut_checked(Shape::stage_bytes(shape.lanes))?;
                     let lane = channel % shape.lanes;
                     let mut sum = 0i32;
-                    for k in 0..runs * run {
-                        let w = source.weight(channel * runs * run + k, channel, k);
+                    for column in 0..runs * run {
+                        let k = source.layout.map_or(column, |layout| ops::matrix_column(op, layout, column));
+                        let w = source.weight(channel * runs * run + k, channel, column);
                         let at = k / run * padded + k % run;
                         sum = sum.wrapping_add(surplus(w, at & 2 != 0));
                         put(weights, (at / row * shape.lanes + lane) * row + at % row, w)?;
@@ -478,6 +479,8 @@ enum Weights<'m> {
 
 struct Source<'m> {
     weights: Weights<'m>,
+    /// Order of the columns of blocks.
+    layout: Option<Layout>,
     /// What sums still have to be made up for.
     zero_point: i32,
 }
@@ -495,13 +498,14 @@ impl<'m> Source<'m> {
             Some(layout) => {
                 let (n, k) = ops::matrix_shape(op)?;
                 let blocks = Blocks::new(layout, constant.bits, n, k, bytes);
-                Some(Source { weights: Weights::Blocks(blocks), zero_point: 0 })
+                Some(Source { weights: Weights::Blocks(blocks), layout: Some(layout), zero_point: 0 })
             }
             None => {
                 let packed = Packed { bytes, bits: constant.bits };
                 let channels = Channels::new(model.constant_bytes(channels), n);
                 Some(Source {
                     weights: Weights::RowMajor(packed, channels),
+                    layout: None,
                     zero_point: model.tensor(input).zero_point,
                 })
             }

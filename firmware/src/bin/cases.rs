@@ -34,6 +34,8 @@ fn main() -> ! {
 }
 
 fn run() -> Result<(u32, u32), &'static str> {
+    #[cfg(feature = "helium")]
+    pith_firmware::vector::switch_on(&mut cortex_m::Peripherals::take().ok_or("peripherals are taken")?.SCB);
     let memory = || cortex_m::singleton!(: [Aligned<[u8; BYTES]>; 3] = [Aligned([0; BYTES]); 3]);
     let [model, data, arena] = memory().ok_or("the memory is taken")?;
     let mut cases = HostFile::open(c"cases.bin").map_err(|_| "no cases.bin")?;

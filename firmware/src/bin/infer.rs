@@ -34,6 +34,8 @@ fn main() -> ! {
 
 fn run() -> Result<(), &'static str> {
     let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
+    #[cfg(feature = "helium")]
+    pith_firmware::vector::switch_on(&mut core.SCB);
     let model = Model::parse_using::<USES>(file()).map_err(|_| "the model is not valid")?;
     let arena =
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;

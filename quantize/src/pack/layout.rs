@@ -46,8 +46,9 @@ fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantS
     let word = |at: usize| i32::from_le_bytes([channels[at], channels[at + 1], channels[at + 2], channels[at + 3]]);
     let stage = |row: usize| (word(4 * row), word(4 * (n + row)), channels[8 * n + row]);
     let packed = Packed { bytes: &weights.bytes, bits };
+    let weight = |row: usize, column: usize| packed.get(row * k + ops::matrix_column(op, layout, column));
     let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
-    blocks::emit(layout, bits, (n, k), zero_point, |row, column| packed.get(row * k + column), stage, &mut bytes);
+    blocks::emit(layout, bits, (n, k), zero_point, weight, stage, &mut bytes);
     let record = Constant {
         kind: Constant::KIND_BLOCKS,
         layout: layout.code(),

@@ -7,6 +7,9 @@
 //! for each run of `depth` consecutive k:  for each row:  `depth` weights
 //! ```
 //!
+//! A shift `s` is stored as itself; [`Layout::Rows`] stores `32 - s`, the amount by which Helium shifts a high word left. There `k` goes along the
+//! columns of a window, `[kernel_w, kernel_h, in_c]`, see [`Layout::column`]; elsewhere it is row-major.
+//!
 //! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
 //! The input's zero point is folded into the bias: `acc = bias + sum q * w` over **all** taps, where a tap outside of the input reads the
 //! zero point. That equals the row-major meaning, since sums wrap.
@@ -23,7 +26,8 @@ pub enum Layout {
     Pairs,
     /// Four rows by four `k`, stored as `w + 128`: 32 bytes within reach of one LDRB base register of a Cortex-M0.
     Quads,
-    /// Four rows by sixteen `k`: one vector register of Helium.
+    /// Four rows by sixteen `k`: one vector register of Helium. Columns of a window lie side by side, so that windows overlap in memory as
+    /// they do in the input.
     Rows,
 }
 
@@ -75,6 +79,25 @@ impl Layout {
     /// `k` with its padding.
     pub const fn padded_k(self, bits: u8, k: usize) -> usize {
         k.next_multiple_of(self.depth(bits))
+    }
+
+    /// Row-major index of column `k` of a matrix whose rows are windows of `[kernel_h, kernel_w, in_c]`.
+    pub const fn column(self, [kernel_h, kernel_w, in_c]: [usize; 3], k: usize) -> usize {
+        match self {
+            Layout::Rows => {
+                let (tap, channel) = (k / in_c, k % in_c);
+                (tap % kernel_h * kernel_w + tap / kernel_h) * in_c + channel
+            }
+            _ => k,
+        }
+    }
+
+    /// A shift as it is stored, and back.
+    const fn stored_shift(self, shift: u8) -> u8 {
+        match self {
+            Layout::Rows => 32u8.wrapping_sub(shift),
+            _ => shift,
+        }
     }
 
     /// Bytes of a block's output stage.
@@ -179,7 +202,8 @@ impl<'a> Blocks<'a> {
         let (rows, block) = (self.layout.rows(), self.block(row));
         let lane = row % rows;
         let word = |at: usize| block.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
-        (word(4 * lane), word(4 * (rows + lane)), block.get(8 * rows + lane).copied().unwrap_or(1))
+        let shift = block.get(8 * rows + lane).map_or(1, |&shift| self.layout.stored_shift(shift));
+        (word(4 * lane), word(4 * (rows + lane)), shift)
     }
 
     /// One weight; `k` may lie in the padding.
@@ -203,7 +227,8 @@ impl<'a> Blocks<'a> {
                 return false;
             };
             let small = |multiplier: i32| multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
-            shifts.iter().zip(multipliers.as_chunks().0).all(|(&shift, &multiplier)| {
+            shifts.iter().zip(multipliers.as_chunks().0).all(|(&stored, &multiplier)| {
+                let shift = self.layout.stored_shift(stored);
                 (33..=largest).contains(&shift) || (25..=32).contains(&shift) && small(i32::from_le_bytes(multiplier))
             })
         })
@@ -277,7 +302,7 @@ pub fn emit(
             };
             write(4 * lane, &folded.to_le_bytes());
             write(4 * (rows + lane), &multiplier.to_le_bytes());
-            write(8 * rows + lane, &[shift]);
+            write(8 * rows + lane, &[layout.stored_shift(shift)]);
         }
     }
 }

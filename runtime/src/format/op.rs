@@ -389,6 +389,7 @@ pub mod kind {
 /// An operator as a value; its kinds in the file are [`Op::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each variant is documented by its record
+#[repr(u32)] // a tag of a word, so that records are copied by words
 pub enum Op<'a> {
     Conv(Conv),
     Depthwise(Conv),

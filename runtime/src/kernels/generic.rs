@@ -144,6 +144,33 @@ pub fn matrix<const USES: u64>(
     }
 }
 
+/// Matrix in blocks times windows: `output[i, row] = stage(bias[row] + sum_k activations[i * step + k] * weight[row][k])`, wrapping.
+pub fn windows(blocks: &Blocks<'_>, activations: &[i8], step: usize, to: Output, output: &mut [i8]) {
+    for (i, out) in output.chunks_exact_mut(blocks.n().max(1)).enumerate() {
+        let window = activations.get(i * step..).unwrap_or(&[]);
+        for (row, out) in out.iter_mut().enumerate() {
+            let (bias, multiplier, shift) = blocks.stage(row);
+            let taps = window.iter().take(blocks.k()).enumerate();
+            let sum = taps.fold(bias, |acc, (k, &q)| acc.wrapping_add(blocks.weight(row, k).wrapping_mul(q as i32)));
+            *out = to.stage(sum, multiplier, shift);
+        }
+    }
+}
+
+/// `data[i] = data[i + by]`; the last `by` elements stay.
+pub fn shift(data: &mut [i8], by: usize) {
+    if by <= data.len() {
+        data.copy_within(by.., 0);
+    }
+}
+
+/// Copies runs of `len` elements apart: the `i`th goes to `to[i * step ..]`.
+pub fn spread(from: &[i8], len: usize, to: &mut [i8], step: usize) {
+    for (from, to) in from.chunks_exact(len.max(1)).zip(to.chunks_mut(step.max(1))) {
+        to.iter_mut().zip(from).for_each(|(to, &q)| *to = q);
+    }
+}
+
 /// Writes a run of activations into a patch of pairs and returns its sum.
 pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
     let mut sum = 0;

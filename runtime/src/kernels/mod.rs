@@ -6,14 +6,18 @@ mod aarch64;
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
 pub mod generic;
+#[cfg(pith_helium)]
+pub mod helium;
 #[cfg(pith_desktop)]
 pub mod lanes;
 pub mod patch;
+mod windows;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
+pub use windows::Windows;
 
 /// Memory of an operator that may work in place.
 #[derive(Debug)]
@@ -119,6 +123,10 @@ pub struct DepthwiseRow<'a> {
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
     #[cfg(pith_dsp)]
     arm_dsp::depthwise_row(row);
+    #[cfg(pith_helium)]
+    if helium::depthwise_row(row) {
+        return;
+    }
     #[cfg(not(pith_dsp))]
     generic::depthwise_row(row);
 }
@@ -197,9 +205,14 @@ impl Sum {
 }
 
 /// See [`generic::add`]; the kernel that the crate was compiled with.
-fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
+#[cfg_attr(not(pith_helium), allow(unused_mut))]
+fn add(sum: &Sum, mut memory: Memory<'_>, rhs: &[i8]) {
     #[cfg(pith_dsp)]
     arm_dsp::add(sum, memory, rhs);
+    #[cfg(pith_helium)]
+    if helium::add(sum, &mut memory, rhs) {
+        return;
+    }
     #[cfg(not(pith_dsp))]
     generic::add(sum, memory, rhs);
 }
@@ -208,14 +221,39 @@ fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
 pub fn max_rows(input: &[i8], step: usize, rows: usize, out: &mut [i8]) {
     #[cfg(pith_dsp)]
     arm_dsp::max_rows(input, step, rows, out);
+    #[cfg(pith_helium)]
+    if helium::max_rows(input, step, rows, out) {
+        return;
+    }
     #[cfg(not(pith_dsp))]
     generic::max_rows(input, step, rows, out);
+}
+
+/// See [`generic::shift`].
+pub fn shift(data: &mut [i8], by: usize) {
+    #[cfg(pith_helium)]
+    helium::shift(data, by);
+    #[cfg(not(pith_helium))]
+    generic::shift(data, by);
+}
+
+/// See [`generic::spread`].
+pub fn spread(from: &[i8], len: usize, to: &mut [i8], step: usize) {
+    #[cfg(pith_helium)]
+    if helium::spread(from, len, to, step) {
+        return;
+    }
+    generic::spread(from, len, to, step);
 }
 
 /// See [`generic::sum_rows`]; the kernel that the crate was compiled with.
 fn sum_rows(input: &[i8], step: usize, rows: usize, acc: &mut [i32]) {
     #[cfg(pith_dsp)]
     arm_dsp::sum_rows(input, step, rows, acc);
+    #[cfg(pith_helium)]
+    if helium::sum_rows(input, step, rows, acc) {
+        return;
+    }
     #[cfg(not(pith_dsp))]
     generic::sum_rows(input, step, rows, acc);
 }

@@ -4,7 +4,8 @@
 //! |---|---|---|---|
 //! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
 //! | `Quads` | i32 | one | `q` |
-//! | `Rows` | i8 | one after another | `q` |
+//!
+//! `Rows` has no patches, see [`super::Windows`].
 //!
 //! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
 
@@ -16,8 +17,8 @@ use crate::uses::has_blocks;
 /// Pixels that a matrix kernel multiplies together.
 pub const fn pixels(layout: Layout) -> usize {
     match layout {
-        Layout::Pairs | Layout::Rows => 3,
-        Layout::Quads => 1,
+        Layout::Pairs => 3,
+        _ => 1,
     }
 }
 
@@ -25,8 +26,7 @@ pub const fn pixels(layout: Layout) -> usize {
 pub const fn element_bytes(layout: Layout) -> usize {
     match layout {
         Layout::Pairs => 2,
-        Layout::Quads => 4,
-        Layout::Rows => 1,
+        _ => 4,
     }
 }
 
@@ -124,7 +124,6 @@ pub struct Patches<'s, const USES: u64> {
     layout: Layout,
     bits: u8,
     pixels: usize,
-    padded_k: usize,
     memory: &'s mut [i8],
     /// Whether a kernel of the instruction set serves.
     #[cfg_attr(not(pith_dsp), allow(dead_code))]
@@ -140,7 +139,7 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         let memory = memory.get_mut(..bytes(layout, bits, pixels, blocks.k()))?;
         memory.fill(0);
         let native = blocks.rescales_by_high_word(to.zero_point);
-        Some(Patches { layout, bits, pixels, padded_k: blocks.padded_k(), memory, native, sums: [0; 3] })
+        Some(Patches { layout, bits, pixels, memory, native, sums: [0; 3] })
     }
 
     /// Begins a pixel anew.
@@ -185,12 +184,6 @@ impl<'s, const USES: u64> Patches<'s, USES> {
                 }
                 self.sums[0] += sum;
             }
-            Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
-                if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
-                {
-                    to.copy_from_slice(run);
-                }
-            }
             _ => (),
         }
     }
@@ -203,11 +196,10 @@ impl<'s, const USES: u64> Patches<'s, USES> {
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
                 (q >> pair_shift(self.bits, self.pixels, k)) as i32
             }
-            Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
+            _ => {
                 let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 words.get(k).copied().unwrap_or(0)
             }
-            _ => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
         }
     }
 

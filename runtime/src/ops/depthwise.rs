@@ -5,6 +5,8 @@
 //! nor the difference between in place and apart. On cores with the DSP extension a filter of 3x3 works on planes instead: four channels
 //! at a time are copied apart, so that neighbours in a row can be multiplied in pairs.
 
+#[cfg(pith_helium)]
+use super::Channels;
 use super::Stage;
 use super::conv::axes;
 use crate::format::op;
@@ -24,6 +26,10 @@ pub(super) fn depthwise<W: Weights, const USES: u64>(
 ) {
     #[cfg(pith_dsp)]
     if through_planes(c, &mut memory, weights, stage, scratch).is_some() {
+        return;
+    }
+    #[cfg(pith_helium)]
+    if through_words(c, &mut memory, weights, bits, stage, scratch).is_some() {
         return;
     }
     if cfg!(pith_dsp) && USES & OTHER_DEPTHWISE == 0
@@ -63,6 +69,7 @@ pub fn wanted_bytes(c: &op::Conv, bits: u8, isa: Isa) -> Option<usize> {
     match isa {
         Isa::Generic => None,
         Isa::ArmDsp => Planes::of(c).map(|planes| planes.bytes()).or_else(|| ring_bytes(c, bits)),
+        Isa::Helium => words_bytes(c, bits).or_else(|| ring_bytes(c, bits)),
         _ => ring_bytes(c, bits),
     }
 }
@@ -193,6 +200,48 @@ fn through_planes<W: Weights>(
         }
     }
     Some(())
+}
+
+/// Scratch bytes of planes for Helium, see [`kernels::helium`]: four filters in four phases, then four planes with a word for every column.
+fn words_bytes(c: &op::Conv, bits: u8) -> Option<usize> {
+    let served = (1..=4).contains(&c.kernel_h)
+        && (1..=4).contains(&c.kernel_w)
+        && [c.dilation_h, c.dilation_w] == [1; 2]
+        && matches!(c.stride_w, 1 | 2);
+    served.then(|| FILTER_BYTES + 4 * plane_bytes(c)).and_then(|bytes| bytes.checked_add(weights_bytes(c, bits)?))
+}
+
+/// Bytes of four filters in four phases.
+const FILTER_BYTES: usize = 256;
+
+/// A window reads four columns.
+fn plane_bytes(c: &op::Conv) -> usize {
+    let read = (c.out_w.max(1) as usize - 1) * c.stride_w as usize + 4;
+    4 * read.max(c.pad_left as usize + c.in_w as usize)
+}
+
+/// Four channels after another, from the first row to the last.
+#[cfg(pith_helium)]
+fn through_words<W: Weights>(
+    c: &op::Conv,
+    memory: &mut Memory<'_>,
+    weights: W,
+    bits: u8,
+    stage: &Stage<'_>,
+    scratch: &mut [i8],
+) -> Option<()> {
+    let in_zero_point = i8::try_from(stage.in_zero_point).ok()?;
+    if matches!(memory, Memory::InPlace(_)) && !runs_in_place(c) {
+        return None;
+    }
+    let (scratch, expanded) = scratch.get_mut(..words_bytes(c, bits)?)?.split_at_mut(FILTER_BYTES + 4 * plane_bytes(c));
+    for (i, w) in expanded.iter_mut().enumerate() {
+        *w = weights.get(i);
+    }
+    let weights: &[i8] = if bits == 8 { weights.as_bytes() } else { expanded };
+    let Channels { bias, multiplier, shift } = stage.channels;
+    let planes = kernels::helium::Planes { conv: c, weights, bias, multiplier, shift, in_zero_point, to: stage.output };
+    planes.run(memory, scratch, plane_bytes(c))
 }
 
 fn through_ring<W: Weights>(

@@ -8,6 +8,7 @@
 //! written ([`runs_in_place`]). A kernel of one tap has no border and no ring: a pixel is read into its patch before anything behind it
 //! is written.
 
+use super::columns;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
 use crate::kernels::patch::{self, Patches, Rows};
@@ -35,12 +36,18 @@ impl Scratch {
 
 /// Scratch bytes of a convolution whose weights lie in blocks.
 pub fn conv_scratch_bytes(c: &op::Conv, layout: Layout, bits: u8) -> usize {
+    if layout == Layout::Rows {
+        return columns::conv_scratch_bytes(c, bits);
+    }
     let scratch = Scratch::of(c, layout, bits);
     scratch.ring + scratch.staging + scratch.patches
 }
 
 /// Scratch bytes of a linear layer whose weights lie in blocks.
 pub fn linear_scratch_bytes(l: &op::Linear, layout: Layout, bits: u8) -> usize {
+    if layout == Layout::Rows {
+        return columns::linear_scratch_bytes(l, bits);
+    }
     patch::bytes(layout, bits, linear_pixels(l, layout), l.k as usize)
 }
 
@@ -54,7 +61,7 @@ pub fn conv_fits(c: &op::Conv) -> bool {
     [c.groups, c.dilation_h, c.dilation_w] == [1; 3]
 }
 
-fn has_one_tap(c: &op::Conv) -> bool {
+pub(super) fn has_one_tap(c: &op::Conv) -> bool {
     [c.kernel_h, c.kernel_w] == [1; 2]
         && [c.pad_top, c.pad_left] == [0; 2]
         && reach(c) <= [c.in_h, c.in_w].map(usize::from)
@@ -69,7 +76,7 @@ fn reach(c: &op::Conv) -> [usize; 2] {
 }
 
 /// Elements of a row in the ring: what windows reach to, with borders on both sides.
-fn ring_row(c: &op::Conv) -> usize {
+pub(super) fn ring_row(c: &op::Conv) -> usize {
     let width = (c.pad_left as usize + c.in_w as usize)
         .max((c.out_w.max(1) as usize - 1) * c.stride_w as usize + c.kernel_w as usize);
     width * c.in_c as usize

@@ -4,6 +4,7 @@
 //! checked access, and what cannot happen after a check does nothing.
 
 mod arrange;
+mod columns;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -20,7 +21,7 @@ use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
-use crate::uses::{Weights, has, has_weights};
+use crate::uses::{Weights, has, has_blocks, has_weights};
 #[cfg(pith_desktop)]
 pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
@@ -104,6 +105,14 @@ pub fn matrix_shape(op: &Op<'_>) -> Option<(usize, usize)> {
     }
 }
 
+/// Row-major index of column `k` of a record's weight matrix in a layout.
+pub fn matrix_column(op: &Op<'_>, layout: Layout, k: usize) -> usize {
+    match op {
+        Op::Conv(c) => layout.column([c.kernel_h, c.kernel_w, c.in_c].map(usize::from), k),
+        _ => k,
+    }
+}
+
 /// Executes one operator. `arena` has at least [`Model::arena_bytes`] bytes.
 pub(crate) fn run<const USES: u64>(
     model: &Model<'_>,
@@ -120,11 +129,23 @@ pub(crate) fn run<const USES: u64>(
             Op::Conv(c) if has_weights(USES, kind::CONV, Weights::Blocks) => {
                 let zero_point = model.tensor(c.input).zero_point as i8;
                 let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
-                matrix::conv::<USES>(c, memory, zero_point, &blocks, to(c.output, c.act_min, c.act_max), scratch)
+                let to = to(c.output, c.act_min, c.act_max);
+                match blocks.layout() {
+                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
+                        columns::conv(c, memory, zero_point, &blocks, to, scratch)
+                    }
+                    _ => matrix::conv::<USES>(c, memory, zero_point, &blocks, to, scratch),
+                }
             }
             Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
                 let (memory, scratch) = arena.may_be_in_place(l.input, l.output)?;
-                matrix::linear::<USES>(l, memory, &blocks, to(l.output, l.act_min, l.act_max), scratch)
+                let to = to(l.output, l.act_min, l.act_max);
+                match blocks.layout() {
+                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
+                        columns::linear(l, memory, &blocks, to, scratch)
+                    }
+                    _ => matrix::linear::<USES>(l, memory, &blocks, to, scratch),
+                }
             }
             _ => None,
         };

@@ -198,6 +198,7 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
             }
         }
     }
+    let kernel = [c.kernel_h, c.kernel_w, c.in_c].map(usize::from);
     let case = |isa: Isa, in_place: bool, wanted: bool| -> Option<Case> {
         let fits = c.out_h as usize * c.out_w as usize * oc <= input.len();
         let in_blocks = !depthwise && ops::conv_fits(&c) && (-128..=127).contains(&zero);
@@ -211,7 +212,7 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let x = b.tensor(&shape, zero);
         let y = output(&mut b, &[c.out_h, c.out_w, c.out_c].map(usize::from), out_zero, x, in_place);
         let (w, ch) = match layout {
-            Some(layout) => (b.blocks(layout, bits, zero, &weights, &channels), NONE),
+            Some(layout) => (b.blocks(layout, bits, zero, kernel, &weights, &channels), NONE),
             None => (b.weights(&weights, bits), b.channels(&channels)),
         };
         let record = op::Conv { input: x, output: y, weights: w, channels: ch, ..c };
@@ -313,7 +314,7 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let x = b.tensor(&[rows, k], zero);
         let y = output(&mut b, &[rows, n], out_zero, x, in_place);
         let (weights, channels) = match layout {
-            Some(layout) => (b.blocks(layout, bits, zero, &weights, &channels), NONE),
+            Some(layout) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
             None => (b.weights(&weights, bits), b.channels(&channels)),
         };
         let record = Op::Linear(op::Linear {

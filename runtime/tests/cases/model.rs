@@ -81,18 +81,20 @@ impl Builder {
         self.constant(Constant::KIND_CHANNELS, 32, entries.len(), bytes)
     }
 
-    /// Row-major weights `[n, k]` with their output stage, in blocks.
+    /// Row-major weights `[n, kernel_h, kernel_w, in_c]` with their output stage, in blocks.
     pub fn blocks(
         &mut self,
         layout: Layout,
         bits: u8,
         zero_point: i32,
+        kernel: [usize; 3],
         weights: &[i8],
         entries: &[(i32, i32, u8)],
     ) -> u16 {
         let (n, k) = (entries.len(), weights.len() / entries.len());
         let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
-        emit(layout, bits, (n, k), zero_point, |row, column| weights[row * k + column], |row| entries[row], &mut bytes);
+        let weight = |row: usize, column: usize| weights[row * k + layout.column(kernel, column)];
+        emit(layout, bits, (n, k), zero_point, weight, |row| entries[row], &mut bytes);
         let id = self.constant(Constant::KIND_BLOCKS, bits, n * k, bytes);
         self.constants[id as usize].0.layout = layout.code();
         id

@@ -1,0 +1,41 @@
+//! Windows: runs of activations that lie in memory as a matrix in [`Layout::Rows`] wants them, so that nothing is collected.
+
+use super::{Output, generic};
+use crate::format::blocks::Blocks;
+#[cfg(doc)]
+use crate::format::blocks::Layout;
+
+/// A matrix and its output stage.
+#[derive(Debug)]
+pub struct Windows<'a> {
+    blocks: Blocks<'a>,
+    to: Output,
+    /// Which kernel of the instruction set serves.
+    #[cfg(pith_helium)]
+    kernel: Option<super::helium::Kernel>,
+}
+
+impl<'a> Windows<'a> {
+    /// Looks at the matrix once.
+    pub fn new(blocks: &Blocks<'a>, to: Output) -> Windows<'a> {
+        Windows {
+            blocks: *blocks,
+            to,
+            #[cfg(pith_helium)]
+            kernel: super::helium::Kernel::of(blocks, to),
+        }
+    }
+
+    /// Multiplies: the `n` elements of output pixel `i` are those of the window at `activations[i * step ..]`. Kernels may read `padded_k`
+    /// activations of a window; those beyond `k` meet weights of zero.
+    pub fn multiply(&self, activations: &[i8], step: usize, output: &mut [i8]) {
+        #[cfg(pith_helium)]
+        if self
+            .kernel
+            .is_some_and(|kernel| super::helium::windows(kernel, &self.blocks, activations, step, self.to, output))
+        {
+            return;
+        }
+        generic::windows(&self.blocks, activations, step, self.to, output);
+    }
+}
