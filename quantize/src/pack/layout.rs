@@ -66,10 +66,8 @@ fn remove_unused(program: &mut Program) {
         .iter_mut()
         .for_each(|op| op.record.constants_mut().into_iter().flatten().for_each(|id| used[*id as usize] = true));
     let mut new_id = vec![NONE; used.len()];
-    let mut next = 0;
-    for (id, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+    for (next, (id, _)) in (0..).zip(used.iter().enumerate().filter(|(_, used)| **used)) {
         new_id[id] = next;
-        next += 1;
     }
     program
         .ops
