@@ -21,6 +21,18 @@ pub fn requantize(acc: i32, multiplier: i32, shift: u8) -> i32 {
     rounded.clamp(i32::MIN as i64, i32::MAX as i64) as i32
 }
 
+/// Whether `zero_point + requantize(acc, multiplier, shift)`, clamped to an int8, may be computed from the high word of the product:
+/// `(high(acc * multiplier) + r) >> (shift - 32)` with `r = (2 * zero_point + 1) << (shift - 33)`, because the low word cannot carry. That
+/// needs a shift of at least 33 and an `r` below 2^30, as the high word is. A smaller shift is brought to 33 by doubling `acc` with saturation;
+/// where that saturates, a multiplier of at least 2^30 takes the result beyond any int8, as without.
+#[inline(always)]
+pub fn rescales_by_high_word(multiplier: i32, shift: u8, zero_point: i32) -> bool {
+    let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
+    let largest = (rounding.leading_zeros() as u8).saturating_sub(1).min(62);
+    let doubles = multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
+    (33..=largest).contains(&shift) || (25..=32).contains(&shift) && doubles
+}
+
 /// `floor((lhs * lhs_multiplier + rhs * rhs_multiplier) / 2^shift + 1/2)` in 32 bits: `lhs` and `rhs` are differences of two int8, multipliers at most
 /// [`SUM_MULTIPLIER_MAX`], so nothing overflows (out-of-range arguments wrap).
 #[inline(always)]

@@ -67,8 +67,8 @@ fn remove_unused(program: &mut Program) {
         .iter_mut()
         .for_each(|op| op.record.constants_mut().into_iter().flatten().for_each(|id| used[*id as usize] = true));
     let mut new_id = vec![NONE; used.len()];
-    for (next, (id, _)) in used.iter().enumerate().filter(|(_, used)| **used).enumerate() {
-        new_id[id] = next as u16;
+    for (next, (id, _)) in (0..).zip(used.iter().enumerate().filter(|(_, used)| **used)) {
+        new_id[id] = next;
     }
     program
         .ops

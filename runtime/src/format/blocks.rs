@@ -14,7 +14,7 @@
 //! The input's zero point is folded into the bias: `acc = bias + sum q * w` over **all** taps, where a tap outside of the input reads the
 //! zero point. That equals the row-major meaning, since sums wrap.
 
-use crate::fixed::SHIFT_RANGE;
+use crate::fixed::{SHIFT_RANGE, rescales_by_high_word};
 
 /// Largest `k` of a matrix in blocks; keeps scaled sums of narrow weights inside of 32 bits.
 pub const MAX_K: usize = 32_768;
@@ -213,24 +213,18 @@ impl<'a> Blocks<'a> {
         decode(self.layout, self.bits, raw >> bit)
     }
 
-    /// Whether a kernel may rescale every row by the high word of a product: `floor(acc * m / 2^s + 1/2) + z` is
-    /// `(high(acc * m) + r) >> (s - 32)` with `r = (2 * z + 1) << (s - 33)`, because the low word cannot carry. That needs `s >= 33` and an `r`
-    /// below 2^30, as the high word is. A smaller `s` is brought to 33 by doubling `acc` with saturation; where that saturates, a
-    /// multiplier of at least 2^30 takes the result beyond any int8, as without.
+    /// Whether every row's output stage is [`rescales_by_high_word`].
     pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
-        let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-        let largest = (rounding.leading_zeros() as u8).saturating_sub(1).min(62);
         let rows = self.layout.rows();
         self.blocks().all(|block| {
             let (Some(multipliers), Some(shifts)) = (block.get(4 * rows..8 * rows), block.get(8 * rows..9 * rows))
             else {
                 return false;
             };
-            let small = |multiplier: i32| multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
-            shifts.iter().zip(multipliers.as_chunks().0).all(|(&stored, &multiplier)| {
-                let shift = self.layout.stored_shift(stored);
-                (33..=largest).contains(&shift) || (25..=32).contains(&shift) && small(i32::from_le_bytes(multiplier))
-            })
+            let multipliers = multipliers.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
+            multipliers
+                .zip(shifts)
+                .all(|(m, &shift)| rescales_by_high_word(m, self.layout.stored_shift(shift), zero_point))
         })
     }
 }

@@ -13,6 +13,7 @@
 
 use super::patch::{Rows, sum_shift};
 use super::{DepthwiseRow, Memory, Output, Sum};
+use crate::fixed::rescales_by_high_word;
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 
@@ -1162,7 +1163,12 @@ struct TapsCall {
     run: usize,
     channels: usize,
     weights: *const i8,
-    acc: *mut [i32; 4],
+    bias: *const i32,
+    multiplier: *const i32,
+    shift: *const u8,
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+    out: *mut i8,
 }
 
 /// [`super::generic::depthwise_row`], four channels at a time; of the last ones some are computed twice.
@@ -1175,16 +1181,18 @@ pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
         && r.first < kernel_h
         && reach * channels <= row
         && row * kernel_h <= r.ring.len()
-        && kernel_h * kernel_w * channels <= r.weights.len();
+        && kernel_h * kernel_w * channels <= r.weights.len()
+        && [r.bias.len(), r.multiplier.len(), r.shift.len()].iter().all(|&len| len >= channels)
+        && r.multiplier.iter().zip(r.shift).all(|(&m, &shift)| rescales_by_high_word(m, shift, r.to.zero_point));
     if !served {
         return super::generic::depthwise_row(r);
     }
-    let lanes = |first: usize| r.bias.get(first..first + 4).and_then(|bias| <[i32; 4]>::try_from(bias).ok());
     for x in 0..width {
+        let left = r.ring.as_ptr().wrapping_add(x * r.stride_w * channels);
+        let out = r.output.as_mut_ptr().wrapping_add(x * channels);
         for first in (0..channels).step_by(4) {
             let first = first.min(channels - 4);
-            let Some(mut acc) = lanes(first) else { return };
-            let begin = r.ring.as_ptr().wrapping_add(x * r.stride_w * channels + first);
+            let begin = left.wrapping_add(first);
             let mut call = TapsCall {
                 from: begin.wrapping_add(r.first * row),
                 step: row,
@@ -1194,20 +1202,63 @@ pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
                 run: kernel_w * channels,
                 channels,
                 weights: r.weights.as_ptr().wrapping_add(first),
-                acc: &mut acc,
+                bias: r.bias.as_ptr().wrapping_add(first),
+                multiplier: r.multiplier.as_ptr().wrapping_add(first),
+                shift: r.shift.as_ptr().wrapping_add(first),
+                rounding: 2 * r.to.zero_point + 1,
+                out: out.wrapping_add(first),
             };
             // SAFETY: of every one of `kernel_h` rows, words are read at every one of `kernel_w` taps from channel `first <= channels - 4` on; the
-            // last ends at `reach * channels <= row` of a row of the ring, or inside of the weights (lengths were checked).
+            // last ends at `reach * channels <= row` of a row of the ring, or inside of the weights. Output stages have at least `channels`
+            // entries, the output `width` times as many elements; four of each are read and written from `first` on (lengths were checked).
             unsafe { taps_4(&mut call) };
-            for (i, acc) in (first..).zip(acc) {
-                if let (Some(out), Some(&multiplier), Some(&shift)) =
-                    (r.output.get_mut(x * channels + i), r.multiplier.get(i), r.shift.get(i))
-                {
-                    *out = r.to.stage(acc, multiplier, shift);
-                }
-            }
         }
     }
+    clamp(r.to, r.output);
+}
+
+/// The output stage of lane `$at`, whose sum is in `$acc`.
+macro_rules! finish_lane {
+    ($acc:literal, $word:literal, $byte:literal) => {
+        concat!(
+            "ldr r3, [r0, #",
+            $word,
+            "]\n",
+            "ldrb r4, [r1, #",
+            $byte,
+            "]\n",
+            "subs r4, r4, #33\n",
+            "bge 6f\n",
+            "5:\n",
+            "qadd ",
+            $acc,
+            ", ",
+            $acc,
+            ", ",
+            $acc,
+            "\n",
+            "adds r4, r4, #1\n",
+            "blt 5b\n",
+            "6:\n",
+            "lsl r5, r2, r4\n",
+            "add r4, r4, #1\n",
+            "smmla ",
+            $acc,
+            ", ",
+            $acc,
+            ", r3, r5\n",
+            "asr ",
+            $acc,
+            ", ",
+            $acc,
+            ", r4\n",
+            "ssat ",
+            $acc,
+            ", #8, ",
+            $acc,
+            "\n",
+        )
+    };
 }
 
 #[unsafe(naked)]
@@ -1247,8 +1298,16 @@ unsafe extern "C" fn taps_4(_: &mut TapsCall) {
         "subs r8, r8, #1",
         "str r8, [lr, #16]",
         "bne 1b",
-        "ldr r8, [lr, #32]",
-        "stm r8, {{r9-r12}}",
+        "add r3, lr, #36",
+        "ldm r3, {{r0, r1, r2, r6}}",
+        finish_lane!("r9", "0", "0"),
+        finish_lane!("r10", "4", "1"),
+        finish_lane!("r11", "8", "2"),
+        finish_lane!("r12", "12", "3"),
+        "bfi r9, r10, #8, #8",
+        "bfi r9, r11, #16, #8",
+        "bfi r9, r12, #24, #8",
+        "str r9, [r6]",
         "pop {{r4-r12, pc}}",
     )
 }
