@@ -15,6 +15,8 @@ pub enum Isa {
     ArmDsp,
     /// Cortex-M55, M85: the vector extension.
     Helium,
+    /// RISC-V, 32 bits, with multiplication.
+    RiscV,
 }
 
 impl Isa {
@@ -27,6 +29,8 @@ impl Isa {
         Isa::ArmV6M
     } else if cfg!(pith_v7m) {
         Isa::ArmV7M
+    } else if cfg!(pith_riscv) {
+        Isa::RiscV
     } else {
         Isa::Generic
     };
@@ -35,8 +39,8 @@ impl Isa {
     pub const fn layout(self) -> Option<Layout> {
         match self {
             Isa::Generic => None,
-            Isa::ArmV6M => Some(Layout::Quads),
-            Isa::ArmV7M | Isa::ArmDsp => Some(Layout::Pairs),
+            Isa::ArmV6M | Isa::ArmV7M | Isa::RiscV => Some(Layout::Quads),
+            Isa::ArmDsp => Some(Layout::Pairs),
             Isa::Helium => Some(Layout::Rows),
         }
     }

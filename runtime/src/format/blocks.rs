@@ -8,8 +8,8 @@
 //! ```
 //!
 //! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
-//! The input's zero point is folded into the bias: `acc = bias + sum q * w` over **all** taps, where a tap outside of the input reads the
-//! zero point. That equals the row-major meaning, since sums wrap.
+//! The input's zero point is folded into the bias: `acc = bias + sum (q + o) * w` over **all** taps, where a tap outside of the input reads
+//! the zero point and `o` is [`Layout::offset`]. That equals the row-major meaning, since sums wrap.
 
 use crate::fixed::SHIFT_RANGE;
 
@@ -21,7 +21,8 @@ pub const MAX_K: usize = 32_768;
 pub enum Layout {
     /// Two rows, words of 32 bits: what SXTB16 and SMLAD of a Cortex-M4 pair without reordering. 8, 4 or 2 bits.
     Pairs,
-    /// Four rows by four `k`, stored as `w + 128`: 32 bytes within reach of one LDRB base register of a Cortex-M0.
+    /// Four rows by four `k`, stored as `w + 128`, for activations `q + 128`: what LDRB loads from a base register of a Cortex-M0, and products
+    /// that fill 16 bits, so that one multiplication serves two pixels. Cores without SIMD.
     Quads,
     /// Four rows by sixteen `k`: one vector register of Helium.
     Rows,
@@ -43,6 +44,14 @@ impl Layout {
     /// The layout of a code.
     pub fn from_code(code: u8) -> Option<Layout> {
         Layout::ALL.into_iter().find(|layout| layout.code() == code)
+    }
+
+    /// What is added to activations.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Layout::Quads => 128,
+            Layout::Pairs | Layout::Rows => 0,
+        }
     }
 
     /// Rows of a block.
@@ -265,7 +274,7 @@ pub fn emit(
                     *to |= encode(layout, bits, w) << bit;
                 }
             }
-            let folded = bias.wrapping_sub(zero_point.wrapping_mul(sum));
+            let folded = bias.wrapping_sub((zero_point + layout.offset()).wrapping_mul(sum));
             let mut write = |at: usize, bytes: &[u8]| {
                 if let Some(to) = block.get_mut(at..at + bytes.len()) {
                     to.copy_from_slice(bytes);
@@ -298,7 +307,7 @@ mod tests {
                         let read: Vec<i32> = (0..blocks.padded_k()).map(|k| blocks.weight(row, k)).collect();
                         let expected = |c: usize| if c < k { value(row, c) as i32 } else { 0 };
                         assert!(read.iter().enumerate().all(|(c, &w)| w == expected(c)), "{layout:?} {bits} {n} {k}");
-                        let bias = row as i32 - 3 * read.iter().sum::<i32>();
+                        let bias = row as i32 - (3 + layout.offset()) * read.iter().sum::<i32>();
                         assert_eq!(blocks.stage(row), (bias, 7, 40));
                     }
                     assert!(blocks.rescales_by_high_word(-128));

@@ -3,8 +3,13 @@
 
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
+#[cfg(pith_v6m)]
+pub mod arm_v6m;
+#[cfg(pith_v7m)]
+pub mod arm_v7m;
 pub mod generic;
 pub mod patch;
+pub mod quads;
 
 use crate::fixed::{requantize, saturate};
 use crate::format::op;

@@ -3,29 +3,34 @@
 //! | layout | element | several pixels | scaling |
 //! |---|---|---|---|
 //! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
-//! | `Quads` | i32 | one | `q` |
+//! | `Quads` | u16, of a single pixel u8 | two, every `k` side by side: a word that one factor multiplies | `q + 128` |
 //! | `Rows` | i8 | one after another | `q` |
 //!
 //! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
 
 use super::Output;
+#[cfg(pith_v6m)]
+use super::arm_v6m as arm;
+#[cfg(pith_v7m)]
+use super::arm_v7m as arm;
 use super::generic;
+use super::quads;
 use crate::format::blocks::{Blocks, Layout};
 
 /// Pixels that a matrix kernel multiplies together.
 pub const fn pixels(layout: Layout) -> usize {
     match layout {
         Layout::Pairs | Layout::Rows => 3,
-        Layout::Quads => 1,
+        Layout::Quads => 2,
     }
 }
 
-/// Bytes of one activation in a patch.
-pub const fn element_bytes(layout: Layout) -> usize {
+/// Bytes of one `k` of so many pixels.
+pub const fn bytes_per_k(layout: Layout, pixels: usize) -> usize {
     match layout {
-        Layout::Pairs => 2,
-        Layout::Quads => 4,
-        Layout::Rows => 1,
+        Layout::Pairs => 2 * pixels,
+        Layout::Quads => pixels * pixels,
+        Layout::Rows => pixels,
     }
 }
 
@@ -57,6 +62,11 @@ pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
     (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
 }
 
+#[cfg(any(pith_v6m, pith_v7m))]
+use arm::expand;
+#[cfg(not(any(pith_v6m, pith_v7m)))]
+use quads::expand;
+
 /// Patches of some pixels, in scratch memory.
 #[derive(Debug)]
 pub struct Patches<'s> {
@@ -66,16 +76,16 @@ pub struct Patches<'s> {
     padded_k: usize,
     memory: &'s mut [i8],
     /// Whether a kernel of the instruction set serves.
-    #[cfg_attr(not(pith_dsp), allow(dead_code))]
+    #[cfg_attr(not(any(pith_dsp, pith_v6m, pith_v7m)), allow(dead_code))]
     native: bool,
-    /// `sum q` of every pixel, for weights that are stored with an offset.
+    /// Sums of activations of every pixel, for weights that are stored with an offset.
     sums: [i32; 3],
 }
 
 impl<'s> Patches<'s> {
     /// Scratch bytes.
     pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
-        layout.padded_k(bits, k) * element_bytes(layout) * pixels
+        layout.padded_k(bits, k) * bytes_per_k(layout, pixels)
     }
 
     /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`Patches::bytes`].
@@ -110,13 +120,13 @@ impl<'s> Patches<'s> {
                 self.sums[pixel % 3] += generic::expand(self.bits, to, self.pixels, pixel, k, run);
             }
             Layout::Quads => {
-                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i32>(self.memory) else { return };
-                let mut sum = 0;
-                for (to, &q) in to.iter_mut().skip(k).zip(run) {
-                    *to = q as i32;
-                    sum += q as i32;
-                }
-                self.sums[0] += sum;
+                self.sums[pixel % 3] += if self.pixels == 1 {
+                    let to = bytemuck::cast_slice_mut(self.memory.get_mut(k..).unwrap_or(&mut []));
+                    quads::offset(to, run)
+                } else {
+                    let Ok(to) = bytemuck::try_cast_slice_mut::<i8, u16>(self.memory) else { return };
+                    expand(to.get_mut(2 * k + pixel..).unwrap_or(&mut []), run)
+                };
             }
             Layout::Rows => {
                 if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
@@ -127,7 +137,7 @@ impl<'s> Patches<'s> {
         }
     }
 
-    /// Activation `k` of a pixel.
+    /// Activation `k` of a pixel, with [`Layout::offset`].
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
             Layout::Pairs => {
@@ -135,9 +145,10 @@ impl<'s> Patches<'s> {
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
                 (q >> pair_shift(self.bits, k)) as i32
             }
+            Layout::Quads if self.pixels == 1 => self.memory.get(k).copied().unwrap_or(0) as u8 as i32,
             Layout::Quads => {
-                let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
-                words.get(k).copied().unwrap_or(0)
+                let halves: &[u16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+                halves.get(2 * k + pixel).copied().unwrap_or(0) as i32
             }
             Layout::Rows => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
         }
@@ -149,6 +160,14 @@ impl<'s> Patches<'s> {
         // Kernels of an instruction set return whether they served.
         #[cfg(pith_dsp)]
         if self.native && super::arm_dsp::pairs(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+            return;
+        }
+        #[cfg(any(pith_v6m, pith_v7m))]
+        if self.native && arm::matrix(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+            return;
+        }
+        #[cfg(not(target_arch = "arm"))]
+        if quads::matrix(blocks, self.memory, self.pixels, self.sums, to, output, at) {
             return;
         }
         generic::matrix(blocks, self, self.pixels, to, output, at);

@@ -1,0 +1,537 @@
+//! Cortex-M0, M0+, M1 and M23: eight registers for arithmetic, six more that can be added to, and a multiplication of 32 bits.
+//!
+//! The matrix kernel is that of [`super::quads`]: four rows by two pixels, whose eight sums lie in two low and six high registers. LDM brings
+//! the words of two `k`; each of four rows then costs LDRB, MULS, ADD, LSRS, ADD: 41 instructions for 16 products, 2.6 each. With one
+//! pixel a row costs LDRB, MULS, ADD: 3.3.
+//!
+//! The output stage needs the high word of a product, which is put together from four of 16 bits.
+
+#![allow(unsafe_code)]
+
+use super::Output;
+use super::quads;
+use crate::format::blocks::{Blocks, Layout};
+use core::arch::naked_asm;
+
+/// What the matrix kernels read, in the order of their stack frame.
+#[repr(C)]
+struct Call {
+    /// Patches: begin and end.
+    acts: *const i8,
+    acts_end: *const i8,
+    /// Blocks of four rows: begin and end.
+    weights: *const u8,
+    weights_end: *const u8,
+    /// Where the pixels' next four outputs go.
+    out: [*mut i8; 2],
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+    /// What sums begin with.
+    low: i32,
+    high: i32,
+    /// Bytes of weights that the unrolled loop skips in its first round.
+    skip: usize,
+}
+
+/// As [`super::quads::matrix`], for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
+pub fn matrix(
+    blocks: &Blocks<'_>,
+    patches: &[i8],
+    pixels: usize,
+    sums: [i32; 3],
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) -> bool {
+    let n = blocks.n();
+    let fits = |&at: &usize| at.checked_add(n).is_some_and(|end| end <= output.len());
+    let served = blocks.layout() == Layout::Quads
+        && (pixels == 2 || pixels == 1)
+        && patches.len() == blocks.padded_k() * pixels * pixels
+        && !patches.is_empty()
+        && patches.as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().len() == Layout::Quads.matrix_bytes(8, n, blocks.k())
+        && at.iter().take(pixels).all(fits);
+    if !served {
+        return false;
+    }
+    let kernel = if pixels == 2 { quads_x2 } else { quads_x1 };
+    let block_bytes = Layout::Quads.block_bytes(8, blocks.k());
+    let begin = blocks.as_bytes().as_ptr();
+    let whole = n / 4 * block_bytes;
+    let [low, high] = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-128));
+    let mut call = Call {
+        acts: patches.as_ptr(),
+        acts_end: patches.as_ptr_range().end,
+        weights: begin,
+        weights_end: begin.wrapping_add(whole),
+        out: [at[0], at[1]].map(|at| output.as_mut_ptr().wrapping_add(at)),
+        rounding: 2 * to.zero_point + 1,
+        low: if pixels == 2 { low.wrapping_add(high << 16) } else { low },
+        high,
+        skip: blocks.padded_k() % 8 * 4,
+    };
+    if whole > 0 {
+        // SAFETY: `weights .. weights_end` are whole blocks for `patches` (lengths and alignment were checked above) and every kernel writes
+        // four outputs per pixel and block, which `fits` has checked to lie in `output`.
+        unsafe { kernel(&call) };
+    }
+    if !n.is_multiple_of(4) {
+        // The last block has rows that nobody wants: its outputs go to a place of their own.
+        let mut last = [[0i8; 4]; 2];
+        call.weights = call.weights_end;
+        call.weights_end = call.weights.wrapping_add(block_bytes);
+        call.out = last.each_mut().map(|quad| quad.as_mut_ptr());
+        // SAFETY: as above with one block, which exists because `n` is no multiple of four; outputs go to `last`.
+        unsafe { kernel(&call) };
+        for (quad, at) in last.iter().zip(at).take(pixels) {
+            let to = output.get_mut(at + n / 4 * 4..at + n).unwrap_or(&mut []);
+            to.iter_mut().zip(quad).for_each(|(to, &q)| *to = q);
+        }
+    }
+    if !to.is_full() {
+        for at in at.into_iter().take(pixels) {
+            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
+        }
+    }
+    true
+}
+
+/// Saves registers, copies [`Call`] to the stack and begins the loop over blocks: weights at r3, activations at r4, their end in r7.
+macro_rules! frame {
+    ($($body:expr),* $(,)?) => {
+        naked_asm!(
+            "push {{r4-r7, lr}}",
+            "mov r4, r8",
+            "mov r5, r9",
+            "mov r6, r10",
+            "mov r7, r11",
+            "push {{r4-r7}}",
+            "sub sp, #44",
+            "mov r7, sp",
+            "ldm r0!, {{r1-r5}}",
+            "stm r7!, {{r1-r5}}",
+            "ldm r0!, {{r1-r5}}",
+            "stm r7!, {{r1-r5}}",
+            "1:",
+            "ldr r3, [sp, #8]",
+            "adds r3, #48",
+            "ldr r4, [sp, #0]",
+            "ldr r7, [sp, #4]",
+            "ldr r5, [sp, #28]",
+            "ldr r6, [sp, #32]",
+            $($body,)*
+            // The next block, if there is one.
+            "ldr r3, [sp, #40]",
+            "str r3, [sp, #8]",
+            "ldr r4, [sp, #12]",
+            "cmp r3, r4",
+            "beq 9f",
+            "b 1b",
+            "9:",
+            "add sp, #44",
+            "pop {{r4-r7}}",
+            "mov r8, r4",
+            "mov r9, r5",
+            "mov r10, r6",
+            "mov r11, r7",
+            "pop {{r4-r7, pc}}",
+        )
+    };
+}
+
+/// Product of the weight at `$at` and two pixels in `$word`.
+macro_rules! two_products {
+    ($at:literal, $word:literal, $low:literal, $high:literal) => {
+        concat!(
+            "ldrb r2, [r3, #",
+            $at,
+            "]\n",
+            "muls r2, ",
+            $word,
+            ", r2\n",
+            "add ",
+            $low,
+            ", r2\n",
+            "lsrs r2, r2, #16\n",
+            "add ",
+            $high,
+            ", r2\n",
+        )
+    };
+}
+
+/// Two `k` of four rows and two pixels; the weights of a row are four bytes apart from the next one's.
+macro_rules! two_k_x2 {
+    ($(($row:tt, $next:tt, $low:literal, $high:literal)),*) => {
+        concat!(
+            "ldm r4!, {{r0, r1}}\n",
+            $(two_products!($row, "r0", $low, $high), two_products!($next, "r1", $low, $high),)*
+        )
+    };
+}
+
+/// Accumulators of the rows.
+macro_rules! rows_x2 {
+    ($a:tt, $b:tt, $c:tt, $d:tt, $e:tt, $f:tt, $g:tt, $h:tt) => {
+        two_k_x2!(($a, $b, "r8", "r9"), ($c, $d, "r10", "r11"), ($e, $f, "r12", "lr"), ($g, $h, "r5", "r6"))
+    };
+}
+
+/// The high word of `$a` times r3:r2 (the multiplier's halves): `$a` and r4..r6 in, `$a` out.
+macro_rules! high_word {
+    ($a:literal) => {
+        concat!(
+            "uxth r4, ",
+            $a,
+            "\n",
+            "asrs ",
+            $a,
+            ", ",
+            $a,
+            ", #16\n",
+            "mov r5, r4\n",
+            "muls r5, r2, r5\n",
+            "lsrs r5, r5, #16\n",
+            "mov r6, ",
+            $a,
+            "\n",
+            "muls r6, r2, r6\n",
+            "adds r5, r5, r6\n",
+            "muls r4, r3, r4\n",
+            "muls ",
+            $a,
+            ", r3, ",
+            $a,
+            "\n",
+            "uxth r6, r5\n",
+            "adds r4, r4, r6\n",
+            "asrs r4, r4, #16\n",
+            "asrs r5, r5, #16\n",
+            "adds ",
+            $a,
+            ", ",
+            $a,
+            ", r4\n",
+            "adds ",
+            $a,
+            ", ",
+            $a,
+            ", r5\n",
+        )
+    };
+}
+
+/// Saturates to eight bits, with r4 at hand.
+macro_rules! saturate {
+    ($a:literal) => {
+        concat!(
+            "sxtb r4, ",
+            $a,
+            "\n",
+            "cmp r4, ",
+            $a,
+            "\n",
+            "beq 8f\n",
+            "asrs ",
+            $a,
+            ", ",
+            $a,
+            ", #31\n",
+            "movs r4, #127\n",
+            "eors ",
+            $a,
+            ", r4\n",
+            "8:\n",
+        )
+    };
+}
+
+/// Multiplier's halves to r2 and r3, shift less 33 to r7, which held the block.
+macro_rules! factor {
+    ($multiplier:literal, $shift:literal) => {
+        concat!(
+            "ldr r3, [r7, #",
+            $multiplier,
+            "]\n",
+            "movs r4, #",
+            $shift,
+            "\n",
+            "ldrb r7, [r7, r4]\n",
+            "uxth r2, r3\n",
+            "asrs r3, r3, #16\n",
+            "subs r7, #33\n",
+        )
+    };
+}
+
+/// Doubles with saturation, with r4 at hand: what a shift below 33 needs.
+macro_rules! double {
+    ($a:literal) => {
+        concat!(
+            "adds ",
+            $a,
+            ", ",
+            $a,
+            ", ",
+            $a,
+            "\n",
+            "bvc 5f\n",
+            "asrs ",
+            $a,
+            ", ",
+            $a,
+            ", #31\n",
+            "movs r4, #1\n",
+            "lsls r4, r4, #31\n",
+            "eors ",
+            $a,
+            ", r4\n",
+            "5:\n",
+        )
+    };
+}
+
+/// Output stage of one row.
+macro_rules! finish_x2 {
+    ($row:literal, $bias:literal, $multiplier:literal, $shift:literal, $low:literal, $high:literal) => {
+        concat!(
+            "ldr r7, [sp, #8]\n",
+            "mov r0, ",
+            $low,
+            "\n",
+            "mov r1, ",
+            $high,
+            "\n",
+            "lsls r2, r1, #16\n",
+            "subs r0, r0, r2\n",
+            "ldr r2, [r7, #",
+            $bias,
+            "]\n",
+            "adds r0, r0, r2\n",
+            "adds r1, r1, r2\n",
+            factor!($multiplier, $shift),
+            "bge 7f\n",
+            "6:\n",
+            double!("r0"),
+            double!("r1"),
+            "adds r7, #1\n",
+            "bne 6b\n",
+            "7:\n",
+            high_word!("r0"),
+            high_word!("r1"),
+            "ldr r4, [sp, #24]\n",
+            "lsls r4, r7\n",
+            "adds r7, #1\n",
+            "adds r0, r0, r4\n",
+            "adds r1, r1, r4\n",
+            "asrs r0, r7\n",
+            "asrs r1, r7\n",
+            saturate!("r0"),
+            saturate!("r1"),
+            "ldr r4, [sp, #16]\n",
+            "strb r0, [r4, #",
+            $row,
+            "]\n",
+            "ldr r5, [sp, #20]\n",
+            "strb r1, [r5, #",
+            $row,
+            "]\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_x2(_: &Call) {
+    frame!(
+        "mov r8, r5",
+        "mov r9, r6",
+        "mov r10, r5",
+        "mov r11, r6",
+        "mov r12, r5",
+        "mov lr, r6",
+        "ldr r0, [sp, #36]",
+        "subs r3, r3, r0",
+        "cmp r0, #0",
+        "beq 2f",
+        "b 3f",
+        "2:",
+        rows_x2!("0", "1", "4", "5", "8", "9", "12", "13"),
+        rows_x2!("2", "3", "6", "7", "10", "11", "14", "15"),
+        "3:",
+        rows_x2!("16", "17", "20", "21", "24", "25", "28", "29"),
+        rows_x2!("18", "19", "22", "23", "26", "27", "30", "31"),
+        "adds r3, #32",
+        "cmp r4, r7",
+        "beq 4f",
+        "b 2b",
+        "4:",
+        "str r3, [sp, #40]",
+        finish_x2!("3", "12", "28", "35", "r5", "r6"),
+        finish_x2!("0", "0", "16", "32", "r8", "r9"),
+        finish_x2!("1", "4", "20", "33", "r10", "r11"),
+        finish_x2!("2", "8", "24", "34", "r12", "lr"),
+        "adds r4, #4",
+        "adds r5, #4",
+        "str r4, [sp, #16]",
+        "str r5, [sp, #20]",
+    )
+}
+
+/// One product of the weight at `$at`.
+macro_rules! product {
+    ($at:literal, $word:literal, $sum:literal) => {
+        concat!("ldrb r2, [r3, #", $at, "]\n", "muls r2, ", $word, ", r2\n", "add ", $sum, ", r2\n",)
+    };
+}
+
+/// Activations of four `k`.
+macro_rules! four_bytes {
+    ($a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "ldrb r0, [r4, #",
+            $a,
+            "]\n",
+            "ldrb r1, [r4, #",
+            $b,
+            "]\n",
+            "ldrb r5, [r4, #",
+            $c,
+            "]\n",
+            "ldrb r6, [r4, #",
+            $d,
+            "]\n",
+        )
+    };
+}
+
+/// Four `k` of one row.
+macro_rules! row_x1 {
+    ($sum:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(product!($a, "r0", $sum), product!($b, "r1", $sum), product!($c, "r5", $sum), product!($d, "r6", $sum))
+    };
+}
+
+/// Output stage of one row.
+macro_rules! finish_x1 {
+    ($row:literal, $bias:literal, $multiplier:literal, $shift:literal, $sum:literal) => {
+        concat!(
+            "ldr r7, [sp, #8]\n",
+            "ldr r0, [r7, #",
+            $bias,
+            "]\n",
+            "add r0, ",
+            $sum,
+            "\n",
+            factor!($multiplier, $shift),
+            "bge 7f\n",
+            "6:\n",
+            double!("r0"),
+            "adds r7, #1\n",
+            "bne 6b\n",
+            "7:\n",
+            high_word!("r0"),
+            "ldr r4, [sp, #24]\n",
+            "lsls r4, r7\n",
+            "adds r7, #1\n",
+            "adds r0, r0, r4\n",
+            "asrs r0, r7\n",
+            saturate!("r0"),
+            "ldr r4, [sp, #16]\n",
+            "strb r0, [r4, #",
+            $row,
+            "]\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_x1(_: &Call) {
+    frame!(
+        "mov r8, r5",
+        "mov r9, r5",
+        "mov r10, r5",
+        "mov r11, r5",
+        "ldr r0, [sp, #36]",
+        "subs r3, r3, r0",
+        "lsrs r0, r0, #2",
+        "subs r4, r4, r0",
+        "cmp r0, #0",
+        "bne 3f",
+        "2:",
+        four_bytes!("0", "1", "2", "3"),
+        row_x1!("r8", "0", "1", "2", "3"),
+        row_x1!("r9", "4", "5", "6", "7"),
+        row_x1!("r10", "8", "9", "10", "11"),
+        row_x1!("r11", "12", "13", "14", "15"),
+        "3:",
+        four_bytes!("4", "5", "6", "7"),
+        row_x1!("r8", "16", "17", "18", "19"),
+        row_x1!("r9", "20", "21", "22", "23"),
+        row_x1!("r10", "24", "25", "26", "27"),
+        row_x1!("r11", "28", "29", "30", "31"),
+        "adds r3, #32",
+        "adds r4, #8",
+        "cmp r4, r7",
+        "bne 2b",
+        "str r3, [sp, #40]",
+        finish_x1!("0", "0", "16", "32", "r8"),
+        finish_x1!("1", "4", "20", "33", "r9"),
+        finish_x1!("2", "8", "24", "34", "r10"),
+        finish_x1!("3", "12", "28", "35", "r11"),
+        "adds r4, #4",
+        "str r4, [sp, #16]",
+    )
+}
+
+/// As [`super::quads::expand`].
+pub fn expand(to: &mut [u16], run: &[i8]) -> i32 {
+    if run.is_empty() || to.len() < 2 * run.len() - 1 {
+        return quads::expand(to, run);
+    }
+    // SAFETY: element `2 * (run.len() - 1)` is the last that is written, inside of `to` (checked above); `run` is read as long as it is.
+    unsafe { expand_run(run.as_ptr(), to.as_mut_ptr(), run.len()) }
+}
+
+macro_rules! expand_one {
+    ($from:literal, $to:literal) => {
+        concat!("ldrb r3, [r0, #", $from, "]\n", "eors r3, r5\n", "strh r3, [r1, #", $to, "]\n", "adds r4, r4, r3\n",)
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_run(from: *const i8, to: *mut u16, len: usize) -> i32 {
+    naked_asm!(
+        "push {{r4, r5, lr}}",
+        "movs r4, #0",
+        "movs r5, #128",
+        "subs r2, #8",
+        "blt 2f",
+        "1:",
+        expand_one!("0", "0"),
+        expand_one!("1", "4"),
+        expand_one!("2", "8"),
+        expand_one!("3", "12"),
+        expand_one!("4", "16"),
+        expand_one!("5", "20"),
+        expand_one!("6", "24"),
+        expand_one!("7", "28"),
+        "adds r0, #8",
+        "adds r1, #32",
+        "subs r2, #8",
+        "bge 1b",
+        "2:",
+        "adds r2, #8",
+        "beq 4f",
+        "3:",
+        expand_one!("0", "0"),
+        "adds r0, #1",
+        "adds r1, #4",
+        "subs r2, #1",
+        "bne 3b",
+        "4:",
+        "mov r0, r4",
+        "pop {{r4, r5, pc}}",
+    )
+}

@@ -1,0 +1,426 @@
+//! Cortex-M3, and Armv8-M cores without the DSP extension: MLA, SMULL, SSAT and fourteen registers.
+//!
+//! The matrix kernel reads the layout of [`super::quads`], but keeps the pixels' sums apart: an MLA is one instruction where two sums in one
+//! word would need three for two products. Four rows by two pixels: of one `k` two LDRH, and for every row LDRB and two MLA, 14
+//! instructions for 8 products, 1.75 each. With one pixel a row costs LDRB and MLA: 2.3.
+
+#![allow(unsafe_code)]
+
+use super::Output;
+use super::quads;
+use crate::format::blocks::{Blocks, Layout};
+use core::arch::naked_asm;
+
+/// What the matrix kernels read, in the order of their stack frame.
+#[repr(C)]
+struct Call {
+    /// Patches: begin and end.
+    acts: *const i8,
+    acts_end: *const i8,
+    /// Blocks of four rows: begin and end.
+    weights: *const u8,
+    weights_end: *const u8,
+    /// Where the pixels' next four outputs go.
+    out: [*mut i8; 2],
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+    /// Whether the unrolled loop's first round is half of one.
+    odd: usize,
+    /// What sums begin with.
+    offsets: [i32; 2],
+}
+
+/// As [`super::quads::matrix`], for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
+pub fn matrix(
+    blocks: &Blocks<'_>,
+    patches: &[i8],
+    pixels: usize,
+    sums: [i32; 3],
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) -> bool {
+    let n = blocks.n();
+    let fits = |&at: &usize| at.checked_add(n).is_some_and(|end| end <= output.len());
+    let served = blocks.layout() == Layout::Quads
+        && (pixels == 2 || pixels == 1)
+        && patches.len() == blocks.padded_k() * pixels * pixels
+        && !patches.is_empty()
+        && patches.as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().as_ptr().align_offset(4) == 0
+        && blocks.as_bytes().len() == Layout::Quads.matrix_bytes(8, n, blocks.k())
+        && at.iter().take(pixels).all(fits);
+    if !served {
+        return false;
+    }
+    let kernel = if pixels == 2 { quads_x2 } else { quads_x1 };
+    let block_bytes = Layout::Quads.block_bytes(8, blocks.k());
+    let begin = blocks.as_bytes().as_ptr();
+    let whole = n / 4 * block_bytes;
+    let mut call = Call {
+        acts: patches.as_ptr(),
+        acts_end: patches.as_ptr_range().end,
+        weights: begin,
+        weights_end: begin.wrapping_add(whole),
+        out: [at[0], at[1]].map(|at| output.as_mut_ptr().wrapping_add(at)),
+        rounding: 2 * to.zero_point + 1,
+        odd: blocks.padded_k() / 4 % 2,
+        offsets: [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-128)),
+    };
+    if whole > 0 {
+        // SAFETY: `weights .. weights_end` are whole blocks for `patches` (lengths and alignment were checked above) and every kernel writes
+        // four outputs per pixel and block, which `fits` has checked to lie in `output`.
+        unsafe { kernel(&call) };
+    }
+    if !n.is_multiple_of(4) {
+        // The last block has rows that nobody wants: its outputs go to a place of their own.
+        let mut last = [[0i8; 4]; 2];
+        call.weights = call.weights_end;
+        call.weights_end = call.weights.wrapping_add(block_bytes);
+        call.out = last.each_mut().map(|quad| quad.as_mut_ptr());
+        // SAFETY: as above with one block, which exists because `n` is no multiple of four; outputs go to `last`.
+        unsafe { kernel(&call) };
+        for (quad, at) in last.iter().zip(at).take(pixels) {
+            let to = output.get_mut(at + n / 4 * 4..at + n).unwrap_or(&mut []);
+            to.iter_mut().zip(quad).for_each(|(to, &q)| *to = q);
+        }
+    }
+    if !to.is_full() {
+        for at in at.into_iter().take(pixels) {
+            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
+        }
+    }
+    true
+}
+
+/// Saves registers, copies [`Call`] to the stack and loops over blocks; the body leaves the last quad at r12.
+macro_rules! frame {
+    ($($body:expr),* $(,)?) => {
+        naked_asm!(
+            "push {{r4-r11, lr}}",
+            "ldm r0, {{r1-r10}}",
+            "push {{r1-r10}}",
+            "1:",
+            $($body,)*
+            "ldr r8, [sp, #12]",
+            "cmp r12, r8",
+            "bne 1b",
+            "add sp, sp, #40",
+            "pop {{r4-r11, pc}}",
+        )
+    };
+}
+
+/// One row of one `k`: weight at `$at`, activations in r8 and r9.
+macro_rules! row_x2 {
+    ($at:literal, $first:literal, $second:literal) => {
+        concat!(
+            "ldrb r10, [r12, #",
+            $at,
+            "\n",
+            "mla ",
+            $first,
+            ", r8, r10, ",
+            $first,
+            "\n",
+            "mla ",
+            $second,
+            ", r9, r10, ",
+            $second,
+            "\n",
+        )
+    };
+}
+
+/// One `k` of four rows and two pixels; weights of a row are four bytes apart from the next one's.
+macro_rules! k_x2 {
+    ($a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "ldrh r8, [lr], #2\n",
+            "ldrh r9, [lr], #2\n",
+            row_x2!($a, "r0", "r1"),
+            row_x2!($b, "r2", "r3"),
+            row_x2!($c, "r4", "r5"),
+            row_x2!($d, "r6", "r7"),
+        )
+    };
+}
+
+/// Four `k`; r12 moves on before the first.
+macro_rules! quad_x2 {
+    () => {
+        concat!(
+            k_x2!("16]!", "4]", "8]", "12]"),
+            k_x2!("1]", "5]", "9]", "13]"),
+            k_x2!("2]", "6]", "10]", "14]"),
+            k_x2!("3]", "7]", "11]", "15]"),
+        )
+    };
+}
+
+/// Multiplier of a row in r8, shift less 32 in r9, rounding in r10, the block at lr; what a shift is below 33, sums are doubled with
+/// saturation.
+macro_rules! factor {
+    ($multiplier:literal, $shift:literal, $($a:literal),*) => {
+        concat!(
+            "ldr r8, [lr, #", $multiplier, "]\n",
+            "ldrb r9, [lr, #", $shift, "]\n",
+            "ldr r10, [sp, #24]\n",
+            "subs r9, r9, #33\n",
+            "bge 7f\n",
+            "6:\n",
+            $("adds ", $a, ", ", $a, ", ", $a, "\n", "itt vs\n", "asrvs ", $a, ", ", $a, ", #31\n",
+              "eorvs ", $a, ", ", $a, ", #0x80000000\n",)*
+            "adds r9, r9, #1\n",
+            "bne 6b\n",
+            "7:\n",
+            "lsl r10, r10, r9\n",
+            "add r9, r9, #1\n",
+        )
+    };
+}
+
+/// One output: rescaled and saturated.
+macro_rules! rescale {
+    ($a:literal) => {
+        concat!(
+            "smull r11, ",
+            $a,
+            ", ",
+            $a,
+            ", r8\n",
+            "add ",
+            $a,
+            ", ",
+            $a,
+            ", r10\n",
+            "asr ",
+            $a,
+            ", ",
+            $a,
+            ", r9\n",
+            "ssat ",
+            $a,
+            ", #8, ",
+            $a,
+            "\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_x2(_: &Call) {
+    frame!(
+        "ldr lr, [sp, #8]",
+        "ldm lr, {{r8-r11}}",
+        "ldrd r6, r7, [sp, #32]",
+        "add r12, lr, #32",
+        "add r0, r8, r6",
+        "add r1, r8, r7",
+        "add r2, r9, r6",
+        "add r3, r9, r7",
+        "add r4, r10, r6",
+        "add r5, r10, r7",
+        "add r6, r6, r11",
+        "add r7, r7, r11",
+        "ldr lr, [sp, #0]",
+        "ldrd r11, r8, [sp, #4]",
+        "ldr r8, [sp, #28]",
+        "cmp r8, #0",
+        "bne 3f",
+        "2:",
+        quad_x2!(),
+        "3:",
+        quad_x2!(),
+        "cmp lr, r11",
+        "bne 2b",
+        "ldr lr, [sp, #8]",
+        "add r12, r12, #16",
+        "str r12, [sp, #8]",
+        factor!("16", "32", "r0", "r1"),
+        rescale!("r0"),
+        rescale!("r1"),
+        factor!("20", "33", "r2", "r3"),
+        rescale!("r2"),
+        rescale!("r3"),
+        factor!("24", "34", "r4", "r5"),
+        rescale!("r4"),
+        rescale!("r5"),
+        factor!("28", "35", "r6", "r7"),
+        rescale!("r6"),
+        rescale!("r7"),
+        "ldrd r8, r9, [sp, #16]",
+        "strb r0, [r8], #4",
+        "strb r1, [r9], #4",
+        "strb r2, [r8, #-3]",
+        "strb r3, [r9, #-3]",
+        "strb r4, [r8, #-2]",
+        "strb r5, [r9, #-2]",
+        "strb r6, [r8, #-1]",
+        "strb r7, [r9, #-1]",
+        "strd r8, r9, [sp, #16]",
+    )
+}
+
+/// Four `k` of one row, activations in r4..r7.
+macro_rules! row_x1 {
+    ($sum:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "ldrb r8, [r12, #",
+            $a,
+            "\n",
+            "mla ",
+            $sum,
+            ", r4, r8, ",
+            $sum,
+            "\n",
+            "ldrb r8, [r12, #",
+            $b,
+            "\n",
+            "mla ",
+            $sum,
+            ", r5, r8, ",
+            $sum,
+            "\n",
+            "ldrb r8, [r12, #",
+            $c,
+            "\n",
+            "mla ",
+            $sum,
+            ", r6, r8, ",
+            $sum,
+            "\n",
+            "ldrb r8, [r12, #",
+            $d,
+            "\n",
+            "mla ",
+            $sum,
+            ", r7, r8, ",
+            $sum,
+            "\n",
+        )
+    };
+}
+
+macro_rules! quad_x1 {
+    () => {
+        concat!(
+            "ldrb r4, [lr], #4\n",
+            "ldrb r5, [lr, #-3]\n",
+            "ldrb r6, [lr, #-2]\n",
+            "ldrb r7, [lr, #-1]\n",
+            row_x1!("r0", "16]!", "1]", "2]", "3]"),
+            row_x1!("r1", "4]", "5]", "6]", "7]"),
+            row_x1!("r2", "8]", "9]", "10]", "11]"),
+            row_x1!("r3", "12]", "13]", "14]", "15]"),
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_x1(_: &Call) {
+    frame!(
+        "ldr lr, [sp, #8]",
+        "ldm lr, {{r0-r3}}",
+        "ldr r6, [sp, #32]",
+        "add r12, lr, #32",
+        "add r0, r0, r6",
+        "add r1, r1, r6",
+        "add r2, r2, r6",
+        "add r3, r3, r6",
+        "ldr lr, [sp, #0]",
+        "ldr r11, [sp, #4]",
+        "ldr r8, [sp, #28]",
+        "cmp r8, #0",
+        "bne 3f",
+        "2:",
+        quad_x1!(),
+        "3:",
+        quad_x1!(),
+        "cmp lr, r11",
+        "bne 2b",
+        "ldr lr, [sp, #8]",
+        "add r12, r12, #16",
+        "str r12, [sp, #8]",
+        factor!("16", "32", "r0"),
+        rescale!("r0"),
+        factor!("20", "33", "r1"),
+        rescale!("r1"),
+        factor!("24", "34", "r2"),
+        rescale!("r2"),
+        factor!("28", "35", "r3"),
+        rescale!("r3"),
+        "ldr r8, [sp, #16]",
+        "strb r0, [r8], #4",
+        "strb r1, [r8, #-3]",
+        "strb r2, [r8, #-2]",
+        "strb r3, [r8, #-1]",
+        "str r8, [sp, #16]",
+    )
+}
+
+/// As [`super::quads::expand`].
+pub fn expand(to: &mut [u16], run: &[i8]) -> i32 {
+    if run.is_empty() || to.len() < 2 * run.len() - 1 {
+        return quads::expand(to, run);
+    }
+    let mut sum = 0;
+    for (to, run) in to.chunks_mut(2 * EXPANDED).zip(run.chunks(EXPANDED)) {
+        // SAFETY: element `2 * (run.len() - 1)` is the last that is written, inside of `to` (checked above); `run` is read as long as it is.
+        sum += unsafe { expand_run(run.as_ptr(), to.as_mut_ptr(), run.len()) };
+    }
+    sum
+}
+
+/// Activations whose sum is kept in two halves of a word, half of them in each: `256 * 255 < 2^16`.
+const EXPANDED: usize = 512;
+
+macro_rules! expand_four {
+    () => {
+        concat!(
+            "ldr r3, [r0], #4\n",
+            "eor r3, r3, #0x80808080\n",
+            "and r4, r3, #0x00FF00FF\n",
+            "bic r3, r3, r4\n",
+            "add r12, r12, r4\n",
+            "add r12, r12, r3, lsr #8\n",
+            "strh r4, [r1], #16\n",
+            "lsr r4, r4, #16\n",
+            "strh r4, [r1, #-8]\n",
+            "ubfx r4, r3, #8, #8\n",
+            "strh r4, [r1, #-12]\n",
+            "lsr r3, r3, #24\n",
+            "strh r3, [r1, #-4]\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_run(from: *const i8, to: *mut u16, len: usize) -> i32 {
+    naked_asm!(
+        "push {{r4, lr}}",
+        "mov r12, #0",
+        "subs r2, r2, #8",
+        "blt 2f",
+        "1:",
+        expand_four!(),
+        expand_four!(),
+        "subs r2, r2, #8",
+        "bge 1b",
+        "2:",
+        "uxth r4, r12",
+        "add r12, r4, r12, lsr #16",
+        "adds r2, r2, #8",
+        "beq 4f",
+        "3:",
+        "ldrb r3, [r0], #1",
+        "eor r3, r3, #128",
+        "strh r3, [r1], #4",
+        "add r12, r12, r3",
+        "subs r2, r2, #1",
+        "bne 3b",
+        "4:",
+        "mov r0, r12",
+        "pop {{r4, pc}}",
+    )
+}
