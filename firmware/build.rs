@@ -1,7 +1,7 @@
 //! Puts a board's memory map in the linker's path, and a model with its inputs into the program.
 //!
 //! `PITH_BOARD` names a file in `boards/`. `PITH_MODEL` is a `.pith` file, `PITH_INPUTS` the raw int8 inputs of one sample after another.
-//! The model is checked here, so that a bad one does not reach a device.
+//! The model is checked here, so that a bad one does not reach a device. Without them the program has no model.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -12,14 +12,14 @@ fn main() {
     }
 }
 
-fn variable(name: &str) -> Result<String, String> {
+fn variable(name: &str) -> Option<String> {
     println!("cargo::rerun-if-env-changed={name}");
-    env::var(name).map_err(|_| format!("set {name} (cargo xtask qemu does it)"))
+    env::var(name).ok()
 }
 
 fn generate() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let board = variable("PITH_BOARD")?;
+    let board = variable("PITH_BOARD").ok_or("set PITH_BOARD (cargo xtask qemu does it)")?;
     let map = fs::read_to_string(format!("boards/{board}.x")).map_err(|e| format!("boards/{board}.x: {e}"))?;
     fs::write(out.join("memory.x"), map + &fs::read_to_string("boards/model.x")?)?;
     println!("cargo::rustc-link-search={}", out.display());
@@ -28,10 +28,19 @@ fn generate() -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-link-arg-bins=--nmagic");
     println!("cargo::rerun-if-changed=boards");
 
-    let (model, inputs) = (variable("PITH_MODEL")?, variable("PITH_INPUTS")?);
+    let embedded = match (variable("PITH_MODEL"), variable("PITH_INPUTS")) {
+        (Some(model), Some(inputs)) => embed(&model, &inputs)?,
+        _ => source(0, 0, "[]", 0, "[]"),
+    };
+    fs::write(out.join("embedded.rs"), embedded)?;
+    Ok(())
+}
+
+/// A checked model and inputs that it can read.
+fn embed(model: &str, inputs: &str) -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-changed={model}");
     println!("cargo::rerun-if-changed={inputs}");
-    let bytes = fs::read(&model).map_err(|e| format!("{model}: {e}"))?;
+    let bytes = fs::read(model).map_err(|e| format!("{model}: {e}"))?;
     let mut buffer = vec![0u8; bytes.len() + 15];
     let start = buffer.as_ptr().align_offset(16);
     let aligned = &mut buffer[start..start + bytes.len()];
@@ -39,18 +48,18 @@ fn generate() -> Result<(), Box<dyn Error>> {
     let parsed = pith::Model::parse(aligned).map_err(|e| format!("{model}: {e}"))?;
     let arena = parsed.arena_bytes();
     let input_bytes: usize = parsed.inputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).sum();
-    let given = fs::metadata(&inputs).map_err(|e| format!("{inputs}: {e}"))?.len() as usize;
+    let given = fs::metadata(inputs).map_err(|e| format!("{inputs}: {e}"))?.len() as usize;
     if input_bytes == 0 || !given.is_multiple_of(input_bytes) {
         return Err(format!("{inputs}: {given} bytes are no whole number of inputs of {input_bytes} bytes").into());
     }
-    fs::write(
-        out.join("embedded.rs"),
-        format!(
-            "/// Bytes that the model's arena needs.\npub const ARENA_BYTES: usize = {arena};\n\
-             #[unsafe(link_section = \".model\")]\nstatic MODEL_FILE: Aligned<[u8; {}]> = Aligned(*include_bytes!({model:?}));\n\
-             #[unsafe(link_section = \".model.inputs\")]\nstatic INPUT_FILE: [u8; {given}] = *include_bytes!({inputs:?});\n",
-            bytes.len()
-        ),
-    )?;
-    Ok(())
+    let include = |path: &str| format!("*include_bytes!({path:?})");
+    Ok(source(arena, bytes.len(), &include(model), given, &include(inputs)))
+}
+
+fn source(arena: usize, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
+    format!(
+        "/// Bytes that the model's arena needs.\npub const ARENA_BYTES: usize = {arena};\n\
+         #[unsafe(link_section = \".model\")]\nstatic MODEL_FILE: Aligned<[u8; {model_bytes}]> = Aligned({model});\n\
+         #[unsafe(link_section = \".model.inputs\")]\nstatic INPUT_FILE: [u8; {input_bytes}] = {inputs};\n"
+    )
 }

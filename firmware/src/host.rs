@@ -1,9 +1,9 @@
 //! Files on the machine that runs the emulator.
 
 use core::ffi::CStr;
-use embedded_io::{ErrorKind, ErrorType, Write};
+use embedded_io::{ErrorKind, ErrorType, Read, Write};
 
-/// A file on the host, open for writing.
+/// A file on the host, open for reading or for writing.
 #[derive(Debug)]
 pub struct HostFile(semihosting::fs::File);
 
@@ -26,6 +26,11 @@ impl embedded_io::Error for HostError {
 }
 
 impl HostFile {
+    /// Opens a file in the emulator's working folder.
+    pub fn open(name: &CStr) -> Result<HostFile, HostError> {
+        semihosting::fs::File::open(name).map(HostFile).map_err(|_| HostError)
+    }
+
     /// Creates or empties a file in the emulator's working folder.
     pub fn create(name: &CStr) -> Result<HostFile, HostError> {
         semihosting::fs::File::create(name).map(HostFile).map_err(|_| HostError)
@@ -34,6 +39,12 @@ impl HostFile {
 
 impl ErrorType for HostFile {
     type Error = HostError;
+}
+
+impl Read for HostFile {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, HostError> {
+        semihosting::io::Read::read(&mut self.0, bytes).map_err(|_| HostError)
+    }
 }
 
 impl Write for HostFile {

@@ -45,3 +45,10 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     defmt::error!("panic: {}", defmt::Display2Format(info));
     host::exit(false)
 }
+
+/// A wild access or an unknown instruction ends the emulator instead of hanging it.
+#[cortex_m_rt::exception]
+unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
+    defmt::error!("hard fault at {:#x}", frame.pc());
+    host::exit(false)
+}

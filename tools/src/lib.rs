@@ -3,6 +3,7 @@
 //! - [`setup`]: installs what builds and tests need, or names it;
 //! - [`mod@test`]: every check, lane by lane;
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
+//! - [`cases`]: models of one operator on an emulated core, against exact arithmetic;
 //! - [`size`]: code and memory of a model's program;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
 
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub mod cases;
 pub mod core;
 pub mod networks;
 pub mod qemu;
@@ -45,6 +47,8 @@ enum Verb {
     Test(test::Args),
     /// Run a model on an emulated core
     Qemu(qemu::Args),
+    /// Check every operator on an emulated core
+    Cases(cases::Args),
     /// Code, tables and RAM of a model's program on a core
     Size(size::Args),
     /// The README's table of results
@@ -57,6 +61,7 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Setup => setup::run(),
         Verb::Test(args) => test::run(&args),
         Verb::Qemu(args) => qemu::run(&args).map(|()| true),
+        Verb::Cases(args) => cases::run(&args),
         Verb::Size(args) => size::run(&args).map(|()| true),
         Verb::Results => results::run().map(|()| true),
     }

@@ -76,42 +76,48 @@ pub fn build_firmware(
     let file = ModelFile::new(model);
     let parsed = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
     let machine = core.machine(model.len() + inputs.len(), parsed.arena_bytes());
-    let write = |name: &str, bytes: &[u8]| {
-        let path = scratch.join(name);
-        std::fs::write(&path, bytes).map_err(|e| ToolError(format!("{}: {e}", path.display())))?;
-        Ok::<_, ToolError>(path)
-    };
-    let (model_path, inputs_path) = (write("model.pith", model)?, write("inputs.bin", inputs)?);
+    let embedded = [("PITH_MODEL", "model.pith", model), ("PITH_INPUTS", "inputs.bin", inputs)];
+    Ok((build_program("infer", &embedded, core, machine, scratch)?, machine))
+}
+
+/// Builds one of the firmware's programs with files that are named by environment variables, and copies its ELF file to `scratch`.
+pub fn build_program(
+    program: &str,
+    files: &[(&str, &str, &[u8])],
+    core: Core,
+    machine: Machine,
+    scratch: &Path,
+) -> Result<PathBuf, ToolError> {
     // One folder per core, so that parallel builds of different cores do not replace each other's program.
     let target_dir = root().join("firmware/target").join(core.name());
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(root().join("firmware"))
-        .args(["build", "--release", "--quiet", "--locked", "--bin", "infer", "--target", machine.target])
+        .args(["build", "--release", "--quiet", "--locked", "--bin", program, "--target", machine.target])
         .args(machine.feature.map(|feature| ["--features", feature]).into_iter().flatten())
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("PITH_BOARD", machine.board)
-        .env("PITH_MODEL", absolute(&model_path)?)
-        .env("PITH_INPUTS", absolute(&inputs_path)?)
         .env_remove("RUSTFLAGS");
+    for (variable, name, bytes) in files {
+        let path = scratch.join(name);
+        std::fs::write(&path, bytes).map_err(|e| ToolError(format!("{}: {e}", path.display())))?;
+        cargo.env(variable, absolute(&path)?);
+    }
     call(&mut cargo)?;
-    let built = target_dir.join(machine.target).join("release/infer");
+    let built = target_dir.join(machine.target).join("release").join(program);
     // The next build may replace it while it runs.
-    let elf = scratch.join("infer.elf");
+    let elf = scratch.join(program).with_extension("elf");
     std::fs::copy(&built, &elf).map_err(|e| ToolError(format!("{}: {e}", built.display())))?;
-    Ok((elf, machine))
+    Ok(elf)
 }
 
-/// Runs a model on a core with int8 inputs (sample, input, element).
-pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: bool) -> Result<Run, ToolError> {
-    let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
-    let bytes: Vec<u8> = inputs.iter().flatten().flatten().map(|&q| q as u8).collect();
-    let (elf, machine) = build_firmware(model, &bytes, core, scratch.path())?;
+/// Runs a program on its machine in a folder; whether it ended well, and its log with what the emulator said.
+pub fn emulate(elf: &Path, machine: Machine, folder: &Path, count: bool) -> Result<(bool, Vec<String>), ToolError> {
     let mut qemu = Command::new("qemu-system-arm");
     qemu.args(["-machine", machine.machine, "-nographic", "-monitor", "none", "-serial", "null"])
         .args(["-semihosting-config", "enable=on,target=native", "-kernel"])
-        .arg(&elf)
-        .current_dir(scratch.path())
+        .arg(elf)
+        .current_dir(folder)
         .stdin(Stdio::null());
     if count {
         qemu.args(["-icount", "shift=0"]);
@@ -119,10 +125,19 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     let output = qemu
         .output()
         .map_err(|e| ToolError(format!("cannot run qemu-system-arm: {e}; `cargo xtask setup` installs it")))?;
-    let log = decode_log(&elf, &output.stdout);
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-        return Err(ToolError(format!("{} on {}: {} {said}", core.name(), machine.machine, log.join("; "))));
+    let mut log = decode_log(elf, &output.stdout);
+    log.extend(String::from_utf8_lossy(&output.stderr).lines().map(String::from));
+    Ok((output.status.success(), log))
+}
+
+/// Runs a model on a core with int8 inputs (sample, input, element).
+pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: bool) -> Result<Run, ToolError> {
+    let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
+    let bytes: Vec<u8> = inputs.iter().flatten().flatten().map(|&q| q as u8).collect();
+    let (elf, machine) = build_firmware(model, &bytes, core, scratch.path())?;
+    let (ended_well, log) = emulate(&elf, machine, scratch.path(), count)?;
+    if !ended_well {
+        return Err(ToolError(format!("{} on {}: {}", core.name(), machine.machine, log.join("; "))));
     }
     let read = |name: &str| std::fs::read(scratch.path().join(name)).map_err(|e| ToolError(format!("{name}: {e}")));
     let counts: Vec<u32> =

@@ -13,7 +13,18 @@
 use super::Output;
 use super::patch::sum_shift;
 use crate::format::blocks::{Blocks, Layout};
-use core::arch::naked_asm;
+
+/// A naked function's body. The assembler must be told of the extension where it is an option.
+#[cfg(feature = "dsp")]
+macro_rules! naked {
+    ($($body:tt)*) => { core::arch::naked_asm!(".cpu cortex-m33", $($body)*) };
+}
+
+/// A naked function's body.
+#[cfg(not(feature = "dsp"))]
+macro_rules! naked {
+    ($($body:tt)*) => { core::arch::naked_asm!($($body)*) };
+}
 
 /// What the matrix kernels read, in the order of their stack frame.
 #[repr(C)]
@@ -120,7 +131,7 @@ pub fn pairs(
 /// The frame: the words of [`Call`] as offsets from the stack pointer.
 macro_rules! frame {
     ($($body:expr),* $(,)?) => {
-        naked_asm!(
+        naked!(
             "push {{r4-r11, lr}}",
             "ldm r0!, {{r1-r10}}",
             "ldr r11, [r0]",
@@ -699,7 +710,7 @@ macro_rules! expand_word {
 
 macro_rules! expand_loop {
     ($step:literal) => {
-        naked_asm!(
+        naked!(
             "lsrs r3, r2, #2",
             "ands r2, r2, #3",
             "push {{r4, lr}}",
@@ -830,7 +841,7 @@ unsafe extern "C" fn gather_4(
     plane_bytes: usize,
     packed: u32,
 ) {
-    naked_asm!(
+    naked!(
         "push {{r4-r11, lr}}",
         "ldrd r4, r5, [sp, #36]", // plane bytes, packed -zero_point
         "lsl r6, r4, #1",
@@ -887,7 +898,7 @@ pub fn plane_3x3(
     let served = rows > 0
         && width > 0
         && (stride == 1 || stride == 2)
-        && plane_width % 2 == 0
+        && plane_width.is_multiple_of(2)
         && plane_width >= read_width
         && plane.as_ptr().align_offset(4) == 0
         && ((rows - 1) * stride + 3) * plane_width <= plane.len()
@@ -924,7 +935,7 @@ pub fn plane_3x3(
 /// Weights in r0..r5, elements in r6 and r7, sums in r8 and r9, rows at r10..r12, output at lr.
 macro_rules! plane_frame {
     ($($body:expr),* $(,)?) => {
-        naked_asm!(
+        naked!(
             "push {{r4-r11, lr}}",
             "sub sp, sp, #52",
             "add r1, r0, #24",

@@ -112,7 +112,7 @@ impl<'s> Patches<'s> {
             Layout::Pairs => {
                 let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i16>(self.memory) else { return };
                 #[cfg(pith_dsp)]
-                if k % 4 == 0 {
+                if k.is_multiple_of(4) {
                     let sum = super::arm_dsp::expand(self.bits, to, self.pixels, pixel, k, run);
                     self.sums[pixel % 3] += sum;
                     return;

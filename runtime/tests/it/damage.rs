@@ -2,7 +2,7 @@
 //!
 //! Most mutants get a fresh checksum, so that they reach the deeper checks. `PITH_MUTATIONS` sets how many are tried.
 
-use crate::model::{Builder, Memory, Random, seal};
+use crate::cases::model::{Builder, Memory, Random, seal};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::format::tensor::Constant;

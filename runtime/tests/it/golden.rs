@@ -2,8 +2,8 @@
 //!
 //! After a deliberate change of the format (and of its version), `PITH_BLESS=1 cargo test -p pith-runtime` writes them anew.
 
+use crate::cases::model::{Builder, Memory};
 use crate::damage::every_operator;
-use crate::model::{Builder, Memory};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::{Engine, Model};

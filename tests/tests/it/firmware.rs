@@ -1,8 +1,10 @@
-//! The same bytes on the desktop and on six emulated Cortex-M cores; the arena a core touches is the planned one.
+//! The same bytes on the desktop and on six emulated Cortex-M cores, operator by operator and for whole networks; the arena a core touches is
+//! the planned one.
 
 use ndarray::ArrayD;
 use pith::Model;
 use pith_tests::{here, shared};
+use pith_tools::cases::check;
 use pith_tools::core::Core;
 use pith_tools::has;
 use pith_tools::qemu::run_on_core;
@@ -41,15 +43,43 @@ fn samples(all: &[Vec<ArrayD<f32>>]) -> Vec<Vec<ArrayD<f32>>> {
     (0..SAMPLES).map(copy).collect()
 }
 
-#[test]
-fn six_cores_give_the_desktop_bytes() {
+/// The cores that can be emulated here.
+fn cores() -> Vec<Core> {
     if !has("qemu-system-arm") {
-        return println!("skipped: no qemu-system-arm; cargo xtask setup installs it");
+        println!("skipped: no qemu-system-arm; cargo xtask setup installs it");
+        return Vec::new();
     }
     let cores: Vec<Core> = Core::ALL.into_iter().filter(|c| has_target(c.machine(0, 0).target)).collect();
     if cores.len() < Core::ALL.len() {
         println!("skipped: {} cores without a target; cargo xtask setup adds them", Core::ALL.len() - cores.len());
     }
+    cores
+}
+
+/// What `f` gives for every core, two at a time, as the reference machine has two cores.
+fn on_each<T: Send>(cores: &[Core], f: impl Fn(Core) -> T + Sync) -> Vec<T> {
+    let f = &f;
+    let pair = |pair: &[Core]| {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = pair.iter().map(|&core| scope.spawn(move || f(core))).collect();
+            running.into_iter().map(|r| r.join().expect("a core failed")).collect::<Vec<_>>()
+        })
+    };
+    cores.chunks(2).flat_map(pair).collect()
+}
+
+#[test]
+fn every_operator_is_exact_on_every_core() {
+    on_each(&cores(), |core| {
+        let verdict = check(core, 600, 1).unwrap();
+        assert_eq!(verdict.failures, [""; 0], "{}", core.name());
+        println!("{}: {} cases passed", core.name(), verdict.count);
+    });
+}
+
+#[test]
+fn six_cores_give_the_desktop_bytes() {
+    let cores = cores();
     for (path, set, scale) in networks() {
         let mut recipe = Recipe::default();
         recipe.preprocess.scale = scale;
@@ -64,8 +94,8 @@ fn six_cores_give_the_desktop_bytes() {
         let mut runner = Runner::new(&model);
         let expected: Vec<Vec<Vec<i8>>> = inputs.iter().map(|i| runner.run_raw(i)).collect();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let check = |core: &Core| {
-            let run = run_on_core(file.as_bytes(), &inputs, *core, false).unwrap();
+        let touched = on_each(&cores, |core| {
+            let run = run_on_core(file.as_bytes(), &inputs, core, false).unwrap();
             assert_eq!(run.outputs, expected, "{name} on {}", core.name());
             assert!(run.arena_touched <= model.arena_bytes(), "{name} on {}", core.name());
             println!(
@@ -78,17 +108,7 @@ fn six_cores_give_the_desktop_bytes() {
                 model.arena_bytes()
             );
             run.arena_touched
-        };
-        // Two at a time, as the reference machine has two cores.
-        let touched: Vec<usize> = cores
-            .chunks(2)
-            .flat_map(|pair| {
-                std::thread::scope(|scope| {
-                    let running: Vec<_> = pair.iter().map(|core| scope.spawn(|| check(core))).collect();
-                    running.into_iter().map(|r| r.join().expect("a core gave other bytes")).collect::<Vec<_>>()
-                })
-            })
-            .collect();
+        });
         // What a core touches is what the plan says: the last planned byte is used (the arena rounds up to a word).
         assert!(touched.iter().all(|&t| t + 4 > model.arena_bytes()), "{name}: {touched:?} of {}", model.arena_bytes());
     }

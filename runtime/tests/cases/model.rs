@@ -1,4 +1,4 @@
-//! A small writer of model files, so that these tests need nothing but the runtime.
+//! A small writer of model files, so that these cases need nothing but the runtime.
 
 use pith::format::blocks::{Layout, emit};
 use pith::format::crc32::crc32;
@@ -17,11 +17,14 @@ pub struct Builder {
     pub inputs: Vec<u16>,
     pub outputs: Vec<u16>,
     pub arena: u32,
+    /// How far the next tensor lies behind a multiple of four; other tensors will have others, if it is not 0.
+    pub skew: u32,
 }
 
 impl Builder {
     pub fn tensor(&mut self, dims: &[usize], zero_point: i32) -> u16 {
-        let offset = self.arena;
+        let offset = self.arena + self.skew;
+        self.skew = self.skew * 3 % 4;
         let id = self.tensor_at(dims, zero_point, offset);
         self.arena = (offset + self.tensors[id as usize].len).next_multiple_of(4);
         id
