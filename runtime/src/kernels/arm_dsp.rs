@@ -6,7 +6,8 @@
 //! four words at a time: 18 instructions for 16 products.
 //!
 //! Narrow weights are widened by masking alone (`AND` with `0x000F000F`, `0x00F000F0`): what that leaves as a factor of 16 is made up for by
-//! activations that were shifted when they were put into the patch, see [`super::patch::pair_shift`].
+//! activations that were shifted when they were put into the patch, see [`super::patch::pair_shift`]. With one pixel a register is left for
+//! the mask, and `AND` shifts what it masks.
 
 #![allow(unsafe_code)]
 
@@ -82,13 +83,13 @@ pub fn pairs(
     };
     let unroll = match (bits, pixels) {
         (8, 3) => 4,
-        (4, 3) => 2,
+        (4, _) => 2,
         _ => 1,
     };
     let block_bytes = Layout::Pairs.block_bytes(bits, blocks.k());
     let bytes = blocks.as_bytes();
     let whole = n / 2 * block_bytes;
-    let offset = (1i32 << (bits - 1)) << sum_shift(bits);
+    let offset = (1i32 << (bits - 1)) << sum_shift(bits, pixels);
     let mut call = Call {
         acts: patches.as_ptr(),
         acts_end: patches.as_ptr_range().end,
@@ -596,54 +597,79 @@ unsafe extern "C" fn pairs_s8_x1(_: &Call) {
     )
 }
 
-/// Four `k` of one pixel, weights as [`quad_narrow`] leaves them.
-macro_rules! pixel_x1 {
-    () => {
-        pixel!("r0", "r1")
-    };
-}
-
 macro_rules! begin_narrow_x1 {
-    () => {
+    ($mask:literal) => {
         concat!(
             "1:\n",
             "ldr r0, [sp, #40]\n",
             "ldr lr, [sp, #0]\n",
             "ldr r3, [sp, #4]\n",
             "adds r12, r12, #24\n",
-            "mov r1, r0\n"
+            "mov r1, r0\n",
+            "mov r6, #",
+            $mask,
+            "\n"
         )
     };
 }
 
+/// After the last `k`: the bias is added.
 macro_rules! end_narrow_x1 {
-    ($shift:literal) => {
+    () => {
         concat!(
             "ldr r6, [sp, #32]\n",
             "add r6, r12, r6\n",
             "ldrd r7, r8, [r6, #-8]\n",
-            "add r0, r7, r0, asr #",
-            $shift,
-            "\n",
-            "add r1, r8, r1, asr #",
-            $shift,
-            "\n",
+            "add r0, r0, r7\n",
+            "add r1, r1, r8\n",
         )
+    };
+}
+
+/// A pair of weights out of `$w` times the pair `$a`.
+macro_rules! masked {
+    ($sum:literal, $w:literal, $shift:literal, $a:literal) => {
+        concat!("and r2, r6, ", $w, $shift, "\n", "smlad ", $sum, ", r2, ", $a, ", ", $sum, "\n")
+    };
+}
+
+/// Eight `k` of one pixel: four pairs of both rows.
+macro_rules! four_pairs_x1 {
+    ($s0:literal, $s1:literal, $s2:literal, $s3:literal) => {
+        concat!(
+            "ldm lr!, {{r8, r9, r10, r11}}\n",
+            masked!("r0", "r4", $s0, "r8"),
+            masked!("r0", "r4", $s1, "r9"),
+            masked!("r0", "r4", $s2, "r10"),
+            masked!("r0", "r4", $s3, "r11"),
+            masked!("r1", "r5", $s0, "r8"),
+            masked!("r1", "r5", $s1, "r9"),
+            masked!("r1", "r5", $s2, "r10"),
+            masked!("r1", "r5", $s3, "r11"),
+        )
+    };
+}
+
+macro_rules! step_s4_x1 {
+    () => {
+        concat!("ldrd r4, r5, [r12], #8\n", four_pairs_x1!("", ", lsr #4", ", lsr #8", ", lsr #12"))
     };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s4_x1(_: &Call) {
     frame!(
-        begin_narrow_x1!(),
+        begin_narrow_x1!("0x000F000F"),
+        "ldr r7, [sp, #36]",
+        "cbz r7, 2f",
+        "b 3f",
         "2:",
-        quad_narrow!("ldrd r4, r5, [r12], #8", "mov r6, r4\nmov r8, r5", "0x000F000F", "0x00F000F0"),
-        pixel_x1!(),
-        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x000F000F", "0x00F000F0"),
-        pixel_x1!(),
+        step_s4_x1!(),
+        "3:",
+        step_s4_x1!(),
         "cmp lr, r3",
         "bne 2b",
-        end_narrow_x1!("4"),
+        end_narrow_x1!(),
         finish_x1!(),
     )
 }
@@ -651,48 +677,45 @@ unsafe extern "C" fn pairs_s4_x1(_: &Call) {
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s2_x1(_: &Call) {
     frame!(
-        begin_narrow_x1!(),
+        begin_narrow_x1!("0x00030003"),
         "2:",
-        quad_narrow!("ldrd r4, r5, [r12], #8", "mov r6, r4\nmov r8, r5", "0x00030003", "0x000C000C"),
-        pixel_x1!(),
-        quad_narrow!("mov r6, r4", "mov r8, r5", "0x00300030", "0x00C000C0"),
-        pixel_x1!(),
-        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x00030003", "0x000C000C"),
-        pixel_x1!(),
-        quad_narrow!("lsr r6, r4, #8", "lsr r8, r5, #8", "0x00300030", "0x00C000C0"),
-        pixel_x1!(),
+        "ldrd r4, r5, [r12], #8",
+        four_pairs_x1!("", ", lsr #2", ", lsr #4", ", lsr #6"),
+        four_pairs_x1!(", lsr #8", ", lsr #10", ", lsr #12", ", lsr #14"),
         "cmp lr, r3",
         "bne 2b",
-        end_narrow_x1!("6"),
+        end_narrow_x1!(),
         finish_x1!(),
     )
 }
 
-/// [`super::generic::expand`] for `k` at a multiple of four.
+/// [`super::generic::expand`] for `k` at a multiple of four; for weights of 8 bits without the sum.
 pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, run: &[i8]) -> i32 {
     let quads = run.len() / 4;
     let start = (k / 4 * pixels + pixel) * 4;
     let stride = pixels * 4;
     let rest = run.len() % 4;
     let end = start + (quads + usize::from(rest > 0)).saturating_sub(1) * stride + 4;
-    if run.is_empty() || end > to.len() || bits != 8 {
+    if run.is_empty() || end > to.len() {
         return super::generic::expand(bits, to, pixels, pixel, k, run);
     }
+    let mut sum = 0;
     if quads > 0 {
+        let kernel = match (bits, pixels) {
+            (8, 3) => expand_s8_x3,
+            (8, _) => expand_s8_x1,
+            (4, 3) => expand_s4_x3,
+            (2, 3) => expand_s2_x3,
+            _ => expand_x1,
+        };
         // SAFETY: `quads` words are read from `run`; of each, eight bytes are written at `start + i * stride`, the last of which ends at or before
         // `end <= to.len()`. `to` is aligned to 2; STRD needs 4, which `start` and `stride` keep and the caller's scratch has.
-        unsafe {
-            let (from, to) = (run.as_ptr(), to.as_mut_ptr().add(start));
-            match pixels {
-                3 => expand_x3(from, to, quads),
-                _ => expand_x1(from, to, quads),
-            }
-        }
+        sum = unsafe { kernel(run.as_ptr(), to.as_mut_ptr().add(start), quads, k / 4 % 2) };
     }
     if rest > 0 {
-        super::generic::expand(bits, to, pixels, pixel, k + quads * 4, run.get(quads * 4..).unwrap_or(&[]));
+        sum += super::generic::expand(bits, to, pixels, pixel, k + quads * 4, run.get(quads * 4..).unwrap_or(&[]));
     }
-    0
+    sum
 }
 
 macro_rules! expand_word {
@@ -731,19 +754,84 @@ macro_rules! expand_loop {
             "subs lr, lr, #1",
             "bne 3b",
             "4:",
+            "movs r0, #0",
             "pop {{r4, pc}}",
         )
     };
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_x3(from: *const i8, to: *mut i16, quads: usize) {
+unsafe extern "C" fn expand_s8_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
     expand_loop!("24")
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize) {
+unsafe extern "C" fn expand_s8_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
     expand_loop!("8")
+}
+
+/// A word with its sum in r4; `$first` and `$second` shift its pairs, r3 and r12.
+macro_rules! expand_and_sum {
+    ($step:literal, $first:literal, $second:literal) => {
+        concat!(
+            "ldr r12, [r0], #4\n",
+            "sxtb16 r3, r12\n",
+            "sxtb16 r12, r12, ror #8\n",
+            "smlad r4, r3, r5, r4\n",
+            "smlad r4, r12, r5, r4\n",
+            $first,
+            "\n",
+            $second,
+            "\n",
+            "strd r3, r12, [r1], #",
+            $step,
+            "\n",
+            "subs r2, r2, #1\n",
+        )
+    };
+}
+
+/// Words whose quads are even and odd.
+macro_rules! expand_and_sum_loop {
+    ($even:expr, $odd:expr) => {
+        naked!(
+            "push {{r4, r5, lr}}",
+            "movs r4, #0",
+            "mov r5, #0x00010001",
+            "cmp r3, #0",
+            "bne 2f",
+            "1:",
+            $even,
+            "beq 3f",
+            "2:",
+            $odd,
+            "bne 1b",
+            "3:",
+            "mov r0, r4",
+            "pop {{r4, r5, pc}}",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_x1(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+    expand_and_sum_loop!(expand_and_sum!("8", "", ""), expand_and_sum!("8", "", ""))
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_s4_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+    expand_and_sum_loop!(
+        expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000"),
+        expand_and_sum!("24", "lsl r3, r3, #4", "bic r3, r3, #0x000F0000")
+    )
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn expand_s2_x3(from: *const i8, to: *mut i16, quads: usize, odd: usize) -> i32 {
+    expand_and_sum_loop!(
+        expand_and_sum!("24", "lsl r3, r3, #6\nbic r3, r3, #0x003F0000", "lsl r12, r12, #4\nbic r12, r12, #0x000F0000"),
+        expand_and_sum!("24", "lsl r3, r3, #2", "bic r3, r3, #0x00030000")
+    )
 }
 
 /// A 3x3 filter of one channel with its output stage, as [`plane_3x3`] holds it in registers and on the stack.

@@ -149,7 +149,7 @@ pub fn expand(bits: u8, to: &mut [i16], pixels: usize, pixel: usize, k: usize, r
     let mut sum = 0;
     for (k, &q) in (k..).zip(run) {
         if let Some(to) = to.get_mut(pair_index(pixels, pixel, k)) {
-            *to = (q as i16) << pair_shift(bits, k);
+            *to = (q as i16) << pair_shift(bits, pixels, k);
         }
         sum += q as i32;
     }

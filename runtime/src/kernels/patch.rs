@@ -34,23 +34,25 @@ pub const fn bytes_per_k(layout: Layout, pixels: usize) -> usize {
     }
 }
 
-/// Left shift of activation `k` for narrow weights. A word of weights is masked, not shifted, into pairs, so that its pairs come out multiplied
-/// by powers of two; the activations make up for it, and every product is `2^sum_shift(bits)` times itself.
-pub const fn pair_shift(bits: u8, k: usize) -> u32 {
-    match (bits, k % 8) {
-        (4, 0 | 2 | 4 | 6) => 4,
-        (2, 0 | 2) => 6,
-        (2, 1 | 3) => 4,
-        (2, 4 | 6) => 2,
+/// Left shift of activation `k` among several pixels for narrow weights. There a word of weights is masked, not shifted, into pairs, so that its
+/// pairs come out multiplied by powers of two; the activations make up for it, and every product is `2^sum_shift` times itself.
+pub const fn pair_shift(bits: u8, pixels: usize, k: usize) -> u32 {
+    match (bits, pixels, k % 8) {
+        (_, 1, _) => 0,
+        (4, _, 0 | 2 | 4 | 6) => 4,
+        (2, _, 0 | 2) => 6,
+        (2, _, 1 | 3) => 4,
+        (2, _, 4 | 6) => 2,
         _ => 0,
     }
 }
 
 /// See [`pair_shift`].
-pub const fn sum_shift(bits: u8) -> u32 {
-    match bits {
-        4 => 4,
-        2 => 6,
+pub const fn sum_shift(bits: u8, pixels: usize) -> u32 {
+    match (bits, pixels) {
+        (_, 1) => 0,
+        (4, _) => 4,
+        (2, _) => 6,
         _ => 0,
     }
 }
@@ -143,7 +145,7 @@ impl<'s> Patches<'s> {
             Layout::Pairs => {
                 let words: &[i16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
-                (q >> pair_shift(self.bits, k)) as i32
+                (q >> pair_shift(self.bits, self.pixels, k)) as i32
             }
             Layout::Quads if self.pixels == 1 => self.memory.get(k).copied().unwrap_or(0) as u8 as i32,
             Layout::Quads => {
