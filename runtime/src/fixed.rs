@@ -21,6 +21,37 @@ pub fn requantize(acc: i32, multiplier: i32, shift: u8) -> i32 {
     rounded.clamp(i32::MIN as i64, i32::MAX as i64) as i32
 }
 
+/// When the high word of a product is enough: `floor(acc * m / 2^s + 1/2) + z` is `(high(acc * m) + r) >> (s - 32)` with
+/// `r = (2 * z + 1) << (s - 33)`, because the low word cannot carry. That needs `s >= 33` and an `r` below 2^30, as the high word is. A smaller
+/// `s` is brought to 33 by doubling `acc` with saturation; where that saturates, a multiplier of at least 2^30 takes the result beyond any
+/// int8, as without.
+#[derive(Clone, Copy, Debug)]
+pub struct HighWord {
+    largest_shift: u8,
+}
+
+impl HighWord {
+    /// For outputs with this zero point.
+    pub fn new(zero_point: i32) -> HighWord {
+        let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
+        let largest_shift = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
+        HighWord { largest_shift }
+    }
+
+    /// Whether no doubling is needed either.
+    #[inline(always)]
+    pub fn serves_shift(self, shift: u8) -> bool {
+        (33..=self.largest_shift).contains(&shift)
+    }
+
+    /// Whether it is enough for a factor.
+    #[inline(always)]
+    pub fn serves(self, multiplier: i32, shift: u8) -> bool {
+        let doubles = || (25..=32).contains(&shift) && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30);
+        self.serves_shift(shift) || doubles()
+    }
+}
+
 /// `floor((lhs * lhs_multiplier + rhs * rhs_multiplier) / 2^shift + 1/2)` in 32 bits: `lhs` and `rhs` are differences of two int8, multipliers at most
 /// [`SUM_MULTIPLIER_MAX`], so nothing overflows (out-of-range arguments wrap).
 #[inline(always)]

@@ -11,7 +11,7 @@
 //! The input's zero point is folded into the bias: `acc = bias + sum (q + o) * w` over **all** taps, where a tap outside of the input reads
 //! the zero point and `o` is [`Layout::offset`]. That equals the row-major meaning, since sums wrap.
 
-use crate::fixed::SHIFT_RANGE;
+use crate::fixed::{HighWord, SHIFT_RANGE};
 
 /// Largest `k` of a matrix in blocks; keeps scaled sums of narrow weights inside of 32 bits.
 pub const MAX_K: usize = 32_768;
@@ -193,24 +193,18 @@ impl<'a> Blocks<'a> {
         decode(self.layout, self.bits, raw >> bit)
     }
 
-    /// Whether a kernel may rescale every row by the high word of a product: `floor(acc * m / 2^s + 1/2) + z` is
-    /// `(high(acc * m) + r) >> (s - 32)` with `r = (2 * z + 1) << (s - 33)`, because the low word cannot carry. That needs `s >= 33` and an `r`
-    /// below 2^30, as the high word is. A smaller `s` is brought to 33 by doubling `acc` with saturation; where that saturates, a
-    /// multiplier of at least 2^30 takes the result beyond any int8, as without.
+    /// Whether a kernel may rescale every row by the high word of a product.
     pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
-        let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-        let largest = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
-        let rows = self.layout.rows();
-        // The usual case is a look at two bytes of a block: this runs before every operator.
-        self.blocks().enumerate().all(|(index, block)| {
-            let usual = |&shift: &u8| (33..=largest).contains(&shift);
-            let small = |(lane, &shift): (usize, &u8)| {
-                let multiplier = self.stage(index * rows + lane).1;
-                usual(&shift) || (25..=32).contains(&shift) && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30)
+        let (rows, by) = (self.layout.rows(), HighWord::new(zero_point));
+        // The usual case is a look at a few bytes of a block: this runs before every operator.
+        self.blocks().all(|block| {
+            let (Some(multipliers), Some(shifts)) = (block.get(4 * rows..8 * rows), block.get(8 * rows..9 * rows))
+            else {
+                return false;
             };
-            block
-                .get(8 * rows..9 * rows)
-                .is_some_and(|shifts| shifts.iter().all(usual) || shifts.iter().enumerate().all(small))
+            let word = |bytes: &[u8]| bytes.try_into().map_or(0, i32::from_le_bytes);
+            shifts.iter().all(|&shift| by.serves_shift(shift))
+                || shifts.iter().zip(multipliers.chunks_exact(4)).all(|(&shift, m)| by.serves(word(m), shift))
         })
     }
 }

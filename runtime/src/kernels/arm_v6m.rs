@@ -8,8 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use super::Output;
-use super::quads;
+use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
 use core::arch::naked_asm;
 
@@ -413,6 +412,29 @@ macro_rules! row_x1 {
     };
 }
 
+/// One sum in r0 rescaled and saturated; factor as [`factor`] leaves it with its flags, rounding on the stack.
+macro_rules! rescale_x1 {
+    ($rounding:literal) => {
+        concat!(
+            "bge 7f\n",
+            "6:\n",
+            double!("r0"),
+            "adds r7, #1\n",
+            "bne 6b\n",
+            "7:\n",
+            high_word!("r0"),
+            "ldr r4, [sp, #",
+            $rounding,
+            "]\n",
+            "lsls r4, r7\n",
+            "adds r7, #1\n",
+            "adds r0, r0, r4\n",
+            "asrs r0, r7\n",
+            saturate!("r0"),
+        )
+    };
+}
+
 /// Output stage of one row.
 macro_rules! finish_x1 {
     ($row:literal, $bias:literal, $multiplier:literal, $shift:literal, $sum:literal) => {
@@ -425,19 +447,7 @@ macro_rules! finish_x1 {
             $sum,
             "\n",
             factor!($multiplier, $shift),
-            "bge 7f\n",
-            "6:\n",
-            double!("r0"),
-            "adds r7, #1\n",
-            "bne 6b\n",
-            "7:\n",
-            high_word!("r0"),
-            "ldr r4, [sp, #24]\n",
-            "lsls r4, r7\n",
-            "adds r7, #1\n",
-            "adds r0, r0, r4\n",
-            "asrs r0, r7\n",
-            saturate!("r0"),
+            rescale_x1!("24"),
             "ldr r4, [sp, #16]\n",
             "strb r0, [r4, #",
             $row,
@@ -533,5 +543,140 @@ unsafe extern "C" fn expand_run(from: *const i8, to: *mut u16, len: usize) -> i3
         "4:",
         "mov r0, r4",
         "pop {{r4, r5, pc}}",
+    )
+}
+
+/// What [`depthwise_3x3`] reads for one output pixel, in the order of its stack frame.
+#[repr(C)]
+struct Pixel {
+    /// The window's first tap in three rows.
+    rows: [*const i8; 3],
+    /// Channels.
+    channels: usize,
+    /// The filter's three rows.
+    weights: [*const i8; 3],
+    /// Output stage, per channel.
+    bias: *const i32,
+    multiplier: *const i32,
+    shift: *const u8,
+    out: *mut i8,
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+}
+
+/// As [`super::generic::depthwise_row`] for 3x3. False if it does not serve.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) -> bool {
+    if !r.is_3x3_by_high_word() {
+        return false;
+    }
+    let channels = r.channels;
+    let slots = [r.first, r.first + 1, r.first + 2].map(|slot| if slot >= 3 { slot - 3 } else { slot });
+    let mut pixel = Pixel {
+        rows: slots.map(|slot| r.ring.as_ptr().wrapping_add(slot * r.row)),
+        channels,
+        weights: [0, 3, 6].map(|tap| r.weights.as_ptr().wrapping_add(tap * channels)),
+        bias: r.bias.as_ptr(),
+        multiplier: r.multiplier.as_ptr(),
+        shift: r.shift.as_ptr(),
+        out: r.output.as_mut_ptr(),
+        rounding: 2 * r.to.zero_point + 1,
+    };
+    for _ in r.output.chunks_exact(channels) {
+        // SAFETY: `is_3x3_by_high_word` has checked that windows of all whole pixels of the output lie in rows of the ring, and that weights and
+        // output stage have all channels; pointers advance by one pixel for each of the output's chunks.
+        unsafe { depthwise_3x3(&pixel) };
+        pixel.rows = pixel.rows.map(|row| row.wrapping_add(r.stride_w * channels));
+        pixel.out = pixel.out.wrapping_add(channels);
+    }
+    if !r.to.is_full() {
+        r.output.iter_mut().for_each(|q| *q = (*q).clamp(r.to.min, r.to.max));
+    }
+    true
+}
+
+/// Three taps of the window's row `$row` and the filter's row `$weights`; offsets of the taps in r2..r4, sum in r5.
+macro_rules! three_taps {
+    ($row:literal, $weights:literal) => {
+        concat!(
+            "mov r0, ",
+            $row,
+            "\n",
+            "mov r1, ",
+            $weights,
+            "\n",
+            "ldrsb r6, [r0, r2]\n",
+            "ldrsb r7, [r1, r2]\n",
+            "muls r6, r7, r6\n",
+            "adds r5, r5, r6\n",
+            "ldrsb r6, [r0, r3]\n",
+            "ldrsb r7, [r1, r3]\n",
+            "muls r6, r7, r6\n",
+            "adds r5, r5, r6\n",
+            "ldrsb r6, [r0, r4]\n",
+            "ldrsb r7, [r1, r4]\n",
+            "muls r6, r7, r6\n",
+            "adds r5, r5, r6\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn depthwise_3x3(_: &Pixel) {
+    naked_asm!(
+        "push {{r4-r7, lr}}",
+        "mov r4, r8",
+        "mov r5, r9",
+        "mov r6, r10",
+        "mov r7, r11",
+        "push {{r4-r7}}",
+        "sub sp, #28",
+        "mov r7, sp",
+        "ldm r0!, {{r1-r3}}",
+        "mov r8, r1",
+        "mov r9, r2",
+        "mov r10, r3",
+        "ldm r0!, {{r1-r4}}",
+        "str r1, [r7]",
+        "mov r11, r2",
+        "mov r12, r3",
+        "mov lr, r4",
+        "ldm r0!, {{r1-r5}}",
+        "adds r7, #4",
+        "stm r7!, {{r1-r5}}",
+        "movs r2, #0",
+        "ldr r5, [sp, #0]",
+        "1:",
+        "adds r3, r2, r5",
+        "adds r4, r3, r5",
+        "ldr r5, [sp, #4]",
+        "lsls r6, r2, #2",
+        "ldr r5, [r5, r6]",
+        three_taps!("r8", "r11"),
+        three_taps!("r9", "r12"),
+        three_taps!("r10", "lr"),
+        "mov r0, r5",
+        "mov r1, r2",
+        "lsls r6, r1, #2",
+        "ldr r3, [sp, #8]",
+        "ldr r3, [r3, r6]",
+        "ldr r7, [sp, #12]",
+        "ldrb r7, [r7, r1]",
+        "uxth r2, r3",
+        "asrs r3, r3, #16",
+        "subs r7, #33",
+        rescale_x1!("20"),
+        "ldr r4, [sp, #16]",
+        "strb r0, [r4, r1]",
+        "adds r2, r1, #1",
+        "ldr r5, [sp, #0]",
+        "cmp r2, r5",
+        "bne 1b",
+        "add sp, #28",
+        "pop {{r4-r7}}",
+        "mov r8, r4",
+        "mov r9, r5",
+        "mov r10, r6",
+        "mov r11, r7",
+        "pop {{r4-r7, pc}}",
     )
 }

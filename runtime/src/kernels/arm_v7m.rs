@@ -6,8 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use super::Output;
-use super::quads;
+use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
 use core::arch::naked_asm;
 
@@ -158,8 +157,29 @@ macro_rules! quad_x2 {
     };
 }
 
-/// Multiplier of a row in r8, shift less 32 in r9, rounding in r10, the block at lr; what a shift is below 33, sums are doubled with
-/// saturation.
+/// Shift less 33 in r9 with its flags, `2 * zero_point + 1` in r10: shift less 32 and rounding come out. What a shift is below 33, sums are
+/// doubled with saturation.
+macro_rules! shift_and_round {
+    ($($a:literal),*) => {
+        concat!(
+            "bge 7f\n",
+            "6:\n",
+            $(
+                "adds ", $a, ", ", $a, ", ", $a, "\n",
+                "itt vs\n",
+                "asrvs ", $a, ", ", $a, ", #31\n",
+                "eorvs ", $a, ", ", $a, ", #0x80000000\n",
+            )*
+            "adds r9, r9, #1\n",
+            "bne 6b\n",
+            "7:\n",
+            "lsl r10, r10, r9\n",
+            "add r9, r9, #1\n",
+        )
+    };
+}
+
+/// Multiplier of a row in r8, shift less 32 in r9, rounding in r10, the block at lr.
 macro_rules! factor {
     ($multiplier:literal, $shift:literal, $($a:literal),*) => {
         concat!(
@@ -167,15 +187,7 @@ macro_rules! factor {
             "ldrb r9, [lr, #", $shift, "]\n",
             "ldr r10, [sp, #24]\n",
             "subs r9, r9, #33\n",
-            "bge 7f\n",
-            "6:\n",
-            $("adds ", $a, ", ", $a, ", ", $a, "\n", "itt vs\n", "asrvs ", $a, ", ", $a, ", #31\n",
-              "eorvs ", $a, ", ", $a, ", #0x80000000\n",)*
-            "adds r9, r9, #1\n",
-            "bne 6b\n",
-            "7:\n",
-            "lsl r10, r10, r9\n",
-            "add r9, r9, #1\n",
+            shift_and_round!($($a),*),
         )
     };
 }
@@ -422,5 +434,123 @@ unsafe extern "C" fn expand_run(from: *const i8, to: *mut u16, len: usize) -> i3
         "4:",
         "mov r0, r12",
         "pop {{r4, pc}}",
+    )
+}
+
+/// What [`depthwise_3x3`] reads for one output pixel, in the order of its stack frame.
+#[repr(C)]
+struct Pixel {
+    /// The window's first tap in three rows.
+    rows: [*const i8; 3],
+    /// Channels.
+    channels: usize,
+    /// The filter's three rows.
+    weights: [*const i8; 3],
+    /// Output stage, per channel.
+    bias: *const i32,
+    multiplier: *const i32,
+    shift: *const u8,
+    out: *mut i8,
+    /// `2 * zero_point + 1`.
+    rounding: i32,
+}
+
+/// As [`super::generic::depthwise_row`] for 3x3. False if it does not serve.
+pub fn depthwise_row(r: &mut DepthwiseRow<'_>) -> bool {
+    if !r.is_3x3_by_high_word() {
+        return false;
+    }
+    let channels = r.channels;
+    let slots = [r.first, r.first + 1, r.first + 2].map(|slot| if slot >= 3 { slot - 3 } else { slot });
+    let mut pixel = Pixel {
+        rows: slots.map(|slot| r.ring.as_ptr().wrapping_add(slot * r.row)),
+        channels,
+        weights: [0, 3, 6].map(|tap| r.weights.as_ptr().wrapping_add(tap * channels)),
+        bias: r.bias.as_ptr(),
+        multiplier: r.multiplier.as_ptr(),
+        shift: r.shift.as_ptr(),
+        out: r.output.as_mut_ptr(),
+        rounding: 2 * r.to.zero_point + 1,
+    };
+    for _ in r.output.chunks_exact(channels) {
+        // SAFETY: `is_3x3_by_high_word` has checked that windows of all whole pixels of the output lie in rows of the ring, and that weights and
+        // output stage have all channels; pointers advance by one pixel for each of the output's chunks.
+        unsafe { depthwise_3x3(&pixel) };
+        pixel.rows = pixel.rows.map(|row| row.wrapping_add(r.stride_w * channels));
+        pixel.out = pixel.out.wrapping_add(channels);
+    }
+    if !r.to.is_full() {
+        r.output.iter_mut().for_each(|q| *q = (*q).clamp(r.to.min, r.to.max));
+    }
+    true
+}
+
+/// A tap in r8, its weight in r9, the sum in r12.
+macro_rules! three_taps {
+    ($row:literal, $weights:literal) => {
+        concat!(
+            "ldrsb r8, [",
+            $row,
+            ", r6]\n",
+            "ldrsb r9, [",
+            $weights,
+            ", r6]\n",
+            "mla r12, r8, r9, r12\n",
+            "ldrsb r8, [",
+            $row,
+            ", r7]\n",
+            "ldrsb r9, [",
+            $weights,
+            ", r7]\n",
+            "mla r12, r8, r9, r12\n",
+            "ldrsb r8, [",
+            $row,
+            "], #1\n",
+            "ldrsb r9, [",
+            $weights,
+            "], #1\n",
+            "mla r12, r8, r9, r12\n",
+        )
+    };
+}
+
+/// Rows in r0..r2, the filter's in r3..r5, distances of taps in r6 and r7, the channel in lr.
+#[unsafe(naked)]
+unsafe extern "C" fn depthwise_3x3(_: &Pixel) {
+    naked_asm!(
+        "push {{r4-r11, lr}}",
+        "add r1, r0, #28",
+        "ldm r1, {{r8-r12}}",
+        "push {{r8-r12}}",
+        "ldm r0, {{r0-r6}}",
+        // The order of the frame: the channels lie between rows and weights.
+        "mov r7, r3",
+        "mov r3, r4",
+        "mov r4, r5",
+        "mov r5, r6",
+        "mov r6, r7",
+        "lsl r7, r6, #1",
+        "mov lr, #0",
+        "1:",
+        "ldr r12, [sp, #0]",
+        "ldr r12, [r12, lr, lsl #2]",
+        three_taps!("r0", "r3"),
+        three_taps!("r1", "r4"),
+        three_taps!("r2", "r5"),
+        "ldr r8, [sp, #4]",
+        "ldr r9, [sp, #8]",
+        "ldr r8, [r8, lr, lsl #2]",
+        "ldrb r9, [r9, lr]",
+        "ldr r10, [sp, #16]",
+        "subs r9, r9, #33",
+        shift_and_round!("r12"),
+        rescale!("r12"),
+        "ldr r9, [sp, #12]",
+        "strb r12, [r9, lr]",
+        "add lr, lr, #1",
+        "cmp lr, r6",
+        "bne 1b",
+        "add sp, sp, #20",
+        "pop {{r4-r11, pc}}",
     )
 }

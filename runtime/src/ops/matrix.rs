@@ -189,6 +189,8 @@ struct Group<'s> {
     /// Index of the pixel in every place.
     pixels: [usize; 3],
     next: usize,
+    /// Places that are taken.
+    taken: usize,
     n: usize,
 }
 
@@ -201,6 +203,7 @@ impl<'s> Group<'s> {
             places,
             pixels: [0; 3],
             next: 0,
+            taken: 0,
             n: blocks.n(),
         })
     }
@@ -208,26 +211,28 @@ impl<'s> Group<'s> {
     /// The place of the next pixel.
     #[inline(always)]
     fn begin(&mut self) -> usize {
-        let place = self.next % self.places;
+        let place = self.taken;
         self.patches.begin(place);
         if let Some(pixel) = self.pixels.get_mut(place) {
             *pixel = self.next;
         }
         self.next += 1;
+        self.taken += 1;
         place
     }
 
     /// Multiplies if all places are taken.
     #[inline(always)]
     fn end(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
-        if self.next.is_multiple_of(self.places) {
-            self.patches.multiply(blocks, to, output, self.pixels.map(|p| p * self.n));
+        if self.taken == self.places {
+            self.finish(blocks, to, output);
+            self.taken = 0;
         }
     }
 
     /// Multiplies what is left; places that hold an earlier pixel still give it the same output.
     fn finish(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
-        if !self.next.is_multiple_of(self.places) {
+        if self.taken != 0 {
             self.patches.multiply(blocks, to, output, self.pixels.map(|p| p * self.n));
         }
     }
