@@ -10,7 +10,7 @@ use pith::kernels::generic::Packed;
 use pith::ops;
 
 /// Lays the weights of convolutions and linear layers out for `isa`, each with its output stage; constants that nobody names any more are
-/// removed. What has no such kernel (groups, dilation, other widths, zero points outside of int8) stays row-major.
+/// removed. What has no such kernel (groups, dilation, other widths, convolutions of a zero point outside of int8) stays row-major.
 pub fn lay_out(program: &mut Program, isa: Isa) {
     let Some(layout) = isa.layout() else { return };
     for i in 0..program.ops.len() {
@@ -37,7 +37,8 @@ fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantS
     let weights = &program.constants[weights as usize];
     let bits = weights.record.bits;
     let zero_point = program.tensors[input as usize].record.zero_point;
-    if !layout.holds(bits) || k > MAX_K || !(-128..=127).contains(&zero_point) {
+    let has_borders = matches!(op, Op::Conv(_));
+    if !layout.holds(bits) || k > MAX_K || has_borders && !(-128..=127).contains(&zero_point) {
         return None;
     }
     let channels = &program.constants[channels as usize].bytes;

@@ -286,7 +286,9 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let mut cases = Vec::new();
     let (rows, k, n) = (1 + r.below(3) * r.below(4), 1 + r.below(300), 1 + r.below(20));
     let bits = bits(r);
-    let (zero, out_zero) = (r.within(-128, 127) as i32, r.within(-128, 127) as i32);
+    let wide = r.below(6) == 0;
+    let zero = if wide { r.within(-16_384, 16_383) } else { r.within(-128, 127) } as i32;
+    let out_zero = r.within(-128, 127) as i32;
     let (act_min, act_max) = bounds(r);
     let weights: Vec<i8> = (0..n * k).map(|_| r.weight(bits)).collect();
     let mut channels = entries(r, n);
