@@ -43,38 +43,59 @@ pub fn matrix(
     output: &mut [i8],
     at: [usize; 3],
 ) -> bool {
-    if blocks.layout() != Layout::Quads || patches.len() != blocks.padded_k() * pixels * pixels || pixels > 2 {
+    let words: &[u32] = bytemuck::try_cast_slice(patches).unwrap_or(&[]);
+    let served = match pixels {
+        1 => patches.len() == blocks.padded_k(),
+        2 => words.len() == blocks.padded_k(),
+        _ => false,
+    };
+    if blocks.layout() != Layout::Quads || !served {
         return false;
     }
-    // One pixel is a byte of its own.
-    let word = |k: &[i8]| match *k {
-        [a, b, c, d] => u32::from_le_bytes([a, b, c, d].map(|q| q as u8)),
-        [q] => q as u8 as u32,
-        _ => 0,
-    };
-    let k_bytes = pixels * pixels;
-    let (offsets, head) = (sums.map(|sum| sum.wrapping_mul(-128)), Layout::Quads.stage_bytes());
+    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-128));
     for (first, block) in (0..blocks.n()).step_by(4).zip(blocks.blocks()) {
-        let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
-        for (quad, words) in block.get(head..).unwrap_or(&[]).chunks_exact(16).zip(patches.chunks_exact(4 * k_bytes)) {
-            for ((low, high), weights) in low.iter_mut().zip(&mut high).zip(quad.chunks_exact(4)) {
-                for (&w, k) in weights.iter().zip(words.chunks_exact(k_bytes)) {
-                    let product = word(k).wrapping_mul(w as u32);
-                    *low = low.wrapping_add(product);
-                    *high = high.wrapping_add(product >> 16);
-                }
-            }
-        }
-        for (row, (low, high)) in (first..blocks.n()).zip(low.into_iter().zip(high)) {
-            let (bias, multiplier, shift) = blocks.stage(row);
-            let sums = [low.wrapping_sub(high << 16), high];
+        let Some((head, weights)) = block.split_at_checked(Layout::Quads.stage_bytes()) else { return false };
+        let rows = if pixels == 1 { one_pixel(weights, patches) } else { two_pixels(weights, words) };
+        for (lane, (row, sums)) in (first..blocks.n()).zip(rows).enumerate() {
+            let word = |at: usize| head.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
+            let (bias, multiplier, shift) = (word(4 * lane), word(16 + 4 * lane), head.get(32 + lane).copied());
             for ((sum, offset), at) in sums.into_iter().zip(offsets).zip(at).take(pixels) {
-                let acc = bias.wrapping_add(offset).wrapping_add(sum as i32);
                 if let Some(out) = output.get_mut(at + row) {
-                    *out = to.stage(acc, multiplier, shift);
+                    let acc = bias.wrapping_add(offset).wrapping_add(sum as i32);
+                    *out = to.stage(acc, multiplier, shift.unwrap_or(1));
                 }
             }
         }
     }
     true
+}
+
+/// Sums of four rows and two pixels.
+#[inline(always)]
+fn two_pixels(weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
+    let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
+    for (quad, words) in weights.chunks_exact(16).zip(words.chunks_exact(4)) {
+        for (row, weights) in quad.chunks_exact(4).enumerate() {
+            for (&w, &word) in weights.iter().zip(words) {
+                let product = word.wrapping_mul(w as u32);
+                low[row] = low[row].wrapping_add(product);
+                high[row] = high[row].wrapping_add(product >> 16);
+            }
+        }
+    }
+    core::array::from_fn(|row| [low[row].wrapping_sub(high[row] << 16), high[row]])
+}
+
+/// Sums of four rows and one pixel, whose activations are bytes.
+#[inline(always)]
+fn one_pixel(weights: &[u8], patch: &[i8]) -> [[u32; 2]; 4] {
+    let mut sums = [[0u32; 2]; 4];
+    for (quad, patch) in weights.chunks_exact(16).zip(patch.chunks_exact(4)) {
+        for (sum, weights) in sums.iter_mut().zip(quad.chunks_exact(4)) {
+            for (&w, &q) in weights.iter().zip(patch) {
+                sum[0] = sum[0].wrapping_add(w as u32 * q as u8 as u32);
+            }
+        }
+    }
+    sums
 }
