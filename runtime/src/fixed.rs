@@ -27,21 +27,30 @@ pub fn requantize(acc: i32, multiplier: i32, shift: u8) -> i32 {
 /// int8, as without.
 #[derive(Clone, Copy, Debug)]
 pub struct HighWord {
+    rounding: i32,
     largest_shift: u8,
 }
 
 impl HighWord {
     /// For outputs with this zero point.
     pub fn new(zero_point: i32) -> HighWord {
-        let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-        let largest_shift = (33..=62).rev().find(|&shift| rounding << (shift - 33) < 1 << 30).unwrap_or(0);
-        HighWord { largest_shift }
+        let rounding = 2 * zero_point as i64 + 1;
+        // The largest `t` with `|rounding| << t < 2^30` is two less than the zeros before it in 32 bits.
+        let zeros = rounding.unsigned_abs().leading_zeros() as u8;
+        HighWord { rounding: rounding as i32, largest_shift: if zeros < 34 { 0 } else { zeros - 1 } }
     }
 
     /// Whether no doubling is needed either.
     #[inline(always)]
     pub fn serves_shift(self, shift: u8) -> bool {
         (33..=self.largest_shift).contains(&shift)
+    }
+
+    /// `floor(acc * multiplier / 2^shift + 1/2) + zero_point`, for a shift that needs no doubling.
+    #[inline(always)]
+    pub fn rescale(self, acc: i32, multiplier: i32, shift: u8) -> i32 {
+        let high = ((acc as i64 * multiplier as i64) >> 32) as i32;
+        high.wrapping_add(self.rounding.wrapping_shl(shift as u32 - 33)).wrapping_shr(shift as u32 - 32)
     }
 
     /// Whether it is enough for a factor.

@@ -12,6 +12,7 @@
 //! off at the end.
 
 use super::Output;
+use crate::fixed::HighWord;
 use crate::format::blocks::{Blocks, Layout};
 
 /// Writes `q + 128` of a run into every other element of `to`, the first included; returns their sum.
@@ -52,17 +53,23 @@ pub fn matrix(
     if blocks.layout() != Layout::Quads || !served {
         return false;
     }
+    let by = HighWord::new(to.zero_point);
     let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-128));
     for (first, block) in (0..blocks.n()).step_by(4).zip(blocks.blocks()) {
         let Some((head, weights)) = block.split_at_checked(Layout::Quads.stage_bytes()) else { return false };
         let rows = if pixels == 1 { one_pixel(weights, patches) } else { two_pixels(weights, words) };
         for (lane, (row, sums)) in (first..blocks.n()).zip(rows).enumerate() {
             let word = |at: usize| head.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
-            let (bias, multiplier, shift) = (word(4 * lane), word(16 + 4 * lane), head.get(32 + lane).copied());
+            let (bias, multiplier, shift) =
+                (word(4 * lane), word(16 + 4 * lane), head.get(32 + lane).map_or(1, |&s| s));
             for ((sum, offset), at) in sums.into_iter().zip(offsets).zip(at).take(pixels) {
                 if let Some(out) = output.get_mut(at + row) {
                     let acc = bias.wrapping_add(offset).wrapping_add(sum as i32);
-                    *out = to.stage(acc, multiplier, shift.unwrap_or(1));
+                    *out = if by.serves_shift(shift) {
+                        by.rescale(acc, multiplier, shift).clamp(to.min as i32, to.max as i32) as i8
+                    } else {
+                        to.stage(acc, multiplier, shift)
+                    };
                 }
             }
         }
@@ -71,13 +78,13 @@ pub fn matrix(
 }
 
 /// Sums of four rows and two pixels.
-#[inline(always)]
+#[inline(never)]
 fn two_pixels(weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
     let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
     for (quad, words) in weights.chunks_exact(16).zip(words.chunks_exact(4)) {
-        for (row, weights) in quad.chunks_exact(4).enumerate() {
-            for (&w, &word) in weights.iter().zip(words) {
-                let product = word.wrapping_mul(w as u32);
+        for (k, &word) in words.iter().enumerate() {
+            for row in 0..4 {
+                let product = word.wrapping_mul(quad[4 * row + k] as u32);
                 low[row] = low[row].wrapping_add(product);
                 high[row] = high[row].wrapping_add(product >> 16);
             }
@@ -87,7 +94,7 @@ fn two_pixels(weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
 }
 
 /// Sums of four rows and one pixel, whose activations are bytes.
-#[inline(always)]
+#[inline(never)]
 fn one_pixel(weights: &[u8], patch: &[i8]) -> [[u32; 2]; 4] {
     let mut sums = [[0u32; 2]; 4];
     for (quad, patch) in weights.chunks_exact(16).zip(patch.chunks_exact(4)) {
