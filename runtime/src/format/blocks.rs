@@ -22,7 +22,7 @@ pub enum Layout {
     /// Two rows, words of 32 bits: what SXTB16 and SMLAD of a Cortex-M4 pair without reordering. 8, 4 or 2 bits.
     Pairs,
     /// Four rows by four `k`, stored as `w + 128`, for activations `q + 128`: what LDRB loads from a base register of a Cortex-M0, and products
-    /// that fill 16 bits, so that one multiplication serves two pixels. Cores without SIMD.
+    /// that fill 16 bits, so that one multiplication serves two pixels. Cores without SIMD. Of 4 or 2 bits, eight `k`.
     Quads,
     /// Four rows by sixteen `k`: one vector register of Helium.
     Rows,
@@ -67,13 +67,14 @@ impl Layout {
         match self {
             Layout::Pairs => 32 / bits as usize,
             Layout::Rows => 16,
-            _ => 4,
+            Layout::Quads if bits == 8 => 4,
+            Layout::Quads => 8,
         }
     }
 
     /// Whether weights of so many bits can be laid out so.
     pub const fn holds(self, bits: u8) -> bool {
-        matches!((self, bits), (_, 8) | (Layout::Pairs, 2 | 4))
+        matches!((self, bits), (_, 8) | (Layout::Pairs | Layout::Quads, 2 | 4))
     }
 
     /// `k` with its padding.
@@ -220,14 +221,14 @@ fn place(layout: Layout, bits: u8, lane: usize, k: usize) -> (usize, u32) {
             let bit = 16 * (k % 4 / 2) + bits as usize * (k / 4 * 2 + k % 2);
             (run + bit / 8, (bit % 8) as u32)
         }
-        _ => (run + k % depth, 0),
+        _ => (run + k % depth * bits as usize / 8, (k % depth * bits as usize % 8) as u32),
     }
 }
 
 /// Narrow weights and [`Layout::Quads`] are stored with an offset, the rest in two's complement.
 fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
     match (layout, bits) {
-        (Layout::Quads, _) => raw as i32 - 128,
+        (Layout::Quads, 8) => raw as i32 - 128,
         (_, 8) => raw as i8 as i32,
         _ => (raw as i32 & ((1 << bits) - 1)) - (1 << (bits - 1)),
     }
@@ -235,7 +236,7 @@ fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
 
 fn encode(layout: Layout, bits: u8, weight: i8) -> u8 {
     match (layout, bits) {
-        (Layout::Quads, _) => weight as u8 ^ 0x80,
+        (Layout::Quads, 8) => weight as u8 ^ 0x80,
         (_, 8) => weight as u8,
         _ => ((weight as i32 + (1 << (bits - 1))) as u8) & ((1u8 << bits) - 1),
     }

@@ -3,7 +3,7 @@
 //! | layout | element | several pixels | scaling |
 //! |---|---|---|---|
 //! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
-//! | `Quads` | u16, of a single pixel u8 | two, every `k` side by side: a word that one factor multiplies | `q + 128` |
+//! | `Quads` | u16; a single pixel u8, or twice if weights are narrow | two, every `k` side by side: a word that one factor multiplies | `q + 128` |
 //! | `Rows` | i8 | one after another | `q` |
 //!
 //! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
@@ -26,10 +26,11 @@ pub const fn pixels(layout: Layout) -> usize {
 }
 
 /// Bytes of one `k` of so many pixels.
-pub const fn bytes_per_k(layout: Layout, pixels: usize) -> usize {
+pub const fn bytes_per_k(layout: Layout, bits: u8, pixels: usize) -> usize {
     match layout {
         Layout::Pairs => 2 * pixels,
-        Layout::Quads => pixels * pixels,
+        Layout::Quads if bits == 8 && pixels == 1 => 1,
+        Layout::Quads => 4,
         Layout::Rows => pixels,
     }
 }
@@ -87,7 +88,7 @@ pub struct Patches<'s> {
 impl<'s> Patches<'s> {
     /// Scratch bytes.
     pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
-        layout.padded_k(bits, k) * bytes_per_k(layout, pixels)
+        layout.padded_k(bits, k) * bytes_per_k(layout, bits, pixels)
     }
 
     /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`Patches::bytes`].
@@ -122,13 +123,17 @@ impl<'s> Patches<'s> {
                 self.sums[pixel % 3] += generic::expand(self.bits, to, self.pixels, pixel, k, run);
             }
             Layout::Quads => {
-                self.sums[pixel % 3] += if self.pixels == 1 {
+                if self.is_bytes() {
                     let to = bytemuck::cast_slice_mut(self.memory.get_mut(k..).unwrap_or(&mut []));
-                    quads::offset(to, run)
-                } else {
-                    let Ok(to) = bytemuck::try_cast_slice_mut::<i8, u16>(self.memory) else { return };
-                    expand(to.get_mut(2 * k + pixel..).unwrap_or(&mut []), run)
-                };
+                    self.sums[0] += quads::offset(to, run);
+                    return;
+                }
+                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, u16>(self.memory) else { return };
+                self.sums[pixel % 3] += expand(to.get_mut(2 * k + pixel..).unwrap_or(&mut []), run);
+                if self.pixels == 1 {
+                    self.sums[1] = self.sums[0];
+                    expand(to.get_mut(2 * k + 1..).unwrap_or(&mut []), run);
+                }
             }
             Layout::Rows => {
                 if let Some(to) = self.memory.get_mut(pixel * self.padded_k + k..).and_then(|m| m.get_mut(..run.len()))
@@ -139,6 +144,11 @@ impl<'s> Patches<'s> {
         }
     }
 
+    /// Whether a patch of [`Layout::Quads`] is a pixel of bytes.
+    fn is_bytes(&self) -> bool {
+        bytes_per_k(self.layout, self.bits, self.pixels) == 1
+    }
+
     /// Activation `k` of a pixel, with [`Layout::offset`].
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
@@ -147,13 +157,20 @@ impl<'s> Patches<'s> {
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
                 (q >> pair_shift(self.bits, self.pixels, k)) as i32
             }
-            Layout::Quads if self.pixels == 1 => self.memory.get(k).copied().unwrap_or(0) as u8 as i32,
+            Layout::Quads if self.is_bytes() => self.memory.get(k).copied().unwrap_or(0) as u8 as i32,
             Layout::Quads => {
                 let halves: &[u16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
                 halves.get(2 * k + pixel).copied().unwrap_or(0) as i32
             }
             Layout::Rows => self.memory.get(pixel * self.padded_k + k).copied().unwrap_or(0) as i32,
         }
+    }
+
+    /// What kernels of [`Layout::Quads`] are told: a pixel that stands twice is two.
+    #[cfg(any(pith_v6m, pith_v7m, not(target_arch = "arm")))]
+    fn quads_places(&self, at: [usize; 3]) -> (usize, [usize; 3]) {
+        let at = if self.pixels == 1 { [at[0]; 3] } else { at };
+        (if self.is_bytes() { 1 } else { 2 }, at)
     }
 
     /// Multiplies with a matrix: pixel `i`'s `n` outputs begin at `output[at[i]]`. Pixels may be fewer than there is room for only if they
@@ -164,12 +181,14 @@ impl<'s> Patches<'s> {
         if self.native && super::arm_dsp::pairs(blocks, self.memory, self.pixels, self.sums, to, output, at) {
             return;
         }
+        #[cfg(any(pith_v6m, pith_v7m, not(target_arch = "arm")))]
+        let (pixels, places) = self.quads_places(at);
         #[cfg(any(pith_v6m, pith_v7m))]
-        if self.native && arm::matrix(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+        if self.native && arm::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
             return;
         }
         #[cfg(not(target_arch = "arm"))]
-        if quads::matrix(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+        if quads::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
             return;
         }
         generic::matrix(blocks, self, self.pixels, to, output, at);

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Five operations for two products, load of the weight included, and half of the loads. What the weights' 128 adds, `128 * sum p`, is taken
-//! off at the end.
+//! off at the end. Products of weights of 4 or 2 bits are so short that eight of them fit 16 bits together, and are taken apart together.
 
 use super::Output;
 use crate::fixed::HighWord;
@@ -46,7 +46,7 @@ pub fn matrix(
 ) -> bool {
     let words: &[u32] = bytemuck::try_cast_slice(patches).unwrap_or(&[]);
     let served = match pixels {
-        1 => patches.len() == blocks.padded_k(),
+        1 => blocks.bits() == 8 && patches.len() == blocks.padded_k(),
         2 => words.len() == blocks.padded_k(),
         _ => false,
     };
@@ -54,10 +54,14 @@ pub fn matrix(
         return false;
     }
     let by = HighWord::new(to.zero_point);
-    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-128));
+    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-1 << (blocks.bits() - 1)));
     for (first, block) in (0..blocks.n()).step_by(4).zip(blocks.blocks()) {
         let Some((head, weights)) = block.split_at_checked(Layout::Quads.stage_bytes()) else { return false };
-        let rows = if pixels == 1 { one_pixel(weights, patches) } else { two_pixels(weights, words) };
+        let rows = match (pixels, blocks.bits()) {
+            (1, _) => one_pixel(weights, patches),
+            (_, 8) => two_pixels(weights, words),
+            (_, bits) => two_pixels_narrow(bits, weights, words),
+        };
         for (lane, (row, sums)) in (first..blocks.n()).zip(rows).enumerate() {
             let word = |at: usize| head.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
             let (bias, multiplier, shift) =
@@ -88,6 +92,26 @@ fn two_pixels(weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
                 low[row] = low[row].wrapping_add(product);
                 high[row] = high[row].wrapping_add(product >> 16);
             }
+        }
+    }
+    core::array::from_fn(|row| [low[row].wrapping_sub(high[row] << 16), high[row]])
+}
+
+/// Sums of four rows and two pixels, of weights of 4 or 2 bits.
+#[inline(never)]
+fn two_pixels_narrow(bits: u8, weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
+    let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
+    let row_bytes = bits as usize;
+    for (rows, words) in weights.chunks_exact(4 * row_bytes).zip(words.chunks_exact(8)) {
+        for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
+            let mut packed = bytes.iter().rev().fold(0u32, |packed, &byte| packed << 8 | byte as u32);
+            let mut sum = 0u32;
+            for &word in words {
+                sum = sum.wrapping_add(word.wrapping_mul(packed & ((1 << bits) - 1)));
+                packed >>= bits;
+            }
+            low[row] = low[row].wrapping_add(sum);
+            high[row] = high[row].wrapping_add(sum >> 16);
         }
     }
     core::array::from_fn(|row| [low[row].wrapping_sub(high[row] << 16), high[row]])
