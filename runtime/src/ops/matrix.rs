@@ -27,7 +27,7 @@ impl Scratch {
         let ring = if has_one_tap(c) { 0 } else { c.kernel_h as usize * ring_row(c) };
         Scratch {
             ring: ring.next_multiple_of(4),
-            staging: if run.is_multiple_of(4) { 0 } else { k.next_multiple_of(4) },
+            staging: if run.is_multiple_of(4) || layout == Layout::Quads { 0 } else { k.next_multiple_of(4) },
             patches: Patches::bytes(layout, bits, patch::pixels(layout), k),
         }
     }
