@@ -3,7 +3,7 @@
 use std::env;
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(pith_helium, pith_dsp, pith_v6m, pith_v7m, pith_desktop)");
+    println!("cargo::rustc-check-cfg=cfg(pith_helium, pith_dsp, pith_v6m, pith_v7m, pith_riscv, pith_desktop)");
     let target = env::var("TARGET").unwrap_or_default();
     let feature = |name: &str| env::var_os(name).is_some();
     let set = match target.split('-').next().unwrap_or_default() {
@@ -16,6 +16,7 @@ fn main() {
         "thumbv8m.main" if feature("CARGO_FEATURE_DSP") => "pith_dsp",
         "thumbv8m.main" => "pith_v7m",
         "thumbv8m.base" => "pith_v6m",
+        set if set.starts_with("riscv32im") => "pith_riscv",
         _ => return,
     };
     println!("cargo::rustc-cfg={set}");

@@ -12,7 +12,7 @@ pub struct Target {
 }
 
 /// All of them; the first is the default.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "portable", isa: Isa::Generic },
     Target { name: "cortex-m0", isa: Isa::ArmV6M },
     Target { name: "cortex-m0plus", isa: Isa::ArmV6M },
@@ -21,6 +21,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "cortex-m7", isa: Isa::ArmDsp },
     Target { name: "cortex-m33", isa: Isa::ArmDsp },
     Target { name: "cortex-m55", isa: Isa::Helium },
+    Target { name: "riscv32", isa: Isa::RiscV },
     Target { name: "nucleo-l4r5zi", isa: Isa::ArmDsp },
 ];
 

@@ -21,16 +21,44 @@ pub fn requantize(acc: i32, multiplier: i32, shift: u8) -> i32 {
     rounded.clamp(i32::MIN as i64, i32::MAX as i64) as i32
 }
 
-/// Whether `zero_point + requantize(acc, multiplier, shift)`, clamped to an int8, may be computed from the high word of the product:
-/// `(high(acc * multiplier) + r) >> (shift - 32)` with `r = (2 * zero_point + 1) << (shift - 33)`, because the low word cannot carry. That
-/// needs a shift of at least 33 and an `r` below 2^30, as the high word is. A smaller shift is brought to 33 by doubling `acc` with saturation;
-/// where that saturates, a multiplier of at least 2^30 takes the result beyond any int8, as without.
-#[inline(always)]
-pub fn rescales_by_high_word(multiplier: i32, shift: u8, zero_point: i32) -> bool {
-    let rounding = (2 * zero_point as i64 + 1).unsigned_abs();
-    let largest = (rounding.leading_zeros() as u8).saturating_sub(1).min(62);
-    let doubles = multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
-    (33..=largest).contains(&shift) || (25..=32).contains(&shift) && doubles
+/// When the high word of a product is enough: `floor(acc * m / 2^s + 1/2) + z` is `(high(acc * m) + r) >> (s - 32)` with
+/// `r = (2 * z + 1) << (s - 33)`, because the low word cannot carry. That needs `s >= 33` and an `r` below 2^30, as the high word is. A smaller
+/// `s` is brought to 33 by doubling `acc` with saturation; where that saturates, a multiplier of at least 2^30 takes the result beyond any
+/// int8, as without.
+#[derive(Clone, Copy, Debug)]
+pub struct HighWord {
+    rounding: i32,
+    largest_shift: u8,
+}
+
+impl HighWord {
+    /// For outputs with this zero point.
+    pub fn new(zero_point: i32) -> HighWord {
+        let rounding = 2 * zero_point as i64 + 1;
+        // The largest `t` with `|rounding| << t < 2^30` is two less than the zeros before it in 32 bits.
+        let zeros = rounding.unsigned_abs().leading_zeros() as u8;
+        HighWord { rounding: rounding as i32, largest_shift: if zeros < 34 { 0 } else { zeros - 1 } }
+    }
+
+    /// Whether no doubling is needed either.
+    #[inline(always)]
+    pub fn serves_shift(self, shift: u8) -> bool {
+        (33..=self.largest_shift).contains(&shift)
+    }
+
+    /// `floor(acc * multiplier / 2^shift + 1/2) + zero_point`, for a shift that needs no doubling.
+    #[inline(always)]
+    pub fn rescale(self, acc: i32, multiplier: i32, shift: u8) -> i32 {
+        let high = ((acc as i64 * multiplier as i64) >> 32) as i32;
+        high.wrapping_add(self.rounding.wrapping_shl(shift as u32 - 33)).wrapping_shr(shift as u32 - 32)
+    }
+
+    /// Whether it is enough for a factor.
+    #[inline(always)]
+    pub fn serves(self, multiplier: i32, shift: u8) -> bool {
+        let doubles = || (25..=32).contains(&shift) && (multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30);
+        self.serves_shift(shift) || doubles()
+    }
 }
 
 /// `floor((lhs * lhs_multiplier + rhs * rhs_multiplier) / 2^shift + 1/2)` in 32 bits: `lhs` and `rhs` are differences of two int8, multipliers at most

@@ -15,6 +15,8 @@ pub enum Isa {
     ArmDsp,
     /// Cortex-M55, M85: the vector extension.
     Helium,
+    /// RISC-V, 32 bits, with multiplication.
+    RiscV,
     /// Any x86-64.
     Sse2,
     /// x86-64 with AVX2.
@@ -39,12 +41,13 @@ const LOOKED_UP: [Isa; 8] =
     [Isa::Sse2, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::DotProd, Isa::I8mm];
 
 /// Sets and their names.
-const NAMES: [(Isa, &str); 13] = [
+const NAMES: [(Isa, &str); 14] = [
     (Isa::Generic, "generic"),
     (Isa::ArmV6M, "armv6m"),
     (Isa::ArmV7M, "armv7m"),
     (Isa::ArmDsp, "armdsp"),
     (Isa::Helium, "helium"),
+    (Isa::RiscV, "riscv"),
     (Isa::Sse2, "sse2"),
     (Isa::Avx2, "avx2"),
     (Isa::AvxVnni, "avxvnni"),
@@ -65,6 +68,8 @@ impl Isa {
         Isa::ArmV6M
     } else if cfg!(pith_v7m) {
         Isa::ArmV7M
+    } else if cfg!(pith_riscv) {
+        Isa::RiscV
     } else {
         Isa::Generic
     };
@@ -72,8 +77,8 @@ impl Isa {
     /// How its kernels want weights; none for row-major.
     pub const fn layout(self) -> Option<Layout> {
         match self {
-            Isa::ArmV6M => Some(Layout::Quads),
-            Isa::ArmV7M | Isa::ArmDsp => Some(Layout::Pairs),
+            Isa::ArmV6M | Isa::ArmV7M | Isa::RiscV => Some(Layout::Quads),
+            Isa::ArmDsp => Some(Layout::Pairs),
             Isa::Helium => Some(Layout::Rows),
             _ => None,
         }

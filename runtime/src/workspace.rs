@@ -498,7 +498,7 @@ impl<'m> Source<'m> {
             Some(layout) => {
                 let (n, k) = ops::matrix_shape(op)?;
                 let blocks = Blocks::new(layout, constant.bits, n, k, bytes);
-                Some(Source { weights: Weights::Blocks(blocks), layout: Some(layout), zero_point: 0 })
+                Some(Source { weights: Weights::Blocks(blocks), layout: Some(layout), zero_point: -layout.offset() })
             }
             None => {
                 let packed = Packed { bytes, bits: constant.bits };

@@ -11,10 +11,10 @@
 //! columns of a window, `[kernel_w, kernel_h, in_c]`, see [`Layout::column`]; elsewhere it is row-major.
 //!
 //! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
-//! The input's zero point is folded into the bias: `acc = bias + sum q * w` over **all** taps, where a tap outside of the input reads the
-//! zero point. That equals the row-major meaning, since sums wrap.
+//! The input's zero point is folded into the bias: `acc = bias + sum (q + o) * w` over **all** taps, where a tap outside of the input reads
+//! the zero point and `o` is [`Layout::offset`]. That equals the row-major meaning, since sums wrap.
 
-use crate::fixed::{SHIFT_RANGE, rescales_by_high_word};
+use crate::fixed::{HighWord, SHIFT_RANGE};
 
 /// Largest `k` of a matrix in blocks; keeps scaled sums of narrow weights inside of 32 bits.
 pub const MAX_K: usize = 32_768;
@@ -24,7 +24,8 @@ pub const MAX_K: usize = 32_768;
 pub enum Layout {
     /// Two rows, words of 32 bits: what SXTB16 and SMLAD of a Cortex-M4 pair without reordering. 8, 4 or 2 bits.
     Pairs,
-    /// Four rows by four `k`, stored as `w + 128`: 32 bytes within reach of one LDRB base register of a Cortex-M0.
+    /// Four rows by four `k`, stored as `w + 128`, for activations `q + 128`: what LDRB loads from a base register of a Cortex-M0, and products
+    /// that fill 16 bits, so that one multiplication serves two pixels. Cores without SIMD. Of 4 or 2 bits, eight `k`.
     Quads,
     /// Four rows by sixteen `k`: one vector register of Helium. Columns of a window lie side by side, so that windows overlap in memory as
     /// they do in the input.
@@ -54,6 +55,14 @@ impl Layout {
         }
     }
 
+    /// What is added to activations.
+    pub const fn offset(self) -> i32 {
+        match self {
+            Layout::Quads => 128,
+            Layout::Pairs | Layout::Rows => 0,
+        }
+    }
+
     /// Rows of a block.
     pub const fn rows(self) -> usize {
         match self {
@@ -67,13 +76,14 @@ impl Layout {
         match self {
             Layout::Pairs => 32 / bits as usize,
             Layout::Rows => 16,
-            _ => 4,
+            Layout::Quads if bits == 8 => 4,
+            Layout::Quads => 8,
         }
     }
 
     /// Whether weights of so many bits can be laid out so.
     pub const fn holds(self, bits: u8) -> bool {
-        matches!((self, bits), (_, 8) | (Layout::Pairs, 2 | 4))
+        matches!((self, bits), (_, 8) | (Layout::Pairs | Layout::Quads, 2 | 4))
     }
 
     /// `k` with its padding.
@@ -213,18 +223,16 @@ impl<'a> Blocks<'a> {
         decode(self.layout, self.bits, raw >> bit)
     }
 
-    /// Whether every row's output stage is [`rescales_by_high_word`].
+    /// Whether a kernel may rescale every row by the high word of a product.
     pub fn rescales_by_high_word(&self, zero_point: i32) -> bool {
-        let rows = self.layout.rows();
+        let (rows, by) = (self.layout.rows(), HighWord::new(zero_point));
         self.blocks().all(|block| {
             let (Some(multipliers), Some(shifts)) = (block.get(4 * rows..8 * rows), block.get(8 * rows..9 * rows))
             else {
                 return false;
             };
             let multipliers = multipliers.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes));
-            multipliers
-                .zip(shifts)
-                .all(|(m, &shift)| rescales_by_high_word(m, self.layout.stored_shift(shift), zero_point))
+            multipliers.zip(shifts).all(|(m, &shift)| by.serves(m, self.layout.stored_shift(shift)))
         })
     }
 }
@@ -240,14 +248,14 @@ fn place(layout: Layout, bits: u8, lane: usize, k: usize) -> (usize, u32) {
             let bit = 16 * (k % 4 / 2) + bits as usize * (k / 4 * 2 + k % 2);
             (run + bit / 8, (bit % 8) as u32)
         }
-        _ => (run + k % depth, 0),
+        _ => (run + k % depth * bits as usize / 8, (k % depth * bits as usize % 8) as u32),
     }
 }
 
 /// Narrow weights and [`Layout::Quads`] are stored with an offset, the rest in two's complement.
 fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
     match (layout, bits) {
-        (Layout::Quads, _) => raw as i32 - 128,
+        (Layout::Quads, 8) => raw as i32 - 128,
         (_, 8) => raw as i8 as i32,
         _ => (raw as i32 & ((1 << bits) - 1)) - (1 << (bits - 1)),
     }
@@ -255,7 +263,7 @@ fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
 
 fn encode(layout: Layout, bits: u8, weight: i8) -> u8 {
     match (layout, bits) {
-        (Layout::Quads, _) => weight as u8 ^ 0x80,
+        (Layout::Quads, 8) => weight as u8 ^ 0x80,
         (_, 8) => weight as u8,
         _ => ((weight as i32 + (1 << (bits - 1))) as u8) & ((1u8 << bits) - 1),
     }
@@ -288,7 +296,7 @@ pub fn emit(
                     *to |= encode(layout, bits, w) << bit;
                 }
             }
-            let folded = bias.wrapping_sub(zero_point.wrapping_mul(sum));
+            let folded = bias.wrapping_sub((zero_point + layout.offset()).wrapping_mul(sum));
             let mut write = |at: usize, bytes: &[u8]| {
                 if let Some(to) = block.get_mut(at..at + bytes.len()) {
                     to.copy_from_slice(bytes);
@@ -321,7 +329,7 @@ mod tests {
                         let read: Vec<i32> = (0..blocks.padded_k()).map(|k| blocks.weight(row, k)).collect();
                         let expected = |c: usize| if c < k { value(row, c) as i32 } else { 0 };
                         assert!(read.iter().enumerate().all(|(c, &w)| w == expected(c)), "{layout:?} {bits} {n} {k}");
-                        let bias = row as i32 - 3 * read.iter().sum::<i32>();
+                        let bias = row as i32 - (3 + layout.offset()) * read.iter().sum::<i32>();
                         assert_eq!(blocks.stage(row), (bias, 7, 40));
                     }
                     assert!(blocks.rescales_by_high_word(-128));

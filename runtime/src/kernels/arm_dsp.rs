@@ -13,7 +13,7 @@
 
 use super::patch::{Rows, sum_shift};
 use super::{DepthwiseRow, Memory, Output, Sum};
-use crate::fixed::rescales_by_high_word;
+use crate::fixed::HighWord;
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 
@@ -1176,6 +1176,7 @@ pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
     let DepthwiseRow { channels, kernel_h, kernel_w, row, .. } = *r;
     let width = r.output.len() / channels.max(1);
     let reach = (width.max(1) - 1) * r.stride_w + kernel_w;
+    let by = HighWord::new(r.to.zero_point);
     let served = channels >= 4
         && kernel_w > 0
         && r.first < kernel_h
@@ -1183,7 +1184,7 @@ pub fn depthwise_row(r: &mut DepthwiseRow<'_>) {
         && row * kernel_h <= r.ring.len()
         && kernel_h * kernel_w * channels <= r.weights.len()
         && [r.bias.len(), r.multiplier.len(), r.shift.len()].iter().all(|&len| len >= channels)
-        && r.multiplier.iter().zip(r.shift).all(|(&m, &shift)| rescales_by_high_word(m, shift, r.to.zero_point));
+        && r.multiplier.iter().zip(r.shift).all(|(&m, &shift)| by.serves(m, shift));
     if !served {
         return super::generic::depthwise_row(r);
     }

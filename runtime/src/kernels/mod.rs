@@ -5,16 +5,23 @@
 mod aarch64;
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
+#[cfg(pith_v6m)]
+pub mod arm_v6m;
+#[cfg(pith_v7m)]
+pub mod arm_v7m;
 pub mod generic;
 #[cfg(pith_helium)]
 pub mod helium;
 #[cfg(pith_desktop)]
 pub mod lanes;
 pub mod patch;
+pub mod quads;
 mod windows;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+#[cfg(any(pith_v6m, pith_v7m))]
+use crate::fixed::HighWord;
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
 pub use windows::Windows;
@@ -119,12 +126,41 @@ pub struct DepthwiseRow<'a> {
     pub output: &'a mut [i8],
 }
 
+#[cfg(any(pith_v6m, pith_v7m))]
+impl DepthwiseRow<'_> {
+    /// Whether a filter of 3x3 finds all that it reads in these slices, and the high word of a product gives every output.
+    fn is_3x3_by_high_word(&self) -> bool {
+        let channels = self.channels;
+        if [self.kernel_h, self.kernel_w] != [3; 2] || channels == 0 {
+            return false;
+        }
+        let last = (self.output.len() / channels).saturating_sub(1);
+        let read = last.checked_mul(self.stride_w).and_then(|x| (x + 3).checked_mul(channels));
+        let stage = self.multiplier.iter().zip(self.shift).take(channels);
+        let by = HighWord::new(self.to.zero_point);
+        read.is_some_and(|read| read <= self.row)
+            && self.first < 3
+            && self.row.checked_mul(3).is_some_and(|ring| ring <= self.ring.len())
+            && channels.checked_mul(9).is_some_and(|taps| taps <= self.weights.len())
+            && [self.bias.len(), self.multiplier.len(), self.shift.len()].iter().all(|&len| len >= channels)
+            && stage.into_iter().all(|(&multiplier, &shift)| by.serves(multiplier, shift))
+    }
+}
+
 /// See [`generic::depthwise_row`].
 pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
     #[cfg(pith_dsp)]
     arm_dsp::depthwise_row(row);
     #[cfg(pith_helium)]
     if helium::depthwise_row(row) {
+        return;
+    }
+    #[cfg(pith_v6m)]
+    if arm_v6m::depthwise_row(row) {
+        return;
+    }
+    #[cfg(pith_v7m)]
+    if arm_v7m::depthwise_row(row) {
         return;
     }
     #[cfg(not(pith_dsp))]

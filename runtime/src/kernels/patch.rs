@@ -3,14 +3,19 @@
 //! | layout | element | several pixels | scaling |
 //! |---|---|---|---|
 //! | `Pairs` | i16, of four `k` the order 0, 2, 1, 3 | every four `k` side by side | `q << e(k)`, see [`pair_shift`] |
-//! | `Quads` | i32 | one | `q` |
+//! | `Quads` | u16; a single pixel u8, or twice if weights are narrow | two, every `k` side by side: a word that one factor multiplies | `q + 128` |
 //!
 //! `Rows` has no patches, see [`super::Windows`].
 //!
 //! Taps outside of the input hold the input's zero point, which the bias accounts for; the padding of `k` holds zeros.
 
 use super::Output;
+#[cfg(pith_v6m)]
+use super::arm_v6m as arm;
+#[cfg(pith_v7m)]
+use super::arm_v7m as arm;
 use super::generic;
+use super::quads;
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 
@@ -18,15 +23,18 @@ use crate::uses::has_blocks;
 pub const fn pixels(layout: Layout) -> usize {
     match layout {
         Layout::Pairs => 3,
-        _ => 1,
+        Layout::Quads => 2,
+        Layout::Rows => 1,
     }
 }
 
-/// Bytes of one activation in a patch.
-pub const fn element_bytes(layout: Layout) -> usize {
+/// Bytes of one `k` of so many pixels.
+pub const fn bytes_per_k(layout: Layout, bits: u8, pixels: usize) -> usize {
     match layout {
-        Layout::Pairs => 2,
-        _ => 4,
+        Layout::Pairs => 2 * pixels,
+        Layout::Quads if bits == 8 && pixels == 1 => 1,
+        Layout::Quads => 4,
+        Layout::Rows => pixels,
     }
 }
 
@@ -63,6 +71,11 @@ pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
     const ORDER: [usize; 4] = [0, 2, 1, 3];
     (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
 }
+
+#[cfg(any(pith_v6m, pith_v7m))]
+use arm::expand;
+#[cfg(not(any(pith_v6m, pith_v7m)))]
+use quads::expand;
 
 /// Runs of a ring's rows, from `left` on: what the taps of a window read, kernel row after kernel row.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +128,7 @@ impl<'a> Rows<'a> {
 
 /// Scratch bytes of patches.
 pub const fn bytes(layout: Layout, bits: u8, pixels: usize, k: usize) -> usize {
-    layout.padded_k(bits, k) * element_bytes(layout) * pixels
+    layout.padded_k(bits, k) * bytes_per_k(layout, bits, pixels)
 }
 
 /// Patches of some pixels, in scratch memory, for the layouts of `USES`, see [`crate::uses`].
@@ -126,9 +139,9 @@ pub struct Patches<'s, const USES: u64> {
     pixels: usize,
     memory: &'s mut [i8],
     /// Whether a kernel of the instruction set serves.
-    #[cfg_attr(not(pith_dsp), allow(dead_code))]
+    #[cfg_attr(not(any(pith_dsp, pith_v6m, pith_v7m)), allow(dead_code))]
     native: bool,
-    /// `sum q` of every pixel, for weights that are stored with an offset.
+    /// Sums of activations of every pixel, for weights that are stored with an offset.
     sums: [i32; 3],
 }
 
@@ -176,19 +189,28 @@ impl<'s, const USES: u64> Patches<'s, USES> {
                 self.sums[pixel % 3] += sum;
             }
             Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
-                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, i32>(self.memory) else { return };
-                let mut sum = 0;
-                for (to, &q) in to.iter_mut().skip(k).zip(run) {
-                    *to = q as i32;
-                    sum += q as i32;
+                if self.is_bytes() {
+                    let to = bytemuck::cast_slice_mut(self.memory.get_mut(k..).unwrap_or(&mut []));
+                    self.sums[0] += quads::offset(to, run);
+                    return;
                 }
-                self.sums[0] += sum;
+                let Ok(to) = bytemuck::try_cast_slice_mut::<i8, u16>(self.memory) else { return };
+                self.sums[pixel % 3] += expand(to.get_mut(2 * k + pixel..).unwrap_or(&mut []), run);
+                if self.pixels == 1 {
+                    self.sums[1] = self.sums[0];
+                    expand(to.get_mut(2 * k + 1..).unwrap_or(&mut []), run);
+                }
             }
             _ => (),
         }
     }
 
-    /// Activation `k` of a pixel.
+    /// Whether a patch of [`Layout::Quads`] is a pixel of bytes.
+    fn is_bytes(&self) -> bool {
+        bytes_per_k(self.layout, self.bits, self.pixels) == 1
+    }
+
+    /// Activation `k` of a pixel, with [`Layout::offset`].
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
             Layout::Pairs if has_pairs(USES) => {
@@ -196,11 +218,19 @@ impl<'s, const USES: u64> Patches<'s, USES> {
                 let q = words.get(pair_index(self.pixels, pixel, k)).copied().unwrap_or(0);
                 (q >> pair_shift(self.bits, self.pixels, k)) as i32
             }
+            Layout::Quads if self.is_bytes() => self.memory.get(k).copied().unwrap_or(0) as u8 as i32,
             _ => {
-                let words: &[i32] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
-                words.get(k).copied().unwrap_or(0)
+                let halves: &[u16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+                halves.get(2 * k + pixel).copied().unwrap_or(0) as i32
             }
         }
+    }
+
+    /// What kernels of [`Layout::Quads`] are told: a pixel that stands twice is two.
+    #[cfg(any(pith_v6m, pith_v7m, not(target_arch = "arm")))]
+    fn quads_places(&self, at: [usize; 3]) -> (usize, [usize; 3]) {
+        let at = if self.pixels == 1 { [at[0]; 3] } else { at };
+        (if self.is_bytes() { 1 } else { 2 }, at)
     }
 
     /// Multiplies with a matrix: pixel `i`'s `n` outputs begin at `output[at[i]]`. Pixels may be fewer than there is room for only if they
@@ -209,6 +239,16 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         // Kernels of an instruction set return whether they served.
         #[cfg(pith_dsp)]
         if self.native && super::arm_dsp::pairs::<USES>(blocks, self.memory, self.pixels, self.sums, to, output, at) {
+            return;
+        }
+        #[cfg(any(pith_v6m, pith_v7m, not(target_arch = "arm")))]
+        let (pixels, places) = self.quads_places(at);
+        #[cfg(any(pith_v6m, pith_v7m))]
+        if self.native && arm::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
+            return;
+        }
+        #[cfg(not(target_arch = "arm"))]
+        if quads::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
             return;
         }
         generic::matrix(blocks, self, self.pixels, to, output, at);

@@ -28,7 +28,7 @@ impl Scratch {
         let ring = if has_one_tap(c) { 0 } else { c.kernel_h as usize * ring_row(c) };
         Scratch {
             ring: ring.next_multiple_of(4),
-            staging: if run.is_multiple_of(4) { 0 } else { k.next_multiple_of(4) },
+            staging: if run.is_multiple_of(4) || layout == Layout::Quads { 0 } else { k.next_multiple_of(4) },
             patches: patch::bytes(layout, bits, patch::pixels(layout), k),
         }
     }
@@ -181,6 +181,8 @@ struct Group<'s, const USES: u64> {
     /// Index of the pixel in every place.
     pixels: [usize; 3],
     next: usize,
+    /// Places that are taken.
+    taken: usize,
     n: usize,
 }
 
@@ -199,6 +201,7 @@ impl<'s, const USES: u64> Group<'s, USES> {
             places,
             pixels: [0; 3],
             next: 0,
+            taken: 0,
             n: blocks.n(),
         })
     }
@@ -206,26 +209,28 @@ impl<'s, const USES: u64> Group<'s, USES> {
     /// The place of the next pixel.
     #[inline(always)]
     fn begin(&mut self) -> usize {
-        let place = self.next % self.places;
+        let place = self.taken;
         self.patches.begin(place);
         if let Some(pixel) = self.pixels.get_mut(place) {
             *pixel = self.next;
         }
         self.next += 1;
+        self.taken += 1;
         place
     }
 
     /// Multiplies if all places are taken.
     #[inline(always)]
     fn end(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
-        if self.next.is_multiple_of(self.places) {
-            self.patches.multiply(blocks, to, output, self.pixels.map(|p| p * self.n));
+        if self.taken == self.places {
+            self.finish(blocks, to, output);
+            self.taken = 0;
         }
     }
 
     /// Multiplies what is left; places that hold an earlier pixel still give it the same output.
     fn finish(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
-        if !self.next.is_multiple_of(self.places) {
+        if self.taken != 0 {
             self.patches.multiply(blocks, to, output, self.pixels.map(|p| p * self.n));
         }
     }
