@@ -14,7 +14,7 @@ use quantize::data;
 use quantize::execute::{Runner, quantize};
 use quantize::graph::simplify;
 use quantize::onnx::import;
-use quantize::pack::ModelFile;
+use quantize::pack::{ModelFile, PackOptions, pack};
 use quantize::recipe::Recipe;
 use std::path::PathBuf;
 
@@ -94,10 +94,19 @@ fn six_cores_give_the_desktop_bytes() {
         let mut runner = Runner::new(&model);
         let expected: Vec<Vec<Vec<i8>>> = inputs.iter().map(|i| runner.run_raw(i)).collect();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let touched = on_each(&cores, |core| {
+        on_each(&cores, |core| {
+            // Each core gets the file that is laid out for it; the desktop takes its weights out of any layout.
+            let options = PackOptions { isa: core.isa(), ..PackOptions::default() };
+            let file = ModelFile::new(&pack(built.packed.program.clone(), options).unwrap().bytes);
+            let model = Model::parse(file.as_bytes()).unwrap();
+            assert_eq!(
+                Runner::new(&model).run_raw(&inputs[0]),
+                expected[0],
+                "{name} for {} on the desktop",
+                core.name()
+            );
             let run = run_on_core(file.as_bytes(), &inputs, core, false).unwrap();
             assert_eq!(run.outputs, expected, "{name} on {}", core.name());
-            assert!(run.arena_touched <= model.arena_bytes(), "{name} on {}", core.name());
             println!(
                 "{name} on {} ({}): {} samples equal, {} B of stack, {} of {} B of arena touched",
                 core.name(),
@@ -107,9 +116,7 @@ fn six_cores_give_the_desktop_bytes() {
                 run.arena_touched,
                 model.arena_bytes()
             );
-            run.arena_touched
+            assert!(run.arena_touched <= model.arena_bytes(), "{name} on {}", core.name());
         });
-        // What a core touches is what the plan says: the last planned byte is used (the arena rounds up to a word).
-        assert!(touched.iter().all(|&t| t + 4 > model.arena_bytes()), "{name}: {touched:?} of {}", model.arena_bytes());
     }
 }
