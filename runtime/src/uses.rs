@@ -58,7 +58,9 @@ pub const fn blocks_of(layout: Layout, bits: u8) -> u64 {
         (Layout::Pairs, 8) => 1 << 21,
         (Layout::Pairs, 4) => 1 << 22,
         (Layout::Pairs, _) => 1 << 23,
-        (Layout::Quads, _) => 1 << 24,
+        (Layout::Quads, 8) => 1 << 24,
+        (Layout::Quads, 4) => 1 << 27,
+        (Layout::Quads, _) => 1 << 28,
         (Layout::Rows, _) => 1 << 25,
     }
 }

@@ -12,6 +12,7 @@
 
 use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
+use crate::uses::has_blocks;
 use core::arch::naked_asm;
 
 /// What the matrix kernels read, in the order of their stack frame.
@@ -35,7 +36,7 @@ struct Call {
 }
 
 /// As [`super::quads::matrix`], for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
-pub fn matrix(
+pub fn matrix<const USES: u64>(
     blocks: &Blocks<'_>,
     patches: &[i8],
     pixels: usize,
@@ -59,10 +60,11 @@ pub fn matrix(
         return false;
     }
     let kernel = match (bits, pixels) {
-        (8, 1) => quads_x1,
-        (8, _) => quads_x2,
-        (4, _) => quads_s4_x2,
-        _ => quads_s2_x2,
+        (8, 1) if has_blocks(USES, Layout::Quads, 8) => quads_x1,
+        (8, _) if has_blocks(USES, Layout::Quads, 8) => quads_x2,
+        (4, _) if has_blocks(USES, Layout::Quads, 4) => quads_s4_x2,
+        (2, _) if has_blocks(USES, Layout::Quads, 2) => quads_s2_x2,
+        _ => return false,
     };
     let block_bytes = Layout::Quads.block_bytes(bits, blocks.k());
     let begin = blocks.as_bytes().as_ptr();

@@ -18,6 +18,10 @@ use super::generic;
 use super::quads;
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
+#[cfg(any(pith_v6m, pith_v7m))]
+use arm::expand;
+#[cfg(not(any(pith_v6m, pith_v7m)))]
+use quads::expand;
 
 /// Pixels that a matrix kernel multiplies together.
 pub const fn pixels(layout: Layout) -> usize {
@@ -65,17 +69,16 @@ const fn has_pairs(uses: u64) -> bool {
     has_blocks(uses, Layout::Pairs, 8) || has_blocks(uses, Layout::Pairs, 4) || has_blocks(uses, Layout::Pairs, 2)
 }
 
+const fn has_quads(uses: u64) -> bool {
+    has_blocks(uses, Layout::Quads, 8) || has_blocks(uses, Layout::Quads, 4) || has_blocks(uses, Layout::Quads, 2)
+}
+
 /// Position of activation `k` of a pixel among `pixels` in a patch of pairs.
 #[inline(always)]
 pub const fn pair_index(pixels: usize, pixel: usize, k: usize) -> usize {
     const ORDER: [usize; 4] = [0, 2, 1, 3];
     (k / 4 * pixels + pixel) * 4 + ORDER[k % 4]
 }
-
-#[cfg(any(pith_v6m, pith_v7m))]
-use arm::expand;
-#[cfg(not(any(pith_v6m, pith_v7m)))]
-use quads::expand;
 
 /// Runs of a ring's rows, from `left` on: what the taps of a window read, kernel row after kernel row.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +191,7 @@ impl<'s, const USES: u64> Patches<'s, USES> {
                 let sum = generic::expand(self.bits, to, self.pixels, pixel, k, run);
                 self.sums[pixel % 3] += sum;
             }
-            Layout::Quads if has_blocks(USES, Layout::Quads, 8) => {
+            Layout::Quads if has_quads(USES) => {
                 if self.is_bytes() {
                     let to = bytemuck::cast_slice_mut(self.memory.get_mut(k..).unwrap_or(&mut []));
                     self.sums[0] += quads::offset(to, run);
@@ -244,11 +247,11 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         #[cfg(any(pith_v6m, pith_v7m, not(target_arch = "arm")))]
         let (pixels, places) = self.quads_places(at);
         #[cfg(any(pith_v6m, pith_v7m))]
-        if self.native && arm::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
+        if self.native && arm::matrix::<USES>(blocks, self.memory, pixels, self.sums, to, output, places) {
             return;
         }
         #[cfg(not(target_arch = "arm"))]
-        if quads::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
+        if has_quads(USES) && quads::matrix(blocks, self.memory, pixels, self.sums, to, output, places) {
             return;
         }
         generic::matrix(blocks, self, self.pixels, to, output, at);
