@@ -332,7 +332,7 @@ impl Arena<'_, '_> {
     }
 
     fn apart(&mut self, input: u16, output: u16) -> Option<(&[i8], &mut [i8])> {
-        let [input, output] = carve(self.memory, [self.range(input), self.range(output)])?;
+        let [input, output, _] = carve(self.memory, [self.range(input), self.range(output), NOTHING])?;
         Some((input, output))
     }
 
@@ -342,7 +342,7 @@ impl Arena<'_, '_> {
         let scratch = self.head.scratch_offset as usize;
         let scratch = (scratch, scratch + self.head.scratch_bytes as usize);
         if from.0 == to.0 {
-            let [data, scratch] = carve(self.memory, [from, scratch])?;
+            let [data, scratch, _] = carve(self.memory, [from, scratch, NOTHING])?;
             Some((Memory::InPlace(data), scratch))
         } else {
             let [input, output, scratch] = carve(self.memory, [from, to, scratch])?;
@@ -354,7 +354,7 @@ impl Arena<'_, '_> {
     fn two_inputs(&mut self, lhs: u16, rhs: u16, output: u16) -> Option<(Memory<'_>, &[i8])> {
         let (from, second, to) = (self.range(lhs), self.range(rhs), self.range(output));
         if from.0 == to.0 {
-            let [data, rhs] = carve(self.memory, [from, second])?;
+            let [data, rhs, _] = carve(self.memory, [from, second, NOTHING])?;
             Some((Memory::InPlace(data), rhs))
         } else {
             // Both operands may be the same memory, so they are shared slices of what is not output.
@@ -370,11 +370,15 @@ impl Arena<'_, '_> {
     }
 }
 
+/// A range for [`carve`] that is not wanted.
+const NOTHING: (usize, usize) = (0, 0);
+
 /// Disjoint parts of `memory`, none if two overlap or one leaves it.
-fn carve<const N: usize>(memory: &mut [i8], ranges: [(usize, usize); N]) -> Option<[&mut [i8]; N]> {
-    let mut order: [usize; N] = core::array::from_fn(|i| i);
+#[inline(never)]
+fn carve(memory: &mut [i8], ranges: [(usize, usize); 3]) -> Option<[&mut [i8]; 3]> {
+    let mut order = [0, 1, 2];
     order.sort_unstable_by_key(|&i| ranges[i]);
-    let mut parts = [const { None }; N];
+    let mut parts = [const { None }; 3];
     let mut rest = memory;
     let mut done = 0;
     for i in order {
