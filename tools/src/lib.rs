@@ -5,7 +5,7 @@
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
 //! - [`cases`]: models of one operator on an emulated core, against exact arithmetic;
 //! - [`size`]: code and memory of a model's program;
-//! - [`bench`]: instructions and times beside other engines;
+//! - [`mod@bench`]: instructions and times beside other engines;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
 
 use clap::{Parser, Subcommand};

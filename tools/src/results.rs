@@ -1,7 +1,7 @@
 //! `cargo xtask results`: the README's table, measured.
 //!
-//! Every network is built by the `quantize` command (release build) on up to 200 training samples and judged on its whole test set;
-//! instructions are counted on emulated cores. Networks whose data are absent are left out, with a line that says so.
+//! Every network is built by the `quantize` command (release build) on up to 200 training samples for a Cortex-M4 and judged on its whole test
+//! set; instructions are counted on emulated cores, each with the file that is laid out for it. Networks whose data are absent are left out, with a line that says so.
 
 use crate::core::Core;
 use crate::networks::{CLASSIFIERS, shared};
@@ -64,21 +64,28 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-fn measure(row: &Row, scratch: &Path) -> Result<String, ToolError> {
-    let output = scratch.join("model.pith");
+/// Builds a row's network for a core; returns the command's report.
+fn build(row: &Row, core: Core, output: &Path) -> Result<serde_json::Value, ToolError> {
     let mut build = Command::new("cargo");
     build.current_dir(root()).args(["run", "--quiet", "--release", "--bin", "quantize", "--", "build"]);
-    build.args([&row.model, "--data", &row.data, "--test", &row.test, "--json", "-o"]).arg(&output).args(&row.options);
-    let report: serde_json::Value = serde_json::from_str(&call(&mut build)?).map_err(|e| ToolError(e.to_string()))?;
-    let file = ModelFile::read(&output).map_err(|e| ToolError(e.to_string()))?;
-    let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
-    let lens = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize);
-    // The number of instructions hardly depends on the values; any sample will do.
-    let sample: Vec<Vec<i8>> = lens.map(|n| (0..n).map(|i| (i * 37 % 251) as u8 as i8).collect()).collect();
-    let mut counts = Vec::new();
-    for core in [Core::M0, Core::M4, Core::M55] {
+    build.args([&row.model, "--data", &row.data, "--test", &row.test, "--json", "-o"]).arg(output).args(&row.options);
+    build.args(["--target", &format!("cortex-{}", core.name())]);
+    serde_json::from_str(&call(&mut build)?).map_err(|e| ToolError(e.to_string()))
+}
+
+fn measure(row: &Row, scratch: &Path) -> Result<String, ToolError> {
+    let output = scratch.join("model.pith");
+    let (mut counts, mut report) = (Vec::new(), serde_json::Value::Null);
+    for core in [Core::M0, Core::M55, Core::M4] {
+        report = build(row, core, &output)?;
+        let file = ModelFile::read(&output).map_err(|e| ToolError(e.to_string()))?;
+        let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
+        let lens = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize);
+        // The number of instructions hardly depends on the values; any sample will do.
+        let sample: Vec<Vec<i8>> = lens.map(|n| (0..n).map(|i| (i * 37 % 251) as u8 as i8).collect()).collect();
         counts.push(grouped(run_on_core(file.as_bytes(), std::slice::from_ref(&sample), core, true)?.instructions));
     }
+    counts.swap(1, 2);
     let number = |key: &str| report[key].as_u64().map_or("?".into(), grouped);
     let percent = |side: &str| report["accuracy"][side].as_f64().map_or("?".into(), |v| format!("{:.2} %", 100.0 * v));
     Ok(format!(
