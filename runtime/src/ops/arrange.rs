@@ -3,46 +3,69 @@
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
 
+/// The outer five of six axes, walked from the last to the first without a division; `at` is where the steps of all axes lead.
+struct Walk {
+    dims: [usize; 5],
+    steps: [isize; 5],
+    index: [usize; 5],
+    at: isize,
+}
+
+impl Walk {
+    fn new(dims: [usize; 5], steps: [isize; 5], start: isize) -> Walk {
+        Walk { dims, steps, index: [0; 5], at: start }
+    }
+
+    /// To the next position; after the last it begins again. (Wrapping: along an axis of length 1 a step may be anything.)
+    fn advance(&mut self) {
+        for axis in (0..5).rev() {
+            self.index[axis] += 1;
+            self.at = self.at.wrapping_add(self.steps[axis]);
+            if self.index[axis] < self.dims[axis] {
+                return;
+            }
+            self.at = self.at.wrapping_sub(self.steps[axis].wrapping_mul(self.index[axis] as isize));
+            self.index[axis] = 0;
+        }
+    }
+}
+
 /// Fills the output, then copies the input row by row to where it belongs.
 pub(super) fn pad(p: &op::Pad, input: &[i8], output: &mut [i8]) {
     output.fill(p.value);
     let width = (p.in_dims[5] as usize).max(1);
-    for (i, row) in input.chunks_exact(width).enumerate() {
-        let mut rest = i;
-        let mut start = p.before[5] as usize;
-        let mut stride = p.out_dims[5] as usize;
-        for axis in (0..5).rev() {
-            let dim = (p.in_dims[axis] as usize).max(1);
-            start += (rest % dim + p.before[axis] as usize) * stride;
-            rest /= dim;
-            stride *= p.out_dims[axis] as usize;
-        }
-        if let Some(to) = output.get_mut(start..start + width) {
+    let mut steps = [0; 5];
+    let (mut start, mut step) = (p.before[5] as isize, p.out_dims[5] as isize);
+    for axis in (0..5).rev() {
+        steps[axis] = step;
+        start = (p.before[axis] as isize).wrapping_mul(step).wrapping_add(start);
+        step = step.wrapping_mul(p.out_dims[axis] as isize);
+    }
+    let mut walk = Walk::new(core::array::from_fn(|axis| p.in_dims[axis] as usize), steps, start);
+    for row in input.chunks_exact(width) {
+        if let Some(to) = usize::try_from(walk.at).ok().and_then(|at| output.get_mut(at..at + width)) {
             to.copy_from_slice(row);
         }
+        walk.advance();
     }
 }
 
 /// Strided read, dense write.
 pub(super) fn rearrange(r: &op::Rearrange, input: &[i8], output: &mut [i8]) {
     let width = (r.dims[5] as usize).max(1);
-    for (i, row) in output.chunks_exact_mut(width).enumerate() {
-        let mut rest = i;
-        let mut at = r.offset as isize;
-        for axis in (0..5).rev() {
-            let dim = (r.dims[axis] as usize).max(1);
-            at += (rest % dim) as isize * r.strides[axis] as isize;
-            rest /= dim;
-        }
-        let run = usize::try_from(at).ok().filter(|_| r.strides[5] == 1).and_then(|at| input.get(at..at + width));
-        if let Some(run) = run {
+    let steps = core::array::from_fn(|axis| r.strides[axis] as isize);
+    let mut walk = Walk::new(core::array::from_fn(|axis| r.dims[axis] as usize), steps, r.offset as isize);
+    for row in output.chunks_exact_mut(width) {
+        let run = usize::try_from(walk.at).ok().filter(|_| r.strides[5] == 1);
+        if let Some(run) = run.and_then(|at| input.get(at..at + width)) {
             row.copy_from_slice(run);
-            continue;
+        } else {
+            for (j, out) in row.iter_mut().enumerate() {
+                let index = walk.at + j as isize * r.strides[5] as isize;
+                *out = usize::try_from(index).ok().and_then(|i| input.get(i)).copied().unwrap_or(0);
+            }
         }
-        for (j, out) in row.iter_mut().enumerate() {
-            let index = at + j as isize * r.strides[5] as isize;
-            *out = usize::try_from(index).ok().and_then(|i| input.get(i)).copied().unwrap_or(0);
-        }
+        walk.advance();
     }
 }
 

@@ -5,6 +5,9 @@
 use super::Simd;
 use crate::format::tensor::Port;
 
+/// Elements of a map that are blanked together.
+const BLANK: usize = 256;
+
 /// Bytes behind a map that kernels may read.
 pub const SLACK: usize = 256;
 
@@ -64,18 +67,14 @@ pub(in crate::kernels) fn fill_with(
     copy: impl Fn(&[i8], &mut [u8]),
 ) -> Option<()> {
     let (pixel, row) = (map.pitch * element, map.columns * map.pitch * element);
-    let border = [map.zero_point; 64];
-    let blank = |to: &mut [u8]| to.chunks_mut(64 * element).for_each(|to| copy(&border, to));
-    let (above, rest) = to.get_mut(..map.rows * row)?.split_at_mut_checked(map.top * row)?;
-    let (inside, below) = rest.split_at_mut_checked(map.in_h * row)?;
-    blank(above);
-    blank(below);
-    let in_row = map.in_w * map.channels;
-    for (to, from) in inside.chunks_exact_mut(row.max(1)).zip(input.chunks_exact(in_row.max(1))) {
-        let (before, rest) = to.split_at_mut_checked(map.left * pixel)?;
-        let (to, after) = rest.split_at_mut_checked(map.in_w * pixel)?;
-        blank(before);
-        blank(after);
+    let to = to.get_mut(..map.rows * row)?;
+    if [map.rows, map.columns] != [map.in_h, map.in_w] {
+        // All of it in one go: borders are short.
+        to.chunks_mut(BLANK * element).for_each(|to| copy(&[map.zero_point; BLANK], to));
+    }
+    let (in_row, inside) = (map.in_w * map.channels, to.get_mut(map.top * row..)?);
+    for (to, from) in inside.chunks_exact_mut(row.max(1)).zip(input.chunks_exact(in_row.max(1))).take(map.in_h) {
+        let to = to.get_mut(map.left * pixel..)?.get_mut(..map.in_w * pixel)?;
         if map.pitch == map.channels {
             copy(from, to);
         } else {

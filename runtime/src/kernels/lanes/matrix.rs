@@ -116,16 +116,23 @@ unsafe fn column<S: Simd, const R: usize, const P: usize>(m: &mut Matrix<'_>, sh
         let mut first = 0;
         while first < m.pixels {
             let count = P.min(m.pixels - first);
-            // Places beyond the last pixel compute it again.
-            let mut starts = [map.add(row + x * m.pixel_step); P];
-            for p in 0..count {
-                for later in p..P {
-                    starts[later] = map.add(row + x * m.pixel_step);
+            let mut start = map.add(row + x * m.pixel_step);
+            let mut starts = [start; P];
+            for p in 0..P {
+                starts[p] = start;
+                // Places beyond the last pixel compute it again.
+                if p + 1 < count {
+                    x += 1;
+                    start = start.add(m.pixel_step);
+                    if x == m.width {
+                        (x, row) = (0, row + m.row_step);
+                        start = map.add(row);
+                    }
                 }
-                x += 1;
-                if x == m.width {
-                    (x, row) = (0, row + m.row_step);
-                }
+            }
+            x += 1;
+            if x == m.width {
+                (x, row) = (0, row + m.row_step);
             }
             let mut sums = [[stages[0].bias; P]; R];
             for r in 0..R {
@@ -151,7 +158,29 @@ unsafe fn column<S: Simd, const R: usize, const P: usize>(m: &mut Matrix<'_>, sh
             }
             let sums = Registers::<S, R, P> { sums, stages, doubles: m.doubles };
             let out = m.output.as_mut_ptr().cast::<u8>().add(first * m.n + channel);
-            write::<S, _, R>(P, count, &sums, m.n, m.n - channel, m.to, out);
+            let to = Destination { out, n: m.n, left: m.n - channel, to: m.to };
+            if count == P {
+                // Unrolled by hand, so that sums stay in registers.
+                const { assert!(P * R % 4 == 0 && P * R <= 24) };
+                to.write_quad::<S, _, R>(0, P, P, &sums);
+                if P * R > 4 {
+                    to.write_quad::<S, _, R>(4 / R, P, P, &sums);
+                }
+                if P * R > 8 {
+                    to.write_quad::<S, _, R>(8 / R, P, P, &sums);
+                }
+                if P * R > 12 {
+                    to.write_quad::<S, _, R>(12 / R, P, P, &sums);
+                }
+                if P * R > 16 {
+                    to.write_quad::<S, _, R>(16 / R, P, P, &sums);
+                }
+                if P * R > 20 {
+                    to.write_quad::<S, _, R>(20 / R, P, P, &sums);
+                }
+            } else {
+                to.write::<S, _, R>(P, count, &sums);
+            }
             first += count;
         }
     }
@@ -180,47 +209,69 @@ impl<S: Simd, const R: usize, const P: usize> Rescaled<S> for Registers<S, R, P>
     }
 }
 
-/// Writes outputs of `R` blocks for the first `count` of `pixels`, `n` apart. `left` channels are inside.
-///
-/// # Safety
-/// That of [`Simd`]; outputs of `count` pixels can be written at `out`, as many as there are channels in the blocks or `left`.
-#[inline(always)]
-pub(in crate::kernels) unsafe fn write<S: Simd, T: Rescaled<S>, const R: usize>(
-    pixels: usize,
-    count: usize,
-    sums: &T,
-    n: usize,
-    left: usize,
-    to: Output,
-    out: *mut u8,
-) {
-    let part = R * S::LANES;
-    let mut pixel = 0;
-    while pixel < count {
+/// Where outputs go.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Destination {
+    /// The first pixel's.
+    pub out: *mut u8,
+    /// From one pixel to the next.
+    pub n: usize,
+    /// Channels that are inside.
+    pub left: usize,
+    /// Bounds.
+    pub to: Output,
+}
+
+impl Destination {
+    /// Writes outputs of `R` blocks for the first `count` of `pixels`.
+    ///
+    /// # Safety
+    /// That of [`Simd`]; outputs of `count` pixels can be written, as many as there are channels in the blocks or `left`.
+    #[inline(always)]
+    pub unsafe fn write<S: Simd, T: Rescaled<S>, const R: usize>(self, pixels: usize, count: usize, sums: &T) {
+        for pixel in (0..count).step_by(4 / R) {
+            // SAFETY: by this function's contract.
+            unsafe { self.write_quad::<S, T, R>(pixel, pixels, count, sums) };
+        }
+    }
+
+    /// Four vectors of outputs, those of `pixel` and what follows it.
+    ///
+    /// # Safety
+    /// That of [`Destination::write`].
+    #[inline(always)]
+    unsafe fn write_quad<S: Simd, T: Rescaled<S>, const R: usize>(
+        self,
+        pixel: usize,
+        pixels: usize,
+        count: usize,
+        sums: &T,
+    ) {
+        let part = R * S::LANES;
         // SAFETY: whole vectors are stored where their pixels lie together, else each pixel's part, at most `left`.
         unsafe {
             let mut quad = [sums.at(pixel, 0); 4];
             for i in 1..4 {
                 quad[i] = sums.at((pixel + i / R).min(pixels - 1), i % R);
             }
-            let bytes = clamped::<S>(S::in_order(S::narrow(quad)), to);
-            if n == part && pixel + 4 / R <= count {
-                S::store(bytes, out.add(pixel * n));
+            let bytes = clamped::<S>(S::in_order(S::narrow(quad)), self.to);
+            let together = self.n == part || R == 4 && self.left >= part;
+            if together && pixel + 4 / R <= count {
+                S::store(bytes, self.out.add(pixel * self.n));
             } else {
                 let mut buffer = [0u8; 64];
                 S::store(bytes, buffer.as_mut_ptr());
                 for j in 0..(4 / R).min(count - pixel) {
                     let from = buffer.as_ptr().add(j * part);
-                    let to = out.add((pixel + j) * n);
-                    if left >= part {
+                    let to = self.out.add((pixel + j) * self.n);
+                    if self.left >= part {
                         core::ptr::copy_nonoverlapping(from, to, part);
                     } else {
-                        copy_short(from, to, left);
+                        copy_short(from, to, self.left);
                     }
                 }
             }
         }
-        pixel += 4 / R;
     }
 }
 

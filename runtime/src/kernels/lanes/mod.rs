@@ -26,9 +26,9 @@ pub use depthwise::{Depthwise, depthwise};
 #[cfg(target_arch = "aarch64")]
 pub(in crate::kernels) use map::fill_with;
 pub use map::{Map, fill, quantize};
-pub use matrix::{Matrix, matrix};
 #[cfg(target_arch = "x86_64")]
-pub(in crate::kernels) use matrix::{Rescaled, write};
+pub(in crate::kernels) use matrix::{Destination, Rescaled};
+pub use matrix::{Matrix, matrix};
 pub use simple::{add, max_pool, sum_rows};
 
 /// The instructions that the kernels are made of. Vectors hold [`Simd::LANES`] sums of 32 bits.

@@ -238,7 +238,8 @@ unsafe fn rescale<const R: usize>(
         unsafe {
             let stored = Stored { sums: sums.add(2 * half), stages: *stages, doubles: m.doubles };
             let out = m.output.as_mut_ptr().cast::<u8>().add(pixels.first * m.n + channel);
-            lanes::write::<Avx512, _, R>(rows, rows, &stored, m.n, m.n - channel, m.to, out);
+            let to = lanes::Destination { out, n: m.n, left: m.n - channel, to: m.to };
+            to.write::<Avx512, _, R>(rows, rows, &stored);
         }
     }
 }
