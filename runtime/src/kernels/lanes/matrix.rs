@@ -161,7 +161,7 @@ unsafe fn column<S: Simd, const R: usize, const P: usize>(m: &mut Matrix<'_>, sh
             let to = Destination { out, n: m.n, left: m.n - channel, to: m.to };
             if count == P {
                 // Unrolled by hand, so that sums stay in registers.
-                const { assert!(P * R % 4 == 0 && P * R <= 24) };
+                const { assert!((P * R).is_multiple_of(4) && P * R <= 24) };
                 to.write_quad::<S, _, R>(0, P, P, &sums);
                 if P * R > 4 {
                     to.write_quad::<S, _, R>(4 / R, P, P, &sums);
