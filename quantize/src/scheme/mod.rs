@@ -182,8 +182,7 @@ pub fn multiplier(factor: f64) -> (i32, u8) {
 /// Multipliers and the common shift of a sum of two tensors, see [`pith::fixed::rescale_sum`].
 pub fn sum_factors(factors: [f64; 2]) -> ([i32; 2], u8) {
     let largest = factors[0].abs().max(factors[1].abs());
-    // The format allows more, but 16 bits err by less than 1/100 of a step, and SMLAD multiplies them two at a time.
-    let limit = i16::MAX as f64;
+    let limit = pith::fixed::SUM_MULTIPLIER_MAX as f64;
     let shift = (1..=30).rev().find(|&s| largest * 2f64.powi(s) <= limit).unwrap_or(1);
     (factors.map(|f| (f * 2f64.powi(shift)).round().clamp(-limit, limit) as i32), shift as u8)
 }
