@@ -489,7 +489,7 @@ fn picture(report: &Report) -> Chart {
     Chart {
         title: "Time of one inference".into(),
         subtitle: format!(
-            "microseconds, batch 1, one thread, median of {} rounds in turns{limit}; shorter is better",
+            "microseconds, batch 1, one thread, median of {} rounds in turns{limit}, log scale; shorter is better",
             report.rounds
         ),
         series: vec![("Pith".into(), "#2563eb"), ("int8".into(), "#8b95a5"), ("float32".into(), "#cdd2da")],

@@ -354,7 +354,7 @@ fn picture(report: &Report) -> Chart {
     };
     Chart {
         title: "Instructions per multiply-accumulate on Cortex-M cores".into(),
-        subtitle: "whole int8 networks of MLPerf Tiny, executed instructions under QEMU, batch 1; shorter is better"
+        subtitle: "whole int8 networks of MLPerf Tiny, executed instructions under QEMU, batch 1, log scale; shorter is better"
             .into(),
         series: vec![("Pith".into(), "#2563eb"), ("best peer (CMSIS-NN)".into(), "#b6bcc6")],
         columns: 3,
