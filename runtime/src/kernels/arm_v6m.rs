@@ -10,30 +10,23 @@
 
 #![allow(unsafe_code)]
 
+use super::arm_quads::{self, Pixel};
 use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
 use crate::uses::has_blocks;
 use core::arch::naked_asm;
 
-/// What the matrix kernels read, in the order of their stack frame.
+/// What the matrix kernels read beside what those of all cores do.
 #[repr(C)]
-struct Call {
-    /// Patches: begin and end.
-    acts: *const i8,
-    acts_end: *const i8,
-    /// Blocks of four rows: begin and end.
-    weights: *const u8,
-    weights_end: *const u8,
-    /// Where the pixels' next four outputs go.
-    out: [*mut i8; 2],
-    /// `2 * zero_point + 1`.
-    rounding: i32,
+struct Rest {
     /// What sums begin with.
     low: i32,
     high: i32,
     /// Bytes of weights that the unrolled loop skips in its first round.
     skip: usize,
 }
+
+type Call = arm_quads::Call<Rest>;
 
 /// As [`super::quads::matrix`], for blocks that [`Blocks::rescales_by_high_word`]. False if a length is wrong.
 pub fn matrix<const USES: u64>(
@@ -45,66 +38,21 @@ pub fn matrix<const USES: u64>(
     output: &mut [i8],
     at: [usize; 3],
 ) -> bool {
-    let (bits, n) = (blocks.bits(), blocks.n());
-    let fits = |&at: &usize| at.checked_add(n).is_some_and(|end| end <= output.len());
-    let served = blocks.layout() == Layout::Quads
-        && (pixels == 2 || pixels == 1)
-        && patches.len() == blocks.padded_k() * if pixels == 2 { 4 } else { 1 }
-        && (bits == 8 || pixels == 2)
-        && !patches.is_empty()
-        && patches.as_ptr().align_offset(4) == 0
-        && blocks.as_bytes().as_ptr().align_offset(4) == 0
-        && blocks.as_bytes().len() == Layout::Quads.matrix_bytes(bits, n, blocks.k())
-        && at.iter().take(pixels).all(fits);
-    if !served {
-        return false;
-    }
-    let kernel = match (bits, pixels) {
+    let bits = blocks.bits();
+    let kernel: unsafe extern "C" fn(&Call) = match (bits, pixels) {
         (8, 1) if has_blocks(USES, Layout::Quads, 8) => quads_x1,
         (8, _) if has_blocks(USES, Layout::Quads, 8) => quads_x2,
         (4, _) if has_blocks(USES, Layout::Quads, 4) => quads_s4_x2,
         (2, _) if has_blocks(USES, Layout::Quads, 2) => quads_s2_x2,
         _ => return false,
     };
-    let block_bytes = Layout::Quads.block_bytes(bits, blocks.k());
-    let begin = blocks.as_bytes().as_ptr();
-    let whole = n / 4 * block_bytes;
     let [low, high] = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-1 << (bits - 1)));
-    let mut call = Call {
-        acts: patches.as_ptr(),
-        acts_end: patches.as_ptr_range().end,
-        weights: begin,
-        weights_end: begin.wrapping_add(whole),
-        out: [at[0], at[1]].map(|at| output.as_mut_ptr().wrapping_add(at)),
-        rounding: 2 * to.zero_point + 1,
+    let rest = Rest {
         low: if pixels == 2 { low.wrapping_add(high << 16) } else { low },
         high,
         skip: if bits == 8 { blocks.padded_k() % 8 * 4 } else { 0 },
     };
-    if whole > 0 {
-        // SAFETY: `weights .. weights_end` are whole blocks for `patches` (lengths and alignment were checked above) and every kernel writes
-        // four outputs per pixel and block, which `fits` has checked to lie in `output`.
-        unsafe { kernel(&call) };
-    }
-    if !n.is_multiple_of(4) {
-        // The last block has rows that nobody wants: its outputs go to a place of their own.
-        let mut last = [[0i8; 4]; 2];
-        call.weights = call.weights_end;
-        call.weights_end = call.weights.wrapping_add(block_bytes);
-        call.out = last.each_mut().map(|quad| quad.as_mut_ptr());
-        // SAFETY: as above with one block, which exists because `n` is no multiple of four; outputs go to `last`.
-        unsafe { kernel(&call) };
-        for (quad, at) in last.iter().zip(at).take(pixels) {
-            let to = output.get_mut(at + n / 4 * 4..at + n).unwrap_or(&mut []);
-            to.iter_mut().zip(quad).for_each(|(to, &q)| *to = q);
-        }
-    }
-    if !to.is_full() {
-        for at in at.into_iter().take(pixels) {
-            output.get_mut(at..at + n).unwrap_or(&mut []).iter_mut().for_each(|q| *q = (*q).clamp(to.min, to.max));
-        }
-    }
-    true
+    arm_quads::matrix(blocks, patches, pixels, to, output, at, kernel, rest)
 }
 
 /// Saves registers, copies [`Call`] to the stack and begins the loop over blocks: weights at r3, activations at r4, their end in r7.
@@ -692,52 +640,9 @@ unsafe extern "C" fn expand_run(from: *const i8, to: *mut u16, len: usize) -> i3
     )
 }
 
-/// What [`depthwise_3x3`] reads for one output pixel, in the order of its stack frame.
-#[repr(C)]
-struct Pixel {
-    /// The window's first tap in three rows.
-    rows: [*const i8; 3],
-    /// Channels.
-    channels: usize,
-    /// The filter's three rows.
-    weights: [*const i8; 3],
-    /// Output stage, per channel.
-    bias: *const i32,
-    multiplier: *const i32,
-    shift: *const u8,
-    out: *mut i8,
-    /// `2 * zero_point + 1`.
-    rounding: i32,
-}
-
 /// As [`super::generic::depthwise_row`] for 3x3. False if it does not serve.
 pub fn depthwise_row(r: &mut DepthwiseRow<'_>) -> bool {
-    if !r.is_3x3_by_high_word() {
-        return false;
-    }
-    let channels = r.channels;
-    let slots = [r.first, r.first + 1, r.first + 2].map(|slot| if slot >= 3 { slot - 3 } else { slot });
-    let mut pixel = Pixel {
-        rows: slots.map(|slot| r.ring.as_ptr().wrapping_add(slot * r.row)),
-        channels,
-        weights: [0, 3, 6].map(|tap| r.weights.as_ptr().wrapping_add(tap * channels)),
-        bias: r.bias.as_ptr(),
-        multiplier: r.multiplier.as_ptr(),
-        shift: r.shift.as_ptr(),
-        out: r.output.as_mut_ptr(),
-        rounding: 2 * r.to.zero_point + 1,
-    };
-    for _ in r.output.chunks_exact(channels) {
-        // SAFETY: `is_3x3_by_high_word` has checked that windows of all whole pixels of the output lie in rows of the ring, and that weights and
-        // output stage have all channels; pointers advance by one pixel for each of the output's chunks.
-        unsafe { depthwise_3x3(&pixel) };
-        pixel.rows = pixel.rows.map(|row| row.wrapping_add(r.stride_w * channels));
-        pixel.out = pixel.out.wrapping_add(channels);
-    }
-    if !r.to.is_full() {
-        r.output.iter_mut().for_each(|q| *q = (*q).clamp(r.to.min, r.to.max));
-    }
-    true
+    arm_quads::depthwise_row(r, depthwise_3x3)
 }
 
 /// Three taps of the window's row `$row` and the filter's row `$weights`; offsets of the taps in r2..r4, sum in r5.

@@ -5,6 +5,8 @@
 mod aarch64;
 #[cfg(pith_dsp)]
 pub mod arm_dsp;
+#[cfg(any(pith_v6m, pith_v7m))]
+mod arm_quads;
 #[cfg(pith_v6m)]
 pub mod arm_v6m;
 #[cfg(pith_v7m)]
@@ -20,8 +22,6 @@ mod windows;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-#[cfg(any(pith_v6m, pith_v7m))]
-use crate::fixed::HighWord;
 use crate::fixed::{requantize, saturate};
 use crate::format::op;
 pub use windows::Windows;
@@ -124,27 +124,6 @@ pub struct DepthwiseRow<'a> {
     pub to: Output,
     /// `[x, channel]`.
     pub output: &'a mut [i8],
-}
-
-#[cfg(any(pith_v6m, pith_v7m))]
-impl DepthwiseRow<'_> {
-    /// Whether a filter of 3x3 finds all that it reads in these slices, and the high word of a product gives every output.
-    fn is_3x3_by_high_word(&self) -> bool {
-        let channels = self.channels;
-        if [self.kernel_h, self.kernel_w] != [3; 2] || channels == 0 {
-            return false;
-        }
-        let last = (self.output.len() / channels).saturating_sub(1);
-        let read = last.checked_mul(self.stride_w).and_then(|x| (x + 3).checked_mul(channels));
-        let stage = self.multiplier.iter().zip(self.shift).take(channels);
-        let by = HighWord::new(self.to.zero_point);
-        read.is_some_and(|read| read <= self.row)
-            && self.first < 3
-            && self.row.checked_mul(3).is_some_and(|ring| ring <= self.ring.len())
-            && channels.checked_mul(9).is_some_and(|taps| taps <= self.weights.len())
-            && [self.bias.len(), self.multiplier.len(), self.shift.len()].iter().all(|&len| len >= channels)
-            && stage.into_iter().all(|(&multiplier, &shift)| by.serves(multiplier, shift))
-    }
 }
 
 /// See [`generic::depthwise_row`].
