@@ -3,6 +3,7 @@
 //! `cargo run --release -p pith-runtime --example latency -- MODEL.pith [--layers]`
 
 use pith::{Engine, Isa, Model};
+use std::process::ExitCode;
 use std::time::Instant;
 
 /// Bytes at a multiple of 16.
@@ -25,21 +26,35 @@ fn median_us(mut call: impl FnMut()) -> f64 {
     rounds[rounds.len() / 2]
 }
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let path = args.next().expect("a model file");
-    let (words, len) = aligned(&std::fs::read(path).expect("a readable file"));
-    let model = Model::parse(&bytemuck::cast_slice(&words)[..len]).expect("a valid model");
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (path, with_layers) = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [path] => (path, false),
+        [path, "--layers"] => (path, true),
+        _ => return Err("want MODEL.pith [--layers]".into()),
+    };
+    let (words, len) = aligned(&std::fs::read(path).map_err(|e| format!("{path}: {e}"))?);
+    let model = Model::parse(&bytemuck::cast_slice(&words)[..len]).map_err(|e| format!("{path}: {e}"))?;
     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
     let arena = bytemuck::cast_slice_mut(&mut arena);
-    let mut engine = Engine::new(&model, arena).expect("an arena");
+    let mut engine = Engine::new(&model, arena).map_err(|e| e.to_string())?;
     println!("{:<12} {:>9.2} us", "none", median_us(|| engine.run()));
     for isa in Isa::available() {
         let bytes = Engine::workspace_bytes(&model, isa);
         let mut workspace = vec![0; bytes];
-        let mut engine = Engine::with_workspace(&model, arena, isa, &mut workspace).expect("a workspace");
+        let mut engine = Engine::with_workspace(&model, arena, isa, &mut workspace).map_err(|e| e.to_string())?;
         println!("{:<12} {:>9.2} us  {} B of workspace", isa.name(), median_us(|| engine.run()), bytes);
-        if isa == Isa::detect() && args.next().is_some() {
+        if with_layers && isa == Isa::detect() {
             let mut best: Vec<f64> = vec![f64::MAX; model.ops().count()];
             for _ in 0..2000 {
                 let mut steps = engine.steps();
@@ -54,4 +69,5 @@ fn main() {
             }
         }
     }
+    Ok(())
 }

@@ -89,11 +89,6 @@ impl Isa {
         NAMES.iter().find(|(isa, _)| *isa == self).map_or("", |(_, name)| name)
     }
 
-    /// The set of a name.
-    pub fn from_name(name: &str) -> Option<Isa> {
-        NAMES.iter().find(|(_, known)| *known == name).map(|(isa, _)| *isa)
-    }
-
     /// The sets of this machine, best last; each is one that [`crate::Engine::with_workspace`] takes.
     pub fn available() -> impl Iterator<Item = Isa> {
         #[cfg(pith_desktop)]

@@ -7,7 +7,8 @@
 //! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail;
 //! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
 //! - [`ops`]: operators, that is shapes and borders around kernels;
-//! - [`Engine`]: a model and its arena;
+//! - [`Isa`]: instruction sets, compiled for or looked up;
+//! - [`Engine`]: a model and its arena, on a desktop with a workspace for packed weights;
 //! - [`uses`]: what a program may leave out.
 //!
 //! ```

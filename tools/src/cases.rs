@@ -17,8 +17,8 @@ pub struct Args {
     #[arg(long, default_value = "m4")]
     core: Core,
     /// Models
-    #[arg(long, default_value_t = 1000)]
-    count: usize,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
     /// Start of the generator
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -35,7 +35,7 @@ pub struct Verdict {
 
 /// The verb; false if a case failed.
 pub fn run(args: &Args) -> Result<bool, ToolError> {
-    let verdict = check(args.core, args.count, args.seed)?;
+    let verdict = check(args.core, args.count as usize, args.seed)?;
     for failure in verdict.failures.iter().take(20) {
         println!("{failure}");
     }

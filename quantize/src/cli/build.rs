@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// Keep channels that are constant or unread
     #[arg(long)]
     no_shrink: bool,
-    /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55) or nucleo-l4r5zi
+    /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, riscv32) or nucleo-l4r5zi
     #[arg(long, default_value = "portable", value_parser = target)]
     target: Target,
     /// Leave operator names out of the file

@@ -1,5 +1,6 @@
-//! Desktop kernels: output channels in the lanes of a vector. One algorithm for all vector sets, written over the few instructions of
-//! [`Simd`]; a file of an instruction set implements those and instantiates the algorithm (see `x86_64`).
+//! Desktop kernels: output channels in the lanes of a vector. One algorithm for the vector sets of x86-64, written over the few instructions of
+//! [`Simd`]; a file of an instruction set implements those and instantiates the algorithm (see `x86_64`). AMX and aarch64, whose four lanes want
+//! other tiles, have loops of their own; maps, packed weights and the [`Table`] are the same.
 //!
 //! **Groups.** Lanes are sums of 32 bits, and what a multiply instruction adds to each of them at once is a *group* of four bytes of
 //! activations: four of 8 bits, or two of 16 where the set multiplies no bytes exactly ([`Simd::WIDE`]). Weights are packed in the same
@@ -9,7 +10,7 @@
 //! wants (`q + 128` for instructions that take unsigned bytes, which the bias makes up for). A kernel row of a window is then one contiguous run.
 //! Since the map is a copy, outputs may overwrite the input.
 //!
-//! **Output stage.** By the high word of the product, see [`crate::format::blocks::Blocks::rescales_by_high_word`]: rounding and zero point are one addend, so
+//! **Output stage.** By the high word of the product, see [`HighWord`]: rounding and zero point are one addend, so
 //! a register of sums takes two multiplications, an addition and a shift. Four registers are then narrowed to one of bytes.
 
 #![allow(unsafe_code, clippy::missing_safety_doc)]
@@ -20,6 +21,7 @@ mod matrix;
 mod simple;
 
 use super::{Memory, Output, Sum};
+use crate::fixed::HighWord;
 use crate::format::op;
 use crate::format::tensor::Port;
 pub use depthwise::{Depthwise, depthwise};
@@ -187,12 +189,9 @@ pub const STAGE_WORDS: usize = 4;
 
 /// What the output stage of a channel becomes; none if the high word does not give it.
 pub fn stage_words(bias: i32, multiplier: i32, shift: u8, zero_point: i32) -> Option<[i32; STAGE_WORDS]> {
-    let doublings = 33u8.saturating_sub(shift) as i32;
-    let shift = shift.max(33) as i32;
-    let large = multiplier == 0 || multiplier.unsigned_abs() >= 1 << 30;
-    let addend = (2 * zero_point as i64 + 1) << (shift - 33);
-    (multiplier != i32::MIN && doublings <= 8 && (doublings == 0 || large) && addend.unsigned_abs() < 1 << 30)
-        .then_some([bias, multiplier, shift - 32, doublings])
+    // The negative end would overflow in kernels that double a product.
+    let serves = multiplier != i32::MIN && HighWord::new(zero_point).serves(multiplier, shift);
+    serves.then(|| [bias, multiplier, shift.max(33) as i32 - 32, 33u8.saturating_sub(shift) as i32])
 }
 
 /// Output stage of one register.
