@@ -2,7 +2,7 @@
 //!
 //! Data flows one way, and a module imports only what stands before it in this list:
 //! [`graph`] (the IR and its exact rewrites), [`onnx`] (import, float oracle), [`npy`] and [`data`] (sets), [`calibrate`]
-//! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records),
+//! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records), [`circuit`] (coded weights),
 //! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`correct`]
 //! (its mean error), [`recipe`] (every default), [`build`] (all of it
 //! in order), [`report`] and [`cli`].
@@ -11,6 +11,7 @@
 
 pub mod build;
 pub mod calibrate;
+pub mod circuit;
 pub mod cli;
 pub mod correct;
 pub mod data;

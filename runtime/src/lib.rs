@@ -4,6 +4,7 @@
 //! Modules, in reading order:
 //! - [`fixed`]: the only rounding in the project;
 //! - [`format`](mod@format): the bytes of a model file;
+//! - [`circuit`]: weights coded with probabilistic circuits;
 //! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail;
 //! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
 //! - [`ops`]: operators, that is shapes and borders around kernels;
@@ -32,6 +33,7 @@ extern crate std;
 compile_error!("model files are little-endian views; big-endian targets are not supported");
 
 mod check;
+pub mod circuit;
 mod engine;
 mod error;
 pub mod fixed;

@@ -1,0 +1,125 @@
+//! A coded constant: what model, what shape, then the model's parameters and the code.
+//!
+//! | part | content |
+//! |---|---|
+//! | model | u8, one of the `MODEL` values |
+//! | rows | varint: output channels |
+//! | positions | varint: kernel_h * kernel_w; the rest of a row's length is channels |
+//! | parameters | of the model |
+//! | code | see [`super::rans`], to the end |
+//!
+//! A varint has seven bits a byte, lowest first, and the highest bit set in all bytes but its last.
+
+use super::rans;
+
+/// Every value equally probable.
+pub const MODEL_UNIFORM: u8 = 0;
+
+/// How the weights of a constant are meant: `[rows, positions, channels]`. In the order of decoding; [`Coded`] says nothing about where a
+/// constant keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Output channels.
+    pub rows: usize,
+    /// Taps of a kernel, 1 for linear layers.
+    pub positions: usize,
+    /// Input channels, 1 for depthwise filters.
+    pub channels: usize,
+}
+
+impl Shape {
+    /// Weights of a row.
+    pub fn row(&self) -> usize {
+        self.positions * self.channels
+    }
+}
+
+/// A coded constant with a checked header.
+#[derive(Clone, Copy, Debug)]
+pub struct Coded<'a> {
+    shape: Shape,
+    bits: u8,
+    code: &'a [u8],
+}
+
+impl<'a> Coded<'a> {
+    /// Reads the header of a constant of `len` weights of `bits` bits, or says what is wrong.
+    pub fn new_checked(bytes: &'a [u8], bits: u8, len: usize) -> Result<Coded<'a>, &'static str> {
+        let mut rest = bytes;
+        let model = *rest.split_off_first().ok_or("coded weights: no header")?;
+        let rows = varint(&mut rest).ok_or("coded weights: rows")?;
+        let positions = varint(&mut rest).ok_or("coded weights: positions")?;
+        let channels = rows.checked_mul(positions).filter(|&n| n > 0 && len.is_multiple_of(n)).map(|n| len / n);
+        let channels = channels.filter(|&c| c > 0).ok_or("coded weights: shape")?;
+        if model != MODEL_UNIFORM {
+            return Err("coded weights: model (it needs a newer runtime)");
+        }
+        rans::Decoder::new(rest).ok_or("coded weights: code")?;
+        Ok(Coded { shape: Shape { rows, positions, channels }, bits, code: rest })
+    }
+
+    /// Shape of the weights.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Words of memory that a decoder works in.
+    pub fn state_words(&self) -> usize {
+        0
+    }
+
+    /// A decoder before the first row; none if `state` has fewer than [`Coded::state_words`] words.
+    pub fn decoder<'s>(&self, state: &'s mut [u32]) -> Option<Decoder<'a, 's>> {
+        let state = state.get_mut(..self.state_words())?;
+        Some(Decoder { bits: self.bits, coder: rans::Decoder::new(self.code)?, _state: state })
+    }
+}
+
+/// Decodes row after row.
+#[derive(Debug)]
+pub struct Decoder<'a, 's> {
+    bits: u8,
+    coder: rans::Decoder<'a>,
+    _state: &'s mut [u32],
+}
+
+impl Decoder<'_, '_> {
+    /// The next row, [`Shape::row`] weights in the order `[position, channel]`. Rows beyond the last, and rows of damaged code, are of any content.
+    pub fn row(&mut self, out: &mut [i8]) {
+        let bits = self.bits as u32;
+        for w in out {
+            let slot = self.coder.slot(bits);
+            *w = (slot as i32 - (1 << (bits - 1))) as i8;
+            self.coder.advance(slot, 1, bits);
+        }
+    }
+
+    /// After the last row: whether the code was that of these weights.
+    pub fn is_finished(&self) -> bool {
+        self.coder.is_finished()
+    }
+}
+
+/// Writes the header up to the parameters, through `push`.
+pub fn emit_header(model: u8, shape: Shape, mut push: impl FnMut(u8)) {
+    push(model);
+    for mut value in [shape.rows, shape.positions] {
+        while value >= 128 {
+            push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        push(value as u8);
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<usize> {
+    let mut value = 0;
+    for shift in (0..28).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        value |= (byte as usize & 0x7F) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
