@@ -9,6 +9,8 @@
 //! method: "Lossless Compression with Probabilistic Circuits", ICLR 2022.
 
 pub mod rans;
+pub mod rans64;
 mod stream;
+pub mod tree;
 
 pub use stream::{Coded, Decoder, MODEL_UNIFORM, Shape, emit_header};

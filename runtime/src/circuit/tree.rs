@@ -1,0 +1,450 @@
+//! A circuit as integers, and the probabilities it gives to the next variable.
+//!
+//! Regions form a tree (see `quantize::circuit`): a region has `units`, each the product of an input unit and one sum of every child; its parent
+//! sees them through weights `[units of the parent][units]`. Variables are met as a walk from the root enters regions. What the walk carries are
+//! two messages for each region on its way, vectors over units:
+//!
+//! ```text
+//! value[j] = input[j](x) * product over finished children c of sum_c[j]          what is known below
+//! down[j]  = sum_i down_parent[i] * value_parent[i] * weights[i][j]              what is known elsewhere; the future counts as 1
+//! P(x_v < v | everything before) = sum_j down[j] * cumulative[v][j] / sum_j down[j]
+//! ```
+//!
+//! Every weight is used once downwards, when a region is entered, and once upwards, when it is left. So a variable costs about `2 * units^2`
+//! multiplications whatever the shape of the tree.
+//!
+//! Messages are scaled by powers of two so that `units` of them sum to less than 2^32; a message without any probability becomes uniform.
+//! Weights are 16-bit fractions, cumulative probabilities have 30 bits. The interval of value `v` out of `2^28`, `values` being `K`:
+//!
+//! ```text
+//! start(v) = floor((2^28 - K) * P(x < v)) + v,     start(K) = 2^28          so that no interval is empty
+//! ```
+//!
+//! # Bytes
+//! Little-endian 32-bit words, at a multiple of 4: `PCT1`, number of variables, number of regions, a zero; then for each region in the order of
+//! entering (a parent before its children, a subtree contiguous): variable + 1 or 0, index of the parent + 1 or 0, depth, units, values, first
+//! word of the cumulative table, first word of the weights, and 0 for dense or 1 for sparse weights. Then tables and weights, nothing shared, in
+//! the order of the regions: tables are `[values + 1][units]` words. Dense weights are `[above][units]` 16-bit numbers, `above` being the units
+//! of the parent, 1 for the root; sparse ones are `above + 1` words that say where each row begins among the edges, then all edges' units and
+//! then all their weights as 16-bit numbers, each padded to whole words.
+
+use super::rans64::{self, MAX_BITS};
+
+/// First word.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"PCT1");
+/// Words before the regions.
+pub const HEADER: usize = 4;
+/// Words of a region.
+pub const RECORD: usize = 8;
+/// Bits of cumulative probabilities.
+pub const CUMULATIVE_BITS: u32 = 30;
+/// What the weights of a row sum to.
+pub const ONE: u32 = 0xFFFF;
+/// Largest number of units of a region.
+pub const MAX_UNITS: usize = 1024;
+
+/// A checked circuit.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    words: &'a [u32],
+    records: &'a [[u32; RECORD]],
+    variables: usize,
+    depth: usize,
+    units: usize,
+}
+
+/// A region's record.
+#[derive(Clone, Copy)]
+struct Region<'a> {
+    variable: Option<usize>,
+    parent: Option<usize>,
+    depth: usize,
+    /// Units of the parent.
+    above: usize,
+    units: usize,
+    values: usize,
+    table: &'a [u32],
+    weights: Weights<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Weights<'a> {
+    Dense(&'a [u16]),
+    Sparse { starts: &'a [u32], columns: &'a [u16], weights: &'a [u16] },
+}
+
+impl Weights<'_> {
+    fn words(&self) -> usize {
+        match self {
+            Weights::Dense(weights) => weights.len().div_ceil(2),
+            Weights::Sparse { starts, columns, weights } => {
+                starts.len() + columns.len().div_ceil(2) + weights.len().div_ceil(2)
+            }
+        }
+    }
+}
+
+impl<'a> Tree<'a> {
+    /// Reads a circuit, or says what is wrong with it.
+    pub fn new_checked(bytes: &'a [u8]) -> Result<Tree<'a>, &'static str> {
+        let words: &[u32] = bytemuck::try_cast_slice(bytes).map_err(|_| "circuit: alignment or length")?;
+        let (&[magic, variables, regions, _], rest) = words.split_first_chunk().ok_or("circuit: cut off")?;
+        if magic != MAGIC {
+            return Err("circuit: not of this version");
+        }
+        let (variables, regions) = (variables as usize, regions as usize);
+        let records = rest.as_chunks().0.get(..regions).filter(|r| !r.is_empty()).ok_or("circuit: regions")?;
+        let mut tree = Tree { words, records, variables, depth: 0, units: 0 };
+        let (mut seen, mut end) = (0, HEADER + RECORD * regions);
+        for i in 0..regions {
+            let region = tree.check(i, &mut end)?;
+            (tree.depth, tree.units) = (tree.depth.max(region.depth + 1), tree.units.max(region.units));
+            seen += region.variable.is_some() as usize;
+        }
+        if seen == variables { Ok(tree) } else { Err("circuit: variables") }
+    }
+
+    /// Checks a region; what it refers to begins at `end` or later, so that the work of a walk is in proportion to the bytes.
+    fn check(&self, index: usize, end: &mut usize) -> Result<Region<'a>, &'static str> {
+        let record = self.records.get(index).ok_or("circuit: regions")?;
+        let &[variable, _, depth, units, values, table, weights, _] = record;
+        let is_sized = (1..=MAX_UNITS).contains(&(units as usize)) && values <= 256 && (values > 0) == (variable > 0);
+        if !is_sized || variable as usize > self.variables {
+            return Err("circuit: a region's sizes");
+        }
+        let region = self.region(index).ok_or("circuit: a region lies outside")?;
+        if !self.is_inside(&region, index) || depth as usize > index {
+            return Err("circuit: a region's parent");
+        }
+        let table_end = table as usize + region.table.len();
+        if (table as usize) < *end || (weights as usize) < table_end {
+            return Err("circuit: regions overlap");
+        }
+        *end = weights as usize + region.weights.words();
+        let is_cumulative = |unit: usize| {
+            let mut column = region.table.iter().skip(unit).step_by(region.units);
+            column.clone().is_sorted()
+                && column.next() == Some(&0)
+                && column.next_back() == Some(&(1 << CUMULATIVE_BITS))
+        };
+        if region.variable.is_some() && !(0..region.units).all(is_cumulative) {
+            return Err("circuit: a cumulative table");
+        }
+        if let Weights::Sparse { starts, columns, .. } = region.weights {
+            let is_whole = starts.first() == Some(&0) && starts.is_sorted();
+            if !is_whole || columns.iter().any(|&c| c as usize >= region.units) {
+                return Err("circuit: sparse weights");
+            }
+        }
+        Ok(region)
+    }
+
+    /// Whether the parent is open when the walk comes to the region: the one before it, or an ancestor of that.
+    fn is_inside(&self, region: &Region, index: usize) -> bool {
+        let mut open = index.checked_sub(1);
+        while let Some(before) = open.and_then(|i| self.records.get(i)).filter(|r| r[2] as usize >= region.depth) {
+            open = (before[1] as usize).checked_sub(1);
+        }
+        let depth = open.and_then(|i| self.records.get(i)).map_or(0, |r| r[2] as usize + 1);
+        region.parent == open && region.depth == depth && open.is_some() == (index > 0)
+    }
+
+    fn region(&self, index: usize) -> Option<Region<'a>> {
+        let &[variable, parent, depth, units, values, table, weights, kind] = self.records.get(index)?;
+        let (units, values) = (units as usize, values as usize);
+        let parent = (parent as usize).checked_sub(1);
+        let above = match parent {
+            None => 1,
+            Some(parent) => self.records.get(parent)?[3] as usize,
+        };
+        let length = if values > 0 { values.checked_add(1)?.checked_mul(units)? } else { 0 };
+        let table = self.words.get(table as usize..)?.get(..length)?;
+        let weights = self.words.get(weights as usize..)?;
+        let halves = |words: &'a [u32], n: usize| bytemuck::cast_slice::<u32, u16>(words).get(..n);
+        let weights = match kind {
+            0 => Weights::Dense(halves(weights, above.checked_mul(units)?)?),
+            _ => {
+                let (starts, rest) = weights.split_at_checked(above.checked_add(1)?)?;
+                let edges = *starts.last()? as usize;
+                let (columns, rest) = rest.split_at_checked(edges.div_ceil(2))?;
+                Weights::Sparse { starts, columns: halves(columns, edges)?, weights: halves(rest, edges)? }
+            }
+        };
+        let variable = (variable as usize).checked_sub(1);
+        Some(Region { variable, parent, depth: depth as usize, above, units, values, table, weights })
+    }
+
+    /// Number of variables of a sample.
+    pub fn variables(&self) -> usize {
+        self.variables
+    }
+
+    /// 64-bit words of memory that a walk works in: accumulators, a scratch message, and two messages for each region on the way.
+    pub fn state_words(&self) -> usize {
+        let even = self.units.next_multiple_of(2);
+        self.units + even / 2 + self.depth * even
+    }
+
+    /// Meets every variable once. `choose` gets its index and the probabilities of its values, and returns its value. None if `state` has fewer
+    /// than [`Tree::state_words`] words.
+    pub fn walk(&self, state: &mut [u64], mut choose: impl FnMut(usize, &Conditional) -> usize) -> Option<()> {
+        let even = self.units.next_multiple_of(2);
+        let (sums, messages) = state.get_mut(..self.state_words())?.split_at_mut(self.units);
+        let messages: &mut [u32] = bytemuck::cast_slice_mut(messages);
+        let (scratch, messages) = messages.split_at_mut_checked(even)?;
+        let mut way = Way { stride: even, sums, scratch, messages };
+        let mut open: Option<usize> = None;
+        for index in 0..self.records.len() {
+            let region = self.region(index)?;
+            // Regions that this one does not lie in are finished, deepest first.
+            while let Some(last) = open {
+                let finished = self.region(last)?;
+                if finished.depth < region.depth {
+                    break;
+                }
+                way.leave(&finished)?;
+                open = finished.parent;
+            }
+            way.enter(&region)?;
+            way.observe(&region, &mut choose)?;
+            open = Some(index);
+        }
+        Some(())
+    }
+
+    /// The intervals of a sample's values in the order of the walk.
+    pub fn intervals(&self, sample: &[u8], state: &mut [u64], mut push: impl FnMut(u32, u32)) -> Option<()> {
+        self.walk(state, |variable, conditional| {
+            let value = sample.get(variable).map_or(0, |&x| x as usize);
+            let (start, freq) = conditional.interval(value);
+            push(start, freq);
+            value
+        })
+    }
+
+    /// Decodes a sample.
+    pub fn decode(&self, coder: &mut rans64::Decoder, state: &mut [u64], sample: &mut [u8]) -> Option<()> {
+        self.walk(state, |variable, conditional| {
+            let (value, start, freq) = conditional.find(coder.slot(MAX_BITS));
+            coder.advance(start, freq, MAX_BITS);
+            if let Some(x) = sample.get_mut(variable) {
+                *x = value as u8;
+            }
+            value
+        })
+    }
+}
+
+/// Probabilities of a variable's values, given everything before.
+pub struct Conditional<'a> {
+    table: &'a [u32],
+    units: usize,
+    values: usize,
+    down: &'a [u32],
+    /// `(2^28 - K) * 2^32 / sum of down`.
+    factor: u64,
+}
+
+impl Conditional<'_> {
+    /// Number of values.
+    pub fn values(&self) -> usize {
+        self.values
+    }
+
+    /// Where the interval of a value begins, out of `2^28`; beyond the last value, `2^28`.
+    pub fn start(&self, value: usize) -> u32 {
+        if value >= self.values {
+            return 1 << MAX_BITS;
+        }
+        let row = self.table.get(value * self.units..).unwrap_or_default();
+        let share = dot(self.down, row) >> CUMULATIVE_BITS;
+        (share.wrapping_mul(self.factor) >> 32) as u32 + value as u32
+    }
+
+    /// Start and length of the interval of a value; values beyond the last count as it.
+    pub fn interval(&self, value: usize) -> (u32, u32) {
+        let value = value.min(self.values - 1);
+        let start = self.start(value);
+        (start, self.start(value + 1) - start)
+    }
+
+    /// The value whose interval holds `slot`, and its interval.
+    pub fn find(&self, slot: u32) -> (usize, u32, u32) {
+        let (mut low, mut high) = (0, self.values);
+        let (mut start, mut end) = (0, 1 << MAX_BITS);
+        while high - low > 1 {
+            let middle = (low + high) / 2;
+            let at = self.start(middle);
+            if at <= slot {
+                (low, start) = (middle, at);
+            } else {
+                (high, end) = (middle, at);
+            }
+        }
+        (low, start, end - start)
+    }
+}
+
+/// The messages on the way from the root, and room to compute.
+struct Way<'s> {
+    /// Numbers of a message, even.
+    stride: usize,
+    sums: &'s mut [u64],
+    scratch: &'s mut [u32],
+    /// `[depth][down, value][stride]`.
+    messages: &'s mut [u32],
+}
+
+/// What a step works with: accumulators and scratch for the longer of both messages, and the messages of a region and its parent.
+struct Step<'s> {
+    sums: &'s mut [u64],
+    scratch: &'s mut [u32],
+    parent_down: &'s [u32],
+    parent_value: &'s mut [u32],
+    down: &'s mut [u32],
+    value: &'s mut [u32],
+}
+
+impl Way<'_> {
+    fn step(&mut self, region: &Region) -> Option<Step<'_>> {
+        let stride = self.stride;
+        let (above, own) = self.messages.split_at_mut_checked(region.depth * 2 * stride)?;
+        let parent = match region.depth {
+            0 => &mut [],
+            _ => above.get_mut((region.depth - 1) * 2 * stride..)?,
+        };
+        let (parent_down, parent_value) = parent.split_at_mut(parent.len() / 2);
+        let (down, value) = own.get_mut(..2 * stride)?.split_at_mut(stride);
+        let parent_units = if region.depth == 0 { 0 } else { region.above };
+        Some(Step {
+            sums: self.sums,
+            scratch: self.scratch.get_mut(..region.above)?,
+            parent_down: parent_down.get(..parent_units)?,
+            parent_value: parent_value.get_mut(..parent_units)?,
+            down: down.get_mut(..region.units)?,
+            value: value.get_mut(..region.units)?,
+        })
+    }
+
+    /// Computes `down` of a region from its parent's messages.
+    fn enter(&mut self, region: &Region) -> Option<()> {
+        let step = self.step(region)?;
+        let message = step.scratch;
+        if region.parent.is_none() {
+            message.fill(1);
+        } else {
+            let products = step.sums.get_mut(..region.above)?;
+            for ((p, &d), &v) in products.iter_mut().zip(step.parent_down).zip(&*step.parent_value) {
+                *p = d as u64 * v as u64;
+            }
+            normalize(products, message);
+        }
+        let sums = step.sums.get_mut(..region.units)?;
+        region.weights.downwards(message, sums);
+        normalize(sums, step.down);
+        Some(())
+    }
+
+    /// Asks for the value of the region's variable and makes `value` its input units'.
+    fn observe(&mut self, region: &Region, choose: &mut impl FnMut(usize, &Conditional) -> usize) -> Option<()> {
+        let step = self.step(region)?;
+        let (units, values) = (region.units, region.values);
+        let sums = step.sums.get_mut(..units)?;
+        sums.fill(1);
+        if let Some(variable) = region.variable {
+            let total: u64 = step.down.iter().map(|&m| m as u64).sum();
+            let factor = (((1 << MAX_BITS) - values as u64) << 32) / total.max(1);
+            let conditional = Conditional { table: region.table, units, values, down: step.down, factor };
+            let x = choose(variable, &conditional).min(values - 1);
+            let (low, high) = region.table.get(x * units..)?.get(..2 * units)?.split_at(units);
+            for ((sum, &low), &high) in sums.iter_mut().zip(low).zip(high) {
+                *sum = (high - low) as u64;
+            }
+        }
+        normalize(sums, step.value);
+        Some(())
+    }
+
+    /// Multiplies the sums of a finished region into its parent's `value`.
+    fn leave(&mut self, region: &Region) -> Option<()> {
+        let step = self.step(region)?;
+        let sums = step.sums.get_mut(..region.above)?;
+        region.weights.upwards(step.value, sums);
+        normalize(sums, step.scratch);
+        for ((sum, &a), &b) in sums.iter_mut().zip(&*step.parent_value).zip(&*step.scratch) {
+            *sum = a as u64 * b as u64;
+        }
+        normalize(sums.get(..step.parent_value.len())?, step.parent_value);
+        Some(())
+    }
+}
+
+impl Weights<'_> {
+    /// `sums[j] = sum_i message[i] * weights[i][j]`
+    fn downwards(&self, message: &[u32], sums: &mut [u64]) {
+        sums.fill(0);
+        match *self {
+            Weights::Dense(weights) => {
+                for (row, &m) in weights.chunks_exact(sums.len()).zip(message) {
+                    for (sum, &w) in sums.iter_mut().zip(row) {
+                        *sum += m as u64 * w as u64;
+                    }
+                }
+            }
+            Weights::Sparse { .. } => {
+                for (i, &m) in message.iter().enumerate() {
+                    self.edges(i).for_each(|(j, w)| sums.get_mut(j).into_iter().for_each(|sum| *sum += m as u64 * w));
+                }
+            }
+        }
+    }
+
+    /// `sums[i] = sum_j weights[i][j] * value[j]`
+    fn upwards(&self, value: &[u32], sums: &mut [u64]) {
+        match *self {
+            Weights::Dense(weights) => {
+                for (sum, row) in sums.iter_mut().zip(weights.chunks_exact(value.len())) {
+                    *sum = row.iter().zip(value).map(|(&w, &v)| w as u64 * v as u64).sum();
+                }
+            }
+            Weights::Sparse { .. } => {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = self.edges(i).map(|(j, w)| value.get(j).map_or(0, |&v| v as u64 * w)).sum();
+                }
+            }
+        }
+    }
+
+    /// Units and weights of a row of sparse weights.
+    fn edges(&self, row: usize) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let (columns, weights) = match *self {
+            Weights::Dense(_) => (&[][..], &[][..]),
+            Weights::Sparse { starts, columns, weights } => {
+                let at = |i: usize| starts.get(i).map_or(0, |&start| start as usize);
+                let range = at(row)..at(row + 1);
+                (columns.get(range.clone()).unwrap_or_default(), weights.get(range).unwrap_or_default())
+            }
+        };
+        columns.iter().zip(weights).map(|(&column, &w)| (column as usize, w as u64))
+    }
+}
+
+/// Scales sums by a power of two so that all of them together stay below 2^32; all zeros become equal.
+fn normalize(sums: &[u64], message: &mut [u32]) {
+    let bits = 32 - (sums.len() as u32).next_power_of_two().trailing_zeros();
+    let together = sums.iter().fold(0, |together, &sum| together | sum);
+    let used = u64::BITS - together.leading_zeros();
+    if used == 0 {
+        message.fill(1 << (bits - 1));
+    } else if used > bits {
+        let shift = used - bits;
+        message.iter_mut().zip(sums).for_each(|(m, &sum)| *m = (sum >> shift) as u32);
+    } else {
+        let shift = bits - used;
+        message.iter_mut().zip(sums).for_each(|(m, &sum)| *m = (sum << shift) as u32);
+    }
+}
+
+fn dot(a: &[u32], b: &[u32]) -> u64 {
+    a.iter().zip(b).map(|(&a, &b)| a as u64 * b as u64).sum()
+}
