@@ -10,6 +10,8 @@
 //! Symbols are encoded last first, so a decoder meets them in order. It starts where the encoder ended and must end where the encoder
 //! started, at 2^16 with nothing left: that is the checksum of a stream.
 
+use super::{Coder, Leaf};
+
 /// Smallest state, and the encoder's first.
 const LOWER: u32 = 1 << 16;
 
@@ -60,6 +62,15 @@ impl<'a> Decoder<'a> {
     /// Whether everything was read that was written, and nothing else.
     pub fn is_finished(&self) -> bool {
         self.state == LOWER && self.words.is_empty() && !self.exhausted
+    }
+}
+
+impl Coder for Decoder<'_> {
+    #[inline(always)]
+    fn code<L: Leaf>(&mut self, leaf: &L) -> i32 {
+        let (symbol, start, freq) = leaf.locate(self.slot(L::BITS));
+        self.advance(start, freq, L::BITS);
+        symbol
     }
 }
 

@@ -10,10 +10,18 @@
 //!
 //! A varint has seven bits a byte, lowest first, and the highest bit set in all bytes but its last.
 
+use super::classes::{self, Classes};
+use super::predictive::{self, Predictive};
 use super::rans;
 
-/// Every value equally probable.
+/// Every value equally probable; no parameters.
 pub const MODEL_UNIFORM: u8 = 0;
+
+/// See [`classes`].
+pub const MODEL_CLASSES: u8 = 1;
+
+/// See [`predictive`].
+pub const MODEL_PREDICTIVE: u8 = 2;
 
 /// How the weights of a constant are meant: `[rows, positions, channels]`. In the order of decoding; [`Coded`] says nothing about where a
 /// constant keeps them.
@@ -34,11 +42,20 @@ impl Shape {
     }
 }
 
+/// A model and its parameters.
+#[derive(Clone, Copy, Debug)]
+enum Params {
+    Uniform,
+    Classes(classes::Params),
+    Predictive(predictive::Params),
+}
+
 /// A coded constant with a checked header.
 #[derive(Clone, Copy, Debug)]
 pub struct Coded<'a> {
     shape: Shape,
     bits: u8,
+    params: Params,
     code: &'a [u8],
 }
 
@@ -51,11 +68,19 @@ impl<'a> Coded<'a> {
         let positions = varint(&mut rest).ok_or("coded weights: positions")?;
         let channels = rows.checked_mul(positions).filter(|&n| n > 0 && len.is_multiple_of(n)).map(|n| len / n);
         let channels = channels.filter(|&c| c > 0).ok_or("coded weights: shape")?;
-        if model != MODEL_UNIFORM {
-            return Err("coded weights: model (it needs a newer runtime)");
+        if !(2..=8).contains(&bits) {
+            return Err("coded weights: bits");
         }
+        let shape = Shape { rows, positions, channels };
+        let params = match model {
+            MODEL_UNIFORM => Some(Params::Uniform),
+            MODEL_CLASSES => classes::Params::parse(&mut rest).map(Params::Classes),
+            MODEL_PREDICTIVE => predictive::Params::parse(&mut rest, shape, bits).map(Params::Predictive),
+            _ => return Err("coded weights: model (it needs a newer runtime)"),
+        };
+        let params = params.ok_or("coded weights: parameters")?;
         rans::Decoder::new(rest).ok_or("coded weights: code")?;
-        Ok(Coded { shape: Shape { rows, positions, channels }, bits, code: rest })
+        Ok(Coded { shape, bits, params, code: rest })
     }
 
     /// Shape of the weights.
@@ -65,33 +90,50 @@ impl<'a> Coded<'a> {
 
     /// Words of memory that a decoder works in.
     pub fn state_words(&self) -> usize {
-        0
+        match &self.params {
+            Params::Uniform => 0,
+            Params::Classes(params) => params.state_words(),
+            Params::Predictive(params) => params.state_words(self.shape),
+        }
     }
 
     /// A decoder before the first row; none if `state` has fewer than [`Coded::state_words`] words.
     pub fn decoder<'s>(&self, state: &'s mut [u32]) -> Option<Decoder<'a, 's>> {
-        let state = state.get_mut(..self.state_words())?;
-        Some(Decoder { bits: self.bits, coder: rans::Decoder::new(self.code)?, _state: state })
+        let mut coder = rans::Decoder::new(self.code)?;
+        let model = match &self.params {
+            Params::Uniform => Model::Uniform(self.bits as u32),
+            Params::Classes(params) => Model::Classes(Classes::new(params, state)?),
+            Params::Predictive(params) => Model::Predictive(Predictive::new(params, self.shape, state, &mut coder)?),
+        };
+        Some(Decoder { coder, model })
     }
+}
+
+#[derive(Debug)]
+enum Model<'s> {
+    Uniform(u32),
+    Classes(Classes<'s>),
+    Predictive(Predictive<'s>),
 }
 
 /// Decodes row after row.
 #[derive(Debug)]
 pub struct Decoder<'a, 's> {
-    bits: u8,
     coder: rans::Decoder<'a>,
-    _state: &'s mut [u32],
+    model: Model<'s>,
 }
 
 impl Decoder<'_, '_> {
     /// The next row, [`Shape::row`] weights in the order `[position, channel]`. Rows beyond the last, and rows of damaged code, are of any content.
     pub fn row(&mut self, out: &mut [i8]) {
-        let bits = self.bits as u32;
-        for w in out {
-            let slot = self.coder.slot(bits);
-            *w = (slot as i32 - (1 << (bits - 1))) as i8;
-            self.coder.advance(slot, 1, bits);
+        // On the stack while it works, so that its state stays in registers.
+        let mut coder = self.coder.clone();
+        match &mut self.model {
+            Model::Uniform(bits) => uniform_row(&mut coder, *bits, out),
+            Model::Classes(model) => model.row(&mut coder, out),
+            Model::Predictive(model) => model.row(&mut coder, out),
         }
+        self.coder = coder;
     }
 
     /// After the last row: whether the code was that of these weights.
@@ -100,19 +142,31 @@ impl Decoder<'_, '_> {
     }
 }
 
-/// Writes the header up to the parameters, through `push`.
-pub fn emit_header(model: u8, shape: Shape, mut push: impl FnMut(u8)) {
-    push(model);
-    for mut value in [shape.rows, shape.positions] {
-        while value >= 128 {
-            push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        push(value as u8);
+fn uniform_row(coder: &mut rans::Decoder<'_>, bits: u32, out: &mut [i8]) {
+    for w in out {
+        let slot = coder.slot(bits);
+        *w = (slot as i32 - (1 << (bits - 1))) as i8;
+        coder.advance(slot, 1, bits);
     }
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<usize> {
+/// Writes the header up to the parameters, through `push`.
+pub fn emit_header(model: u8, shape: Shape, mut push: impl FnMut(u8)) {
+    push(model);
+    emit_varint(shape.rows, &mut push);
+    emit_varint(shape.positions, &mut push);
+}
+
+/// Writes a varint through `push`.
+pub fn emit_varint(mut value: usize, mut push: impl FnMut(u8)) {
+    while value >= 128 {
+        push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    push(value as u8);
+}
+
+pub(super) fn varint(bytes: &mut &[u8]) -> Option<usize> {
     let mut value = 0;
     for shift in (0..28).step_by(7) {
         let byte = *bytes.split_off_first()?;

@@ -1,0 +1,188 @@
+//! Which model and which parameters code a tensor with the fewest bits.
+//!
+//! Parameters are few, so they are searched one after another, each over a handful of values with the rest kept: first the shape of the
+//! leaf, then taps, one by one as long as another one pays for its byte and for its instructions, then the shape again and what else a
+//! level tries.
+
+use super::Effort;
+use super::record::{Model, Weights, cost};
+use pith::circuit::leaf::SHAPES;
+use pith::circuit::{Shape, classes, predictive};
+
+/// A model under which the weights cost the least, and what they cost in 2^-16 bits.
+pub(super) struct Best {
+    pub model: Model,
+    pub cost: u64,
+}
+
+impl Best {
+    /// Takes the model if it is cheaper.
+    pub fn offer(&mut self, model: Model, weights: &Weights<'_>) -> bool {
+        let cost = cost(&model, weights);
+        let is_better = cost < self.cost;
+        if is_better {
+            *self = Best { model, cost };
+        }
+        is_better
+    }
+}
+
+/// log2 of a mean magnitude in the header's steps of 1/16 from 1/8.
+fn base_of(mean: f64) -> u8 {
+    (16.0 * (mean.max(0.125).log2() + 3.0)).round().clamp(0.0, 175.0) as u8
+}
+
+fn mean_magnitude(values: &[i8]) -> f64 {
+    values.iter().map(|&w| (w as f64).abs()).sum::<f64>() / values.len().max(1) as f64
+}
+
+fn limit(values: &[i8]) -> u8 {
+    values.iter().map(|w| w.unsigned_abs()).max().unwrap_or(0).max(1)
+}
+
+fn is_zero(row: &[i8]) -> bool {
+    row.iter().all(|&w| w == 0)
+}
+
+/// The best table for each class of rows.
+pub(super) fn classes(weights: &Weights<'_>, effort: &Effort) -> Best {
+    let mut means: Vec<f64> = weights.rows().filter(|row| !is_zero(row)).map(mean_magnitude).collect();
+    means.sort_by(f64::total_cmp);
+    let at = |share: f64| means.get(((means.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or(0.125);
+    let zero_rows = means.len() < weights.shape.rows;
+    let limit = limit(weights.values);
+    let mut best = Best { model: Model::Uniform, cost: u64::MAX };
+    for class_bits in u8::from(zero_rows)..=2 {
+        let places = (1u8 << class_bits) - u8::from(zero_rows);
+        let (low, high) = match places {
+            1 => (base_of(at(0.5)), base_of(at(0.5))),
+            n => (base_of(at(0.5 / n as f64)), base_of(at(1.0 - 0.5 / n as f64))),
+        };
+        let step = ((high - low) as f64 / (places.max(2) - 1) as f64).round() as u8;
+        for shape in effort.shapes() {
+            let params = classes::Params { shape, class_bits, zero_rows, limit, base: low, step };
+            best.offer(Model::Classes(params), weights);
+        }
+    }
+    best
+}
+
+/// The best mean and scale from weights before. `may` says whether parameters are allowed.
+pub(super) fn predictive(
+    weights: &Weights<'_>,
+    effort: &Effort,
+    may: &dyn Fn(&predictive::Params) -> bool,
+    progress: &mut dyn FnMut(),
+) -> Best {
+    let start = start(weights);
+    let mut best = Best { model: Model::Predictive(start), cost: cost(&Model::Predictive(start), weights) };
+    let mut current = start;
+    let mut offer = |best: &mut Best, current: &mut predictive::Params, params: predictive::Params| {
+        progress();
+        if may(&params) && best.offer(Model::Predictive(params), weights) {
+            *current = params;
+        }
+    };
+    let kept = current;
+    effort.shapes().for_each(|shape| offer(&mut best, &mut current, predictive::Params { shape, ..kept }));
+    if kept.peaks {
+        let kept = current;
+        offer(&mut best, &mut current, predictive::Params { peaks: false, ..kept });
+    }
+    let gaps = predictive::Params { gaps: true, ..current };
+    if effort.level > 1 && weights.rows().any(|row| !is_zero(row) && row.contains(&0)) {
+        offer(&mut best, &mut current, gaps);
+    }
+    for width in widths(weights.shape) {
+        let mut trial = predictive::Params { width, ..current };
+        let mut trial_best = Best { model: Model::Predictive(trial), cost: u64::MAX };
+        trial_best.offer(Model::Predictive(trial), weights);
+        let candidates = distances(weights.shape, width as usize, effort);
+        while (trial.tap_count as usize) < effort.taps {
+            let kept = trial;
+            for &distance in candidates.iter().filter(|d| !kept.distances().contains(d)) {
+                let mut params = kept;
+                params.taps[kept.tap_count as usize] = distance;
+                params.tap_count += 1;
+                offer(&mut trial_best, &mut trial, params);
+            }
+            if trial == kept {
+                break;
+            }
+        }
+        if trial_best.cost < best.cost {
+            (best, current) = (trial_best, trial);
+        }
+    }
+    let kept = current;
+    effort.shapes().for_each(|shape| offer(&mut best, &mut current, predictive::Params { shape, ..kept }));
+    for step in [-8i16, -4, 4, 8, -2, 2].into_iter().take(effort.bases) {
+        let base = (current.base as i16 + step).clamp(0, 175) as u8;
+        let params = predictive::Params { base, ..current };
+        offer(&mut best, &mut current, params);
+    }
+    best
+}
+
+/// What the weights themselves say.
+fn start(weights: &Weights<'_>) -> predictive::Params {
+    let mut params = predictive::Params::new(weights.bits);
+    let largest = limit(weights.values);
+    if weights.rows().any(|row| row.iter().any(|w| w.unsigned_abs() > params.limit)) || largest * 2 < params.limit {
+        params.limit = largest;
+    }
+    let full = |row: &[i8]| is_zero(row) || limit(row) == params.limit;
+    params.peaks = weights.rows().all(full);
+    params.zero_rows = weights.rows().any(is_zero);
+    let channels = weights.zero_channels();
+    params.zero_channels = channels.contains(&true) && channels.contains(&false);
+    let first = weights.rows().find(|row| !is_zero(row)).unwrap_or(&[]);
+    params.base = base_of(mean_magnitude(first));
+    params.shape = 5;
+    params
+}
+
+/// Columns that a kernel of so many positions may have; the square first.
+fn widths(shape: Shape) -> Vec<u8> {
+    let n = shape.positions;
+    let square = (n as f64).sqrt() as usize;
+    match n {
+        _ if square * square == n && square < 256 => vec![square as u8],
+        _ => (1..=n.min(255)).filter(|&w| n.is_multiple_of(w)).map(|w| w as u8).collect(),
+    }
+}
+
+/// Distances worth a trial: along a row, along the kernel's axes, and the same place of earlier rows.
+fn distances(shape: Shape, width: usize, effort: &Effort) -> Vec<u16> {
+    let (c, row) = (shape.channels, shape.row());
+    let mut all = vec![1, c, c * width, row, 2];
+    if effort.level >= 5 {
+        all.extend([c * (width + 1), c * width.saturating_sub(1), 3, 4]);
+    }
+    if effort.level >= 7 {
+        all.extend([2 * row, 2 * c, 2 * c * width, 5, 6, 7, 8]);
+    }
+    if effort.level >= 8 {
+        let near =
+            [c + 1, c.saturating_sub(1), c * width + 1, (c * width).saturating_sub(1), row + 1, row - 1, 3 * row];
+        all.extend(near);
+        all.extend([row + c, row.saturating_sub(c), row + c * width, row.saturating_sub(c * width)]);
+        all.extend((3..=8).flat_map(|k| [1 << k, (1 << k) - 1, (1 << k) + 1]));
+    }
+    let mut distances: Vec<u16> = Vec::new();
+    for distance in all {
+        let is_inside = distance > 0 && distance < shape.rows * row && distance <= effort.reach;
+        if let Ok(distance) = u16::try_from(distance)
+            && is_inside
+            && !distances.contains(&distance)
+        {
+            distances.push(distance);
+        }
+    }
+    distances
+}
+
+/// All shapes, or a few that lie far apart.
+pub(super) fn shapes(all: bool) -> impl Iterator<Item = u8> {
+    (0..SHAPES).filter(move |shape| all || [0, 4, 5, 7, 11].contains(shape))
+}
