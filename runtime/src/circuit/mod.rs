@@ -11,4 +11,4 @@
 pub mod rans;
 mod stream;
 
-pub use stream::{Coded, Decoder, MODEL_UNIFORM, Shape, emit_header};
+pub use stream::{Coded, Decoder, MODEL_UNIFORM, Shape, emit_header, shape_of};
