@@ -17,6 +17,23 @@ pub fn encode(weights: &[i8], shape: Shape, bits: u8, level: u8) -> Vec<u8> {
     bytes
 }
 
+/// What a coded constant costs, for reports and budgets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Description {
+    /// Name of the model.
+    pub model: &'static str,
+    /// Predicted instructions a weight on a Cortex-M4.
+    pub instructions_per_weight: f64,
+}
+
+/// Of coded weights.
+pub fn describe(bytes: &[u8]) -> Description {
+    match bytes.first() {
+        Some(&MODEL_UNIFORM) => Description { model: "uniform", instructions_per_weight: 15.0 },
+        _ => Description { model: "unknown", instructions_per_weight: 0.0 },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
