@@ -6,7 +6,7 @@ use crate::data::Slot;
 use crate::execute::Runner;
 use crate::graph::{Clamp, Graph, Node, Op, eval, simplify};
 use crate::lower::{LowerError, lower};
-use crate::pack::{ModelFile, PackError, PackOptions, Packed, pack};
+use crate::pack::{ModelFile, PackError, PackOptions, Packed, pack, pack_visibly};
 use crate::recipe::{Preprocess, Recipe, RecipeError};
 use crate::scheme::{Choice, QGraph, QuantOptions, SchemeError, equalize, quantize};
 use crate::shrink::{ShrinkReport, shrink};
@@ -149,14 +149,20 @@ pub fn build(
     let stats = observe(&graph, samples, &|| progress("calibrating", 2 * samples.len()))?;
     let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples)?;
     let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
-    let packed = pack_graph(&q, recipe, equalized, options.pack)?;
+    let packed = pack_graph(&q, recipe, equalized, options.pack, progress)?;
     let truth = float_outputs(&graph, judge)?;
     let sqnr_db = outputs_sqnr_db(&packed.bytes, judge, &truth);
     Ok(Built { packed, graph, shrunk, choice, equalized, sqnr_db })
 }
 
 /// The file of a quantized graph, with the recipe's preprocessing noted.
-fn pack_graph(q: &QGraph, recipe: &Recipe, equalized: bool, options: PackOptions) -> Result<Packed, BuildError> {
+fn pack_graph(
+    q: &QGraph,
+    recipe: &Recipe,
+    equalized: bool,
+    options: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Packed, BuildError> {
     let mut program = lower(q)?;
     let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     let p = &recipe.preprocess;
@@ -170,7 +176,7 @@ fn pack_graph(q: &QGraph, recipe: &Recipe, equalized: bool, options: PackOptions
     if let Some(layout) = p.layout {
         program.metadata.push(("preprocess.layout".into(), format!("{layout:?}").to_lowercase()));
     }
-    Ok(pack(program, options)?)
+    Ok(pack_visibly(program, options, progress)?)
 }
 
 fn float_outputs(graph: &Graph, samples: &[Vec<ArrayD<f32>>]) -> Result<Vec<Vec<ArrayD<f32>>>, CalibrateError> {

@@ -71,6 +71,8 @@ pub struct Runner<'m> {
     arena: Arena,
     isa: Isa,
     workspace: Vec<u8>,
+    /// Coded weights, where no workspace holds them.
+    decoded: Arena,
     threads: Option<Threads>,
 }
 
@@ -97,7 +99,12 @@ impl<'m> Runner<'m> {
     /// A runner on one of [`Isa::available`], or with another set on the generic kernels alone.
     pub fn on(model: &Model<'m>, isa: Isa) -> Runner<'m> {
         let workspace = vec![0; Engine::workspace_bytes(model, isa)];
-        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0), isa, workspace, threads: None }
+        let mut decoded = Arena::new(if workspace.is_empty() { model.decoded_bytes() } else { 0 }, 0);
+        if workspace.is_empty() {
+            // Damaged weights are found when an engine is made.
+            let _ = model.decode_into(decoded.bytes_mut(), &mut vec![0; model.decode_scratch_bytes()]);
+        }
+        Runner { model: *model, arena: Arena::new(model.arena_bytes(), 0), isa, workspace, decoded, threads: None }
     }
 
     /// With so many threads for large operators; the outputs are the same.
@@ -143,10 +150,10 @@ impl<'m> Runner<'m> {
     }
 
     /// Calls `f` with an engine over this runner's memory; weights are packed for the machine when it is first made.
-    pub fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'m, '_>)) {
+    pub fn with_engine(&mut self, f: impl FnOnce(&mut Engine<'_, '_>)) {
         let arena = self.arena.bytes_mut();
         let engine = match self.workspace.is_empty() {
-            true => Engine::new(&self.model, arena),
+            true => self.model.with_decoded(self.decoded.bytes_mut()).and_then(|model| Engine::new(&model, arena)),
             false => Engine::with_workspace(&self.model, arena, self.isa, &mut self.workspace),
         };
         if let Ok(engine) = engine {

@@ -42,6 +42,8 @@ pub struct ConstantSpec {
     pub record: tensor::Constant,
     /// `record.bytes` bytes.
     pub bytes: Vec<u8>,
+    /// What a coded constant decodes to, else empty.
+    pub decoded: Vec<u8>,
 }
 
 /// An operator.
@@ -189,7 +191,7 @@ impl Lowering<'_> {
             next_precision: NONE,
             ..tensor::Constant::default()
         };
-        let spec = ConstantSpec { record, bytes };
+        let spec = ConstantSpec { record, bytes, decoded: Vec::new() };
         let found = self.program.constants.iter().position(|c| *c == spec);
         found.unwrap_or_else(|| {
             self.program.constants.push(spec);

@@ -17,10 +17,18 @@
 //! observer = "mse"              # or "min_max", { percentile = 0.0001 }; absent: the best of several
 //! bias_correction = true        # absent: tried both ways
 //! equalize = false              # absent: tried both ways
+//!
+//! [compress]
+//! level = 5                     # 0: raw weights (default); 1 to 9: from fast to small
+//! decode = "tile"               # or "ram", "flash"; absent: tile for a core, ram for portable files
+//! max_decode_us = 2000          # absent: no budget
+//! clock_mhz = 120               # absent: the target's
 //! ```
 
 use crate::data::Layout;
+use crate::pack::{CompressOptions, Residency};
 use crate::scheme::QuantOptions;
+use crate::target::Target;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -34,6 +42,39 @@ pub struct Recipe {
     pub calibrate: Calibrate,
     /// How numbers become integers.
     pub quantize: QuantOptions,
+    /// How weights are coded.
+    pub compress: Compress,
+}
+
+/// Coding of weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compress {
+    /// 0 for raw weights, 1 to 9 from fast to small.
+    pub level: u8,
+    /// Where weights are decoded to; absent: in tiles for a core, in RAM for portable files.
+    pub decode: Option<Residency>,
+    /// Microseconds that decoding may take by prediction: of a run in tiles, else once.
+    pub max_decode_us: Option<f64>,
+    /// Of the machine, for that; absent: the target's.
+    pub clock_mhz: Option<f64>,
+}
+
+impl Compress {
+    /// What the packer does for a target. A prediction counts an instruction as a clock.
+    pub fn options(&self, target: Target) -> Result<CompressOptions, RecipeError> {
+        if self.level > 9 {
+            return Err(RecipeError::Level { level: self.level });
+        }
+        let usual = if target.isa.layout().is_some() { Residency::Tile } else { Residency::Ram };
+        let max_instructions = match (self.max_decode_us, self.clock_mhz.or(target.clock_mhz)) {
+            (None, _) => None,
+            (Some(_), None) => return Err(RecipeError::Clock { target: target.name }),
+            (Some(us), Some(mhz)) if us >= 0.0 && mhz > 0.0 && (us * mhz).is_finite() => Some(us * mhz),
+            (Some(us), Some(mhz)) => return Err(RecipeError::Budget { us, mhz }),
+        };
+        Ok(CompressOptions { level: self.level, residency: self.decode.unwrap_or(usual), max_instructions })
+    }
 }
 
 /// `(x * scale - mean) / std`, per channel; empty lists are 0 and 1, one value serves all channels.
@@ -82,6 +123,12 @@ pub enum RecipeError {
     Channels { field: &'static str, given: usize, channels: usize },
     #[error("preprocess.{field} holds {value}; it must be finite{}", if *.field == "std" { " and not zero" } else { "" })]
     Value { field: &'static str, value: f64 },
+    #[error("compress.level is {level}; choose 0 (raw weights) to 9 (smallest)")]
+    Level { level: u8 },
+    #[error("a budget for decoding needs a clock, which the target {target} does not name; give --clock-mhz")]
+    Clock { target: &'static str },
+    #[error("a budget of {us} us at {mhz} MHz; both must be positive")]
+    Budget { us: f64, mhz: f64 },
 }
 
 impl Recipe {

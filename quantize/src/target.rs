@@ -3,27 +3,33 @@
 use pith::Isa;
 
 /// A core, or a board by its core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Target {
     /// As on the command line.
     pub name: &'static str,
     /// Its instruction set.
     pub isa: Isa,
+    /// Clock of a board; a core has none by itself.
+    pub clock_mhz: Option<f64>,
 }
 
 /// All of them; the first is the default.
 pub const TARGETS: [Target; 10] = [
-    Target { name: "portable", isa: Isa::Generic },
-    Target { name: "cortex-m0", isa: Isa::ArmV6M },
-    Target { name: "cortex-m0plus", isa: Isa::ArmV6M },
-    Target { name: "cortex-m3", isa: Isa::ArmV7M },
-    Target { name: "cortex-m4", isa: Isa::ArmDsp },
-    Target { name: "cortex-m7", isa: Isa::ArmDsp },
-    Target { name: "cortex-m33", isa: Isa::ArmDsp },
-    Target { name: "cortex-m55", isa: Isa::Helium },
-    Target { name: "riscv32", isa: Isa::RiscV },
-    Target { name: "nucleo-l4r5zi", isa: Isa::ArmDsp },
+    core("portable", Isa::Generic),
+    core("cortex-m0", Isa::ArmV6M),
+    core("cortex-m0plus", Isa::ArmV6M),
+    core("cortex-m3", Isa::ArmV7M),
+    core("cortex-m4", Isa::ArmDsp),
+    core("cortex-m7", Isa::ArmDsp),
+    core("cortex-m33", Isa::ArmDsp),
+    core("cortex-m55", Isa::Helium),
+    core("riscv32", Isa::RiscV),
+    Target { name: "nucleo-l4r5zi", isa: Isa::ArmDsp, clock_mhz: Some(120.0) },
 ];
+
+const fn core(name: &'static str, isa: Isa) -> Target {
+    Target { name, isa, clock_mhz: None }
+}
 
 impl Target {
     /// The target of this name.

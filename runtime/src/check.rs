@@ -4,12 +4,14 @@
 //! shapes agree with the lengths of what it names, indices that come from the file (strides, taps) stay inside, and memory
 //! that an operator writes is apart from what it reads, except where it may work in place.
 
+use crate::coded::{self, Source};
 use crate::error::Error;
 use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
 use crate::format::blocks::{Blocks, Layout};
+use crate::format::header::Header;
 use crate::format::op::{self, Head, Op, kind};
 use crate::format::tensor::{Constant, Port, Tensor};
-use crate::format::{MAX_RANK, NONE};
+use crate::format::{ALIGN, MAX_RANK, NONE};
 use crate::model::Model;
 use crate::ops;
 use crate::uses::{self, has};
@@ -23,13 +25,27 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
     for (index, record) in model.tensors().iter().enumerate() {
         tensor(model, record).map_err(|what| Error::Tensor { index, what })?;
     }
+    // Of resident constants in the decoded region.
+    let mut end = 0;
     for (index, record) in model.constants().iter().enumerate() {
-        if record.encoding != Constant::ENCODING_RAW || record.next_precision != NONE {
+        let known = record.encoding == Constant::ENCODING_RAW || uses::decodes(USES) && record.is_coded();
+        if !known || record.next_precision != NONE {
             return Err(Error::Unsupported {
-                what: "a constant's encoding (compressed, block-sparse or several precisions)",
+                what: "a constant's encoding (coded, block-sparse or several precisions)",
             });
         }
-        constant(model, index as u16, record).map_err(|what| Error::Constant { index, what })?;
+        let checked = match record.is_coded() && uses::decodes(USES) {
+            true => coded_constant::<USES>(model, index as u16, record).map(|bytes| {
+                if record.is_resident() {
+                    end = u64::next_multiple_of(end, ALIGN as u64).saturating_add(bytes);
+                }
+            }),
+            false => constant(model, index as u16, record),
+        };
+        checked.map_err(|what| Error::Constant { index, what })?;
+    }
+    if uses::decodes(USES) && end != header.decoded_bytes as u64 {
+        return Err(Error::Header { what: "bytes to decode" });
     }
     for (index, record) in model.inputs().iter().chain(model.outputs()).enumerate() {
         port(model, record).map_err(|what| Error::Port { index, what })?;
@@ -64,9 +80,27 @@ fn tensor(model: &Model<'_>, t: &Tensor) -> Check {
     ensure(end.is_some_and(|end| end <= model.header().arena_bytes), "range: it leaves the arena")
 }
 
+/// A coded constant, whose shape is that of the operators that name it (they check it); returns its decoded length.
+fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> Result<u64, &'static str> {
+    ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS), "layout")?;
+    ensure(matches!(c.kind, Constant::KIND_WEIGHTS | Constant::KIND_BLOCKS), "kind of coded constant")?;
+    ensure(c.kind == Constant::KIND_WEIGHTS || Layout::from_code(c.layout).is_some(), "layout")?;
+    ensure(model.header().required_features & Header::CODED != 0, "encoding: the header does not require it")?;
+    let bytes = model.stored_bytes(id);
+    ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
+    ensure((2..=8).contains(&c.bits) && c.len > 0, "element width or length")?;
+    let decodes = match c.residency {
+        Constant::IN_RAM | Constant::IN_FLASH => uses::decodes_once(USES),
+        Constant::IN_TILES => uses::decodes_tiles(USES),
+        _ => return Err("residency"),
+    };
+    ensure(decodes, "residency: this program was built for other models")?;
+    coded::check(c, bytes)
+}
+
 fn constant(model: &Model<'_>, id: u16, c: &Constant) -> Check {
-    ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS) && c.reserved2 == 0, "layout or reserved bytes")?;
-    let bytes = model.constant_bytes(id);
+    ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS) && c.residency == 0, "layout or reserved bytes")?;
+    let bytes = model.stored_bytes(id);
     ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
     let len = c.len as u64;
     let (bits, expected) = match c.kind {
@@ -107,12 +141,15 @@ fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) ->
     ensure(name_is_valid(model, head.name_offset, head.name_bytes), "name")?;
     let scratch_end = head.scratch_offset.checked_add(head.scratch_bytes);
     ensure(scratch_end.is_some_and(|end| end <= model.header().arena_bytes), "scratch: it leaves the arena")?;
-    ensure(uses::used_by(model, record) & !USES == 0, "kind: this program was built for other models")?;
+    ensure(uses::used_decoded(model, record) & !USES == 0, "kind: this program was built for other models")?;
+    if uses::decodes(USES) {
+        view.coded(record)?;
+    }
     match record {
-        Op::Conv(c) if has(USES, kind::CONV) => view.conv_in_blocks(record, c),
+        Op::Conv(c) if has(USES, kind::CONV) => view.conv_in_blocks::<USES>(record, c),
         Op::Depthwise(c) if has(USES, kind::DEPTHWISE) => view.depthwise(c),
-        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => view.conv_transpose(c),
-        Op::Linear(l) if has(USES, kind::LINEAR) => view.linear(record, l),
+        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => view.conv(c),
+        Op::Linear(l) if has(USES, kind::LINEAR) => view.linear::<USES>(record, l),
         Op::Add(b) if has(USES, kind::ADD) => {
             let bound = -SUM_MULTIPLIER_MAX..=SUM_MULTIPLIER_MAX;
             ensure(bound.contains(&b.lhs_multiplier) && bound.contains(&b.rhs_multiplier), "multiplier")?;
@@ -153,7 +190,7 @@ fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) ->
         }
         Op::Softmax(s) if has(USES, kind::SOFTMAX) => {
             view.constant(s.table, Constant::KIND_U16, 256)?;
-            let table = u16s(model.constant_bytes(s.table));
+            let table = u16s(model.stored_bytes(s.table));
             ensure(table.first() == Some(&(1 << 15)) && table.iter().all(|&v| v <= 1 << 15), "table")?;
             ensure(s.columns > 0 && s.columns <= 65_535, "row length")?;
             view.elements(s.input, &[s.rows, s.columns])?;
@@ -238,14 +275,38 @@ impl View<'_, '_> {
         self.dims(c.output, &[c.out_h, c.out_w, c.out_c])
     }
 
+    /// Coded weights: their shape, and the scratch memory of tiles.
+    fn coded(&self, op: &Op<'_>) -> Check {
+        let Some(weights) = op.weights().map(|id| self.model.constant(id)).filter(Constant::is_coded) else {
+            return Ok(());
+        };
+        let source = Source::of(self.model, op)?;
+        if !weights.is_in_tiles() {
+            return Ok(());
+        }
+        let [work, tile] = source.tile_scratch_bytes().ok_or("tile: the weights do not fit")?;
+        let in_place = op.inputs()[0]
+            .is_some_and(|input| self.model.tensor(input).offset == self.model.tensor(op.output()).offset);
+        let own = ops::scratch_bytes(op, &weights, in_place).next_multiple_of(4);
+        let needed = own.saturating_add(work).saturating_add(tile);
+        ensure(
+            self.head.scratch_bytes as usize >= needed && self.head.scratch_offset.is_multiple_of(4),
+            "scratch: too small for a tile",
+        )
+    }
+
     /// The weights' constant if it lies in blocks, whose bytes and scratch memory are then checked. The record has no channels.
-    fn blocks(&self, op: &Op<'_>, weights: u16, channels: u16) -> Result<bool, &'static str> {
+    fn blocks<const USES: u64>(&self, op: &Op<'_>, weights: u16, channels: u16) -> Result<bool, &'static str> {
         let Ok(&constant) = self.find(weights, Constant::KIND_BLOCKS) else { return Ok(false) };
         let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
         let (n, k) = ops::matrix_shape(op).ok_or("weight shape")?;
-        ensure(channels == NONE, "channels: weights in blocks bring their own")?;
         ensure(constant.len as u64 == n as u64 * k as u64, "weight shape")?;
-        Blocks::new_checked(layout, constant.bits, n, k, self.model.constant_bytes(weights))?;
+        if uses::decodes(USES) && constant.is_coded() {
+            self.constant(channels, Constant::KIND_CHANNELS, n as u64)?;
+        } else {
+            ensure(channels == NONE, "channels: weights in blocks bring their own")?;
+            Blocks::new_checked(layout, constant.bits, n, k, self.model.stored_bytes(weights))?;
+        }
         let needed = ops::scratch_bytes(op, &constant, false);
         ensure(
             self.head.scratch_bytes as usize >= needed && self.head.scratch_offset.is_multiple_of(4),
@@ -260,7 +321,7 @@ impl View<'_, '_> {
     }
 
     /// A convolution whose weights may lie in blocks.
-    fn conv_in_blocks(&self, op: &Op<'_>, c: &op::Conv) -> Check {
+    fn conv_in_blocks<const USES: u64>(&self, op: &Op<'_>, c: &op::Conv) -> Check {
         if self.find(c.weights, Constant::KIND_BLOCKS).is_err() {
             return self.conv(c);
         }
@@ -276,8 +337,13 @@ impl View<'_, '_> {
         ensure(rows.max(ring) <= i32::MAX as u64 / 2, "window: it reaches too far")?;
         // Borders of the ring hold it.
         self.zero_is_int8(c.input)?;
-        self.blocks(op, c.weights, c.channels)?;
-        self.memory(&[c.input], c.output, ops::runs_in_place(c))
+        self.blocks::<USES>(op, c.weights, c.channels)?;
+        self.memory(&[c.input], c.output, self.is_one_tile::<USES>(op) && ops::runs_in_place(c))
+    }
+
+    /// What runs in several tiles reads its input again after the first.
+    fn is_one_tile<const USES: u64>(&self, op: &Op<'_>) -> bool {
+        !uses::decodes_tiles(USES) || op.weights().is_none_or(|id| coded::tiles(op, &self.model.constant(id)) == 1)
     }
 
     fn conv(&self, c: &op::Conv) -> Check {
@@ -286,10 +352,6 @@ impl View<'_, '_> {
         self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)?;
         self.weights(c.weights, &[c.out_c, c.kernel_h, c.kernel_w, c.in_c / c.groups].map(u32::from))?;
         self.memory(&[c.input], c.output, false)
-    }
-
-    fn conv_transpose(&self, c: &op::Conv) -> Check {
-        self.conv(c)
     }
 
     fn depthwise(&self, c: &op::Conv) -> Check {
@@ -302,14 +364,15 @@ impl View<'_, '_> {
         self.memory(&[c.input], c.output, true)
     }
 
-    fn linear(&self, op: &Op<'_>, l: &op::Linear) -> Check {
+    fn linear<const USES: u64>(&self, op: &Op<'_>, l: &op::Linear) -> Check {
         ensure(l.act_min <= l.act_max, "activation bounds")?;
         ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.elements(l.input, &[l.rows, l.k])?;
         self.elements(l.output, &[l.rows, l.n])?;
-        if self.blocks(op, l.weights, l.channels)? {
+        if self.blocks::<USES>(op, l.weights, l.channels)? {
             // All of a row is read before anything is written.
-            return self.memory(&[l.input], l.output, l.rows == 1 || l.n <= l.k);
+            let in_place = self.is_one_tile::<USES>(op) && (l.rows == 1 || l.n <= l.k);
+            return self.memory(&[l.input], l.output, in_place);
         }
         self.weights(l.weights, &[l.n, l.k])?;
         self.constant(l.channels, Constant::KIND_CHANNELS, l.n as u64)?;
@@ -326,7 +389,7 @@ impl View<'_, '_> {
         ensure(inside(&b.dims, &b.lhs_strides, self.tensor(b.lhs)?.len), "strides of the left operand")?;
         let rhs_len = if b.rhs_is_constant == 1 {
             let constant = self.find(b.rhs, Constant::KIND_WEIGHTS)?;
-            ensure(constant.bits == 8, "constant width")?;
+            ensure(constant.bits == 8 && constant.encoding == Constant::ENCODING_RAW, "constant width or encoding")?;
             constant.len
         } else {
             self.tensor(b.rhs)?.len
@@ -387,7 +450,7 @@ impl View<'_, '_> {
         self.dims(r.output, &[r.out_h, r.out_w, r.c])?;
         for (id, outputs, inputs) in [(r.rows, r.out_h, r.in_h), (r.columns, r.out_w, r.in_w)] {
             self.constant(id, Constant::KIND_U16, outputs as u64 * values as u64)?;
-            let taps = u16s(self.model.constant_bytes(id)).chunks_exact(values);
+            let taps = u16s(self.model.stored_bytes(id)).chunks_exact(values);
             let valid = |tap: &[u16]| match *tap {
                 [index] => index < inputs,
                 [lo, hi, frac] => lo < inputs && hi < inputs && frac <= 2048,

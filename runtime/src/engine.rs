@@ -43,7 +43,7 @@ impl<'m, 'a> Engine<'m, 'a> {
 
     /// An engine that runs on vectors: weights are packed for `isa` (see [`Isa::detect`]) into the workspace, which needs
     /// [`Engine::workspace_bytes`] at any alignment; what an engine of the same model left there is not packed again. Outputs are the same bytes
-    /// as without.
+    /// as without. Coded weights need not be decoded before.
     #[cfg(pith_desktop)]
     pub fn with_workspace(
         model: &Model<'m>,
@@ -51,27 +51,21 @@ impl<'m, 'a> Engine<'m, 'a> {
         isa: Isa,
         workspace: &'a mut [u8],
     ) -> Result<Engine<'m, 'a>, Error> {
-        let engine = Engine::new(model, arena)?;
-        if crate::kernels::table(isa).is_none() {
-            return Err(Error::NoSuchKernels { isa: isa.name() });
-        }
-        let (needed, given) = (workspace::bytes(model, isa), workspace.len());
-        let workspace = Workspace::new(model, isa, workspace).ok_or(Error::WorkspaceTooSmall { needed, given })?;
-        Ok(Engine { workspace: Some(workspace), ..engine })
+        let arena = checked_arena(model, arena)?;
+        let workspace = Workspace::new(model, isa, workspace)?;
+        Ok(Engine { model: *model, arena, workspace: Some(workspace) })
     }
 }
 
 impl<'m, 'a, const USES: u64> Engine<'m, 'a, USES> {
     /// As [`Engine::new`], for models that [`Model::parse_using`] accepts; an operator that it would not does nothing.
     pub fn using(model: &Model<'m>, arena: &'a mut [u8]) -> Result<Engine<'m, 'a, USES>, Error> {
-        if arena.as_ptr().align_offset(ALIGN) != 0 {
-            return Err(Error::ArenaMisaligned);
+        if uses::decodes_once(USES) && !model.is_decoded() {
+            return Err(Error::NotDecoded);
         }
-        let (needed, given) = (model.arena_bytes(), arena.len());
-        let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
         Ok(Engine {
             model: *model,
-            arena: bytemuck::cast_slice_mut(arena),
+            arena: checked_arena(model, arena)?,
             #[cfg(pith_desktop)]
             workspace: None,
         })
@@ -150,6 +144,16 @@ impl<'m, 'a, const USES: u64> Engine<'m, 'a, USES> {
     }
 }
 
+/// Exactly what the plan needs, at its alignment.
+fn checked_arena<'a>(model: &Model<'_>, arena: &'a mut [u8]) -> Result<&'a mut [i8], Error> {
+    if arena.as_ptr().align_offset(ALIGN) != 0 {
+        return Err(Error::ArenaMisaligned);
+    }
+    let (needed, given) = (model.arena_bytes(), arena.len());
+    let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, given })?;
+    Ok(bytemuck::cast_slice_mut(arena))
+}
+
 fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
     let tensor = model.tensor(port.tensor);
     tensor.offset as usize..tensor.offset as usize + tensor.len as usize
@@ -195,7 +199,8 @@ impl<'m, const USES: u64> Steps<'_, 'm, '_, USES> {
         if workspace.run(self.model, index, op, self.arena) {
             return Some(());
         }
-        ops::run::<USES>(self.model, Set { table: Some(workspace.table()) }, head, op, self.arena)
+        let set = Set { table: Some(workspace.table()) };
+        ops::run::<USES>(&workspace.decoded(self.model), set, head, op, self.arena)
     }
 
     /// Memory of a tensor, see [`Engine::tensor`].

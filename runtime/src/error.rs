@@ -33,6 +33,16 @@ pub enum Error {
     ArenaTooSmall { needed: usize, given: usize },
     /// The arena does not start at a multiple of [`crate::format::ALIGN`].
     ArenaMisaligned,
+    /// Weights of the model are coded and not decoded yet.
+    NotDecoded,
+    /// Memory for decoded weights, or to decode in, is too small.
+    DecodeTooSmall { what: &'static str, needed: usize, given: usize },
+    /// Decoded weights do not start at a multiple of [`crate::format::ALIGN`].
+    DecodedMisaligned,
+    /// Decoded weights are not those of the model.
+    DecodedChecksum { stored: u32, computed: u32 },
+    /// Whoever stores decoded weights refused a page.
+    WriteRefused { offset: usize },
     /// This machine does not have the instruction set.
     NoSuchKernels { isa: &'static str },
     /// The workspace has fewer bytes than packed weights need.
@@ -73,6 +83,21 @@ impl fmt::Display for Error {
             Error::ArenaTooSmall { needed, given } => {
                 write!(f, "the arena has {given} bytes, the model needs {needed}")
             }
+            Error::NotDecoded => write!(
+                f,
+                "the model's weights are coded; decode them first (Model::decode_into, or decode_with and with_decoded) and make the \
+                 engine of the model that this returns"
+            ),
+            Error::DecodeTooSmall { what, needed, given } => {
+                write!(f, "{what} has {given} bytes, the model's coded weights need {needed}")
+            }
+            Error::DecodedMisaligned => {
+                write!(f, "the decoded weights do not start at a multiple of 16 bytes; use pith::Aligned")
+            }
+            Error::DecodedChecksum { stored, computed } => {
+                write!(f, "the decoded weights have checksum {computed:08x}, not {stored:08x}; decode the model again")
+            }
+            Error::WriteRefused { offset } => write!(f, "the page at {offset} of the decoded weights was not written"),
             Error::NoSuchKernels { isa } => {
                 write!(f, "this machine has no kernels for {isa}; take one of Isa::available()")
             }

@@ -5,7 +5,7 @@
 //! - [`fixed`]: the only rounding in the project;
 //! - [`format`](mod@format): the bytes of a model file;
 //! - [`circuit`]: weights coded with probabilistic circuits;
-//! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail;
+//! - [`Model`]: a file, checked once ([`Model::parse`]); afterwards nothing can fail, except that coded weights may be damaged;
 //! - [`kernels`]: inner loops, [`kernels::generic`] being their meaning;
 //! - [`ops`]: operators, that is shapes and borders around kernels;
 //! - [`Isa`]: instruction sets, compiled for or looked up;
@@ -34,6 +34,8 @@ compile_error!("model files are little-endian views; big-endian targets are not 
 
 mod check;
 pub mod circuit;
+mod coded;
+mod decode;
 mod engine;
 mod error;
 pub mod fixed;

@@ -19,6 +19,8 @@ pub struct Model<'m> {
     ops: &'m [u8],
     text: &'m str,
     weights: &'m [u8],
+    /// What resident constants decode to, empty before.
+    decoded: &'m [u8],
 }
 
 impl<'m> Model<'m> {
@@ -34,7 +36,7 @@ impl<'m> Model<'m> {
         if bytes.as_ptr().align_offset(ALIGN) != 0 {
             return Err(Error::FileMisaligned);
         }
-        let (header, bytes) = read_header(bytes)?;
+        let (header, bytes) = read_header::<USES>(bytes)?;
         let model = Model {
             header,
             tensors: records(bytes, header.tensors_offset, header.tensor_count as usize, "tensors section")?,
@@ -52,6 +54,7 @@ impl<'m> Model<'m> {
                 .get(header.weights_offset as usize..)
                 .filter(|_| (header.weights_offset as usize).is_multiple_of(ALIGN))
                 .ok_or(Error::Header { what: "weights section" })?,
+            decoded: &[],
         };
         if header.ops_offset % 4 != 0 {
             return Err(Error::Header { what: "operators section is not aligned" });
@@ -90,8 +93,31 @@ impl<'m> Model<'m> {
         self.constants.get(id as usize).copied().unwrap_or_default()
     }
 
-    /// Stored bytes of a constant, empty if there is none.
+    /// Bytes of a constant as operators read them: those of a coded one are empty unless it has been decoded (see [`Model::decode_into`]).
     pub fn constant_bytes(&self, id: u16) -> &'m [u8] {
+        if self.constant(id).is_coded() { self.resident_bytes(id) } else { self.stored_bytes(id) }
+    }
+
+    /// Bytes of a constant in a program for models that use `USES`.
+    pub(crate) fn weights_bytes<const USES: u64>(&self, id: u16) -> &'m [u8] {
+        if uses::decodes_once(USES) { self.constant_bytes(id) } else { self.stored_bytes(id) }
+    }
+
+    /// The model with what its resident constants decode to.
+    pub(crate) fn over<'d>(&self, decoded: &'d [u8]) -> Model<'d>
+    where
+        'm: 'd,
+    {
+        Model { decoded, ..*self }
+    }
+
+    /// What resident constants were decoded to, empty before.
+    pub(crate) fn decoded(&self) -> &'m [u8] {
+        self.decoded
+    }
+
+    /// Stored bytes of a constant, empty if there is none.
+    pub fn stored_bytes(&self, id: u16) -> &'m [u8] {
         let constant = self.constant(id);
         let start = constant.offset as usize;
         start.checked_add(constant.bytes as usize).and_then(|end| self.weights.get(start..end)).unwrap_or(&[])
@@ -162,7 +188,7 @@ impl Ops<'_> {
 }
 
 /// The header, and the file without what follows it in the buffer.
-fn read_header(bytes: &[u8]) -> Result<(Header, &[u8]), Error> {
+fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> {
     let truncated = |needed| Error::Truncated { needed, given: bytes.len() };
     if !bytes.starts_with(&MAGIC) && bytes.len() >= MAGIC.len() {
         return Err(Error::NotAModel);
@@ -181,11 +207,12 @@ fn read_header(bytes: &[u8]) -> Result<(Header, &[u8]), Error> {
     if header.header_bytes as usize != size_of::<Header>() {
         return Err(Error::Header { what: "header length" });
     }
-    if header.required_features != 0 {
+    let known = if uses::decodes(USES) { Header::CODED } else { 0 };
+    if header.required_features & !known != 0 {
         return Err(Error::Unsupported { what: "a required feature of this model" });
     }
-    if header.reserved != [0; 2] {
-        return Err(Error::Header { what: "reserved bytes" });
+    if !uses::decodes(USES) && [header.decoded_bytes, header.decoded_crc32] != [0; 2] {
+        return Err(Error::Header { what: "bytes to decode" });
     }
     Ok((header, file))
 }

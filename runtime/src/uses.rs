@@ -1,4 +1,4 @@
-//! What a model uses, so that a program may link nothing else: operators, kinds of weights.
+//! What a model uses, so that a program may link nothing else: operators, kinds of weights, whether they are coded.
 //!
 //! [`uses`] reads a file, at compile time if the file is a constant. The result is an argument of the types that would otherwise name every
 //! operator: [`crate::Model::parse_using`] and [`crate::Engine::using`].
@@ -19,6 +19,27 @@ pub const STRIDED: u64 = 1 << 20;
 
 /// A depthwise filter that is not of 3x3 with a stride of 1 or 2.
 pub const OTHER_DEPTHWISE: u64 = 1 << 26;
+
+/// Weights that are decoded at every run.
+pub const TILES: u64 = 1 << 29;
+
+/// Weights that are decoded once.
+pub const RESIDENT: u64 = 1 << 30;
+
+/// Whether any weights are coded.
+pub const fn decodes(uses: u64) -> bool {
+    uses & (TILES | RESIDENT) != 0
+}
+
+/// Whether weights are decoded once.
+pub const fn decodes_once(uses: u64) -> bool {
+    uses & RESIDENT != 0
+}
+
+/// Whether weights are decoded at every run.
+pub const fn decodes_tiles(uses: u64) -> bool {
+    uses & TILES != 0
+}
 
 /// How an operator's weights lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +93,12 @@ pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
 
 /// What a checked operator uses.
 pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
+    let constant = op.weights().map_or(Constant::default(), |id| model.constant(id));
+    used_decoded(model, op) | coded(constant.encoding, constant.residency as usize)
+}
+
+/// As [`used_by`], apart from decoding.
+pub(crate) fn used_decoded(model: &Model<'_>, op: &Op<'_>) -> u64 {
     let weights = op.weights().map_or(0, |id| {
         let constant = model.constant(id);
         weights(op.kind(), constant.layout, constant.bits)
@@ -141,7 +168,18 @@ const fn weights(kind: u8, layout: u8, bits: u8) -> u64 {
 const fn weights_at(file: &[u8], constants: usize, kind: u8, id: usize) -> u64 {
     let at = constants + id * size_of::<Constant>();
     weights(kind, byte_at(file, at + offset_of!(Constant, layout)), byte_at(file, at + offset_of!(Constant, bits)))
+        | coded(byte_at(file, at + offset_of!(Constant, encoding)), u16_at(file, at + offset_of!(Constant, residency)))
 }
+
+const fn coded(encoding: u8, residency: usize) -> u64 {
+    match (encoding, residency) {
+        (Constant::ENCODING_CODED, IN_TILES) => TILES,
+        (Constant::ENCODING_CODED, _) => RESIDENT,
+        _ => 0,
+    }
+}
+
+const IN_TILES: usize = Constant::IN_TILES as usize;
 
 /// Whether both operands of a [`op::Binary`] are dense.
 const fn is_dense(file: &[u8], body: usize) -> bool {

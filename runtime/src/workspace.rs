@@ -6,11 +6,15 @@
 //! are the same bytes.
 //!
 //! ```text
-//! stamp | entries (one per operator) | packed weights | map of the operator at hand
+//! stamp | entries (one per operator) | packed weights | decoded weights | map of the operator at hand
 //! ```
+//!
+//! Coded weights are decoded before they are packed: resident ones, unless the model at hand has them decoded, to stay (operators that are not packed
+//! read them), those of tiles one constant at a time into the memory of maps.
 //!
 //! The stamp names the model and the set, so that another engine over the same memory need not pack again.
 
+use crate::error::Error;
 use crate::format::NONE;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Op};
@@ -54,7 +58,9 @@ struct Stamp {
     crc32: u32,
     file_bytes: u32,
     isa: u32,
-    reserved: [u32; 11],
+    /// Of decoded weights in this memory.
+    decoded_bytes: u32,
+    reserved: [u32; 10],
 }
 
 const _: () = assert!(size_of::<Stamp>() == ALIGN);
@@ -65,6 +71,8 @@ pub(crate) struct Workspace<'a> {
     table: &'static Table,
     entries: &'a [Entry],
     packed: &'a [u8],
+    /// Resident constants, empty if the model has them decoded itself.
+    decoded: &'a [u8],
     map: &'a mut [u8],
     /// Helpers for large operators.
     pub(crate) parallel: Option<&'a dyn Parallel>,
@@ -73,49 +81,61 @@ pub(crate) struct Workspace<'a> {
 /// Bytes for a model, 0 if the machine has no kernels of this set.
 pub(crate) fn bytes(model: &Model<'_>, isa: Isa) -> usize {
     kernels::table(isa).map_or(0, |table| {
-        let [entries, packed, map] = parts(model, table.shape);
-        ALIGN + size_of::<Stamp>() + entries + packed + map
+        parts(model, table.shape).into_iter().fold(ALIGN + size_of::<Stamp>(), usize::saturating_add)
     })
 }
 
-/// Bytes of entries, packed weights and map.
-fn parts(model: &Model<'_>, shape: Shape) -> [usize; 3] {
-    let (mut packed, mut map) = (0usize, 0);
+/// Bytes of entries, packed weights, decoded weights and map.
+fn parts(model: &Model<'_>, shape: Shape) -> [usize; 4] {
+    let (mut packed, mut map) = (0usize, model.decode_scratch_bytes());
     for (_, op) in model.ops() {
         if let Some(step) = Step::of(model, &op, shape) {
             packed = packed.saturating_add(step.packed_bytes(shape).next_multiple_of(ALIGN));
             map = map.max(step.map_bytes(shape));
+            if let Some(id) = op.weights().filter(|&id| model.constant(id).is_in_tiles()) {
+                map = map.max(model.decoded_len(id).saturating_add(model.decode_scratch_bytes()));
+            }
         }
     }
-    [(model.ops().count() * size_of::<Entry>()).next_multiple_of(ALIGN), packed, map.next_multiple_of(ALIGN)]
+    let entries = model.ops().count() * size_of::<Entry>();
+    let decoded = if model.is_decoded() { 0 } else { model.decoded_bytes() };
+    [entries, packed, decoded, map].map(|bytes| bytes.next_multiple_of(ALIGN))
 }
 
 impl<'a> Workspace<'a> {
-    /// Packs the weights, unless the memory holds them; none if the machine has no kernels of this set or `memory` is shorter than [`bytes`].
-    pub(crate) fn new(model: &Model<'_>, isa: Isa, memory: &'a mut [u8]) -> Option<Workspace<'a>> {
-        let table = kernels::table(isa)?;
+    /// Decodes and packs the weights, unless the memory holds them.
+    pub(crate) fn new(model: &Model<'_>, isa: Isa, memory: &'a mut [u8]) -> Result<Workspace<'a>, Error> {
+        let table = kernels::table(isa).ok_or(Error::NoSuchKernels { isa: isa.name() })?;
         let sizes = parts(model, table.shape);
-        let memory = memory.get_mut(memory.as_ptr().align_offset(ALIGN)..)?;
-        let (stamp, rest) = memory.split_at_mut_checked(size_of::<Stamp>())?;
-        let stamp: &mut Stamp = bytemuck::try_from_bytes_mut(stamp).ok()?;
-        let (entries, rest) = rest.split_at_mut_checked(sizes[0])?;
-        let (packed, rest) = rest.split_at_mut_checked(sizes[1])?;
-        let map = rest.get_mut(..sizes[2])?;
-        let entries: &mut [Entry] = bytemuck::try_cast_slice_mut(entries).ok()?;
+        let (needed, given) = (bytes(model, isa), memory.len());
+        let [stamp, entries, packed, decoded, map] =
+            split(memory, sizes).ok_or(Error::WorkspaceTooSmall { needed, given })?;
+        let too_small = |_| Error::WorkspaceTooSmall { needed, given };
+        let stamp: &mut Stamp = bytemuck::try_from_bytes_mut(stamp).map_err(too_small)?;
+        let entries: &mut [Entry] = bytemuck::try_cast_slice_mut(entries).map_err(too_small)?;
+        let decodes = !model.is_decoded();
         let header = model.header();
         let ours = Stamp {
             magic: *b"PITHWORK",
             crc32: header.crc32,
             file_bytes: header.file_bytes,
             isa: isa as u32,
+            decoded_bytes: if decodes { header.decoded_bytes } else { 0 },
             ..Stamp::default()
         };
         if *stamp != ours {
             *stamp = Stamp::default();
-            pack(model, table.shape, entries, packed)?;
+            let model = if decodes { model.decode_into(decoded, map)? } else { *model };
+            pack(&model, table.shape, entries, packed, map)?;
             *stamp = ours;
         }
-        Some(Workspace { table, entries, packed, map, parallel: None })
+        let decoded = decoded.get(..if decodes { model.decoded_bytes() } else { 0 }).unwrap_or(&[]);
+        Ok(Workspace { table, entries, packed, decoded, map, parallel: None })
+    }
+
+    /// The model with its weights decoded.
+    pub(crate) fn decoded<'d>(&'d self, model: &Model<'d>) -> Model<'d> {
+        if self.decoded.is_empty() { *model } else { model.over(self.decoded) }
     }
 
     /// The set's other kernels.
@@ -265,19 +285,45 @@ impl Call<'_> {
     }
 }
 
-/// Packs the weights of all operators that go through lanes.
-fn pack(model: &Model<'_>, shape: Shape, entries: &mut [Entry], packed: &mut [u8]) -> Option<()> {
+/// Stamp, entries, packed weights, decoded weights and map.
+fn split(memory: &mut [u8], sizes: [usize; 4]) -> Option<[&mut [u8]; 5]> {
+    let mut rest = memory.get_mut(memory.as_ptr().align_offset(ALIGN)..)?;
+    let mut parts = [const { None }; 5];
+    for (part, bytes) in parts.iter_mut().zip([size_of::<Stamp>()].into_iter().chain(sizes)) {
+        let (taken, after) = rest.split_at_mut_checked(bytes)?;
+        (*part, rest) = (Some(taken), after);
+    }
+    Some(parts.map(|part| part.unwrap_or(&mut [])))
+}
+
+/// Packs the weights of all operators that go through lanes; `memory` is for decoding.
+fn pack(
+    model: &Model<'_>,
+    shape: Shape,
+    entries: &mut [Entry],
+    packed: &mut [u8],
+    memory: &mut [u8],
+) -> Result<(), Error> {
     entries.fill(Entry::default());
     let mut at = 0;
     for (entry, (_, op)) in entries.iter_mut().zip(model.ops()) {
         let Some(step) = Step::of(model, &op, shape) else { continue };
-        let to = packed.get_mut(at..)?.get_mut(..step.packed_bytes(shape))?;
-        if let Some(doubles) = step.pack(model, &op, shape, to) {
+        let to = packed.get_mut(at..).and_then(|p| p.get_mut(..step.packed_bytes(shape))).unwrap_or(&mut []);
+        let weights = op.weights().unwrap_or(NONE);
+        let doubles = match model.constant(weights).is_in_tiles() {
+            true => {
+                let (decoded, scratch) = memory.split_at_mut_checked(model.decoded_len(weights)).unwrap_or_default();
+                model.decode(weights, decoded, scratch)?;
+                step.pack(model, &op, decoded, shape, to)
+            }
+            false => step.pack(model, &op, model.constant_bytes(weights), shape, to),
+        };
+        if let Some(doubles) = doubles {
             *entry = Entry { packed: 1, doubles: doubles.into(), offset: (at / ALIGN) as u32, reserved: 0 };
         }
         at += to.len().next_multiple_of(ALIGN);
     }
-    Some(())
+    Ok(())
 }
 
 /// An operator that goes through lanes.
@@ -398,8 +444,8 @@ impl Step {
     }
 
     /// Writes stages and weights; returns whether any sum is doubled, none if a factor is not for the high word.
-    fn pack(&self, model: &Model<'_>, op: &Op<'_>, shape: Shape, to: &mut [u8]) -> Option<bool> {
-        let source = Source::of(model, op)?;
+    fn pack(&self, model: &Model<'_>, op: &Op<'_>, weights: &[u8], shape: Shape, to: &mut [u8]) -> Option<bool> {
+        let source = Source::of(model, op, weights)?;
         let zero_out = model.tensor(op.output()).zero_point;
         to.fill(0);
         let mut doubles = false;
@@ -486,15 +532,15 @@ struct Source<'m> {
 }
 
 impl<'m> Source<'m> {
-    fn of(model: &Model<'m>, op: &Op<'_>) -> Option<Source<'m>> {
+    /// `bytes` are those of the operator's weights, decoded.
+    fn of(model: &Model<'m>, op: &Op<'_>, bytes: &'m [u8]) -> Option<Source<'m>> {
         let (input, weights, channels, n) = match op {
             Op::Conv(c) | Op::Depthwise(c) => (c.input, c.weights, c.channels, c.out_c as usize),
             Op::Linear(l) => (l.input, l.weights, l.channels, l.n as usize),
             _ => return None,
         };
         let constant = model.constant(weights);
-        let bytes = model.constant_bytes(weights);
-        match Layout::from_code(constant.layout).filter(|_| channels == NONE) {
+        match Layout::from_code(constant.layout) {
             Some(layout) => {
                 let (n, k) = ops::matrix_shape(op)?;
                 let blocks = Blocks::new(layout, constant.bits, n, k, bytes);
@@ -502,7 +548,7 @@ impl<'m> Source<'m> {
             }
             None => {
                 let packed = Packed { bytes, bits: constant.bits };
-                let channels = Channels::new(model.constant_bytes(channels), n);
+                let channels = Channels::new(model.stored_bytes(channels), n);
                 Some(Source {
                     weights: Weights::RowMajor(packed, channels),
                     layout: None,

@@ -2,14 +2,14 @@
 
 use super::Failure;
 use super::eval::accuracy_of;
-use super::input::{Ports, PreprocessArgs, read_onnx, spaced};
+use super::input::{Ports, PreprocessArgs, number, read_onnx, spaced};
 use super::output::{Progress, check_folder, write_whole};
 use crate::build::{BuildOptions, Built, build};
 use crate::calibrate::Observer;
 use crate::execute::Runner;
 use crate::graph::eval;
-use crate::pack::{ModelFile, PackOptions};
-use crate::recipe::Recipe;
+use crate::pack::{ModelFile, PackOptions, Residency};
+use crate::recipe::{Compress, Recipe};
 use crate::report::layers::Summary;
 use crate::report::{grouped, json};
 use crate::scheme::Granularity;
@@ -61,12 +61,44 @@ pub(super) struct Args {
     /// Leave operator names out of the file
     #[arg(long)]
     strip_names: bool,
+    #[command(flatten)]
+    compress: CompressArgs,
     /// Print JSON: file_bytes, weight_bytes (weights as stored), coded_bytes (with biases and tables), arena_bytes, macs, layers, ...
     #[arg(long)]
     json: bool,
     /// Where the model goes
     #[arg(short, long)]
     output: PathBuf,
+}
+
+/// How weights are coded.
+#[derive(Debug, clap::Args)]
+struct CompressArgs {
+    /// Code weights losslessly: 0 raw, 1 fast to 9 smallest [default: the recipe's, or 0]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=9))]
+    compress: Option<u8>,
+    /// Where coded weights are decoded to: ram (once at start, as much RAM as raw weights), flash (once, the application stores them), tile (at every
+    /// run, 2 KB at a time, no memory but scratch). The outputs are the same [default: tile for a core, ram for portable]
+    #[arg(long)]
+    decode: Option<Residency>,
+    /// Lower levels of the dearest layers until decoding takes so long by prediction: of a run with tile, at start else
+    #[arg(long, value_name = "US", value_parser = number)]
+    max_decode_us: Option<f64>,
+    /// Clock for that, at an instruction a clock [default: the target's]
+    #[arg(long, value_name = "MHZ", value_parser = number)]
+    clock_mhz: Option<f64>,
+}
+
+impl CompressArgs {
+    /// The recipe's values, overridden by what was given.
+    fn over(&self, base: &Compress) -> Compress {
+        Compress {
+            level: self.compress.unwrap_or(base.level),
+            decode: self.decode.or(base.decode),
+            max_decode_us: self.max_decode_us.or(base.max_decode_us),
+            clock_mhz: self.clock_mhz.or(base.clock_mhz),
+        }
+    }
 }
 
 fn observer(text: &str) -> Result<Observer, String> {
@@ -96,6 +128,8 @@ struct Report<'a> {
     equalized: bool,
     sqnr_db: f64,
     shrunk: Vec<Shrunk>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy: Option<Accuracy>,
 }
@@ -118,6 +152,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     check_folder(&args.output)?;
     let started = Instant::now();
     let recipe = recipe(args)?;
+    let compress = recipe.compress.options(args.target)?;
     let graph = read_onnx(&args.model, &recipe.preprocess)?;
     let ports = Ports::of_graph(&graph);
     let set = ports.load(&args.data, recipe.preprocess.layout)?;
@@ -125,7 +160,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let samples = spaced(set.samples, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,
-        pack: PackOptions { strip_names: args.strip_names, isa: args.target.isa, ..PackOptions::default() },
+        pack: PackOptions { strip_names: args.strip_names, isa: args.target.isa, compress, ..PackOptions::default() },
     };
     let progress = Progress::new();
     let built = build(graph, &samples, &set.is_u8, &recipe, options, &|step, n| progress.advance(step, n))?;
@@ -159,6 +194,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
 fn recipe(args: &Args) -> Result<Recipe, Failure> {
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     recipe.preprocess = args.preprocess.over(&recipe.preprocess);
+    recipe.compress = args.compress.over(&recipe.compress);
     recipe.calibrate.samples = args.samples.unwrap_or(recipe.calibrate.samples);
     let q = &mut recipe.quantize;
     q.weight_bits = args.weight_bits.unwrap_or(q.weight_bits);
@@ -173,7 +209,7 @@ fn recipe(args: &Args) -> Result<Recipe, Failure> {
     Ok(recipe)
 }
 
-fn report<'a>(summary: &'a Summary, built: &Built, accuracy: Option<Accuracy>) -> Report<'a> {
+fn report<'a>(summary: &'a Summary, built: &'a Built, accuracy: Option<Accuracy>) -> Report<'a> {
     let shrunk =
         built.shrunk.removed.iter().map(|(layer, channels)| Shrunk { layer: layer.clone(), channels: *channels });
     Report {
@@ -184,6 +220,7 @@ fn report<'a>(summary: &'a Summary, built: &Built, accuracy: Option<Accuracy>) -
         equalized: built.equalized,
         sqnr_db: built.sqnr_db,
         shrunk: shrunk.collect(),
+        notes: &built.packed.notes,
         accuracy,
     }
 }
@@ -204,6 +241,7 @@ fn text(args: &Args, summary: &Summary, built: &Built, accuracy: Option<Accuracy
         on(built.equalized),
         built.sqnr_db,
     ));
+    built.packed.notes.iter().for_each(|note| text.push_str(&format!("note     decoded once into RAM: {note}\n")));
     if let Some(a) = accuracy {
         text.push_str(&format!(
             "accuracy {:.2} % float, {:.2} % int8, on {} samples\n",

@@ -61,9 +61,17 @@ pub(super) fn read_packed(path: &Path) -> Result<ModelFile, Failure> {
     ModelFile::read(path).map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display())))
 }
 
-/// A view over a packed model; the message names the file.
+/// A view over a packed model whose coded weights are undamaged; the message names the file, and the operator whose weights they are.
 pub(super) fn parse_packed<'m>(path: &Path, file: &'m ModelFile) -> Result<pith::Model<'m>, Failure> {
-    pith::Model::parse(file.as_bytes()).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+    let shown = path.display();
+    let model = pith::Model::parse(file.as_bytes()).map_err(|e| Failure::new(format!("{shown}: {e}")))?;
+    model.verify(&mut vec![0; model.decode_scratch_bytes()]).map_err(|e| {
+        let index = if let pith::Error::Constant { index, .. } = e { u16::try_from(index).ok() } else { None };
+        let names = model.ops().filter(|(_, op)| index.is_some() && op.weights() == index);
+        let name = names.map(|(head, _)| model.op_name(&head)).find(|name| !name.is_empty());
+        Failure::new(format!("{shown}: {}{e}", name.map_or(String::new(), |name| format!("weights of {name}: "))))
+    })?;
+    Ok(model)
 }
 
 /// An ONNX network that takes raw data.

@@ -5,6 +5,7 @@ use super::input::{is_packed, parse_packed, read_packed};
 use super::output::{check_folder, write_whole};
 use crate::graph::simplify;
 use crate::onnx;
+use crate::report::code_svg::code_svg;
 use crate::report::json;
 use crate::report::layers::Summary;
 use crate::report::plan_svg::plan_svg;
@@ -21,21 +22,32 @@ pub(super) struct Args {
     /// Draw the memory plan of a .pith
     #[arg(long)]
     plan_svg: Option<PathBuf>,
+    /// Draw the weights of a .pith, layer by layer: raw against coded
+    #[arg(long)]
+    weights_svg: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let (summary, metadata) = if is_packed(&args.model) {
         let file = read_packed(&args.model)?;
         let model = parse_packed(&args.model, &file)?;
+        let summary = Summary::of_model(&model);
+        let title = args.model.file_name().map_or("model".into(), |n| n.to_string_lossy());
         if let Some(path) = &args.plan_svg {
             check_folder(path)?;
-            let title = args.model.file_name().map_or("model".into(), |n| n.to_string_lossy());
             write_whole(path, plan_svg(&model, &title).as_bytes())?;
         }
-        (Summary::of_model(&model), model.metadata().to_string())
+        if let Some(path) = &args.weights_svg {
+            check_folder(path)?;
+            write_whole(path, code_svg(&summary, &title).as_bytes())?;
+        }
+        (summary, model.metadata().to_string())
     } else {
         if args.plan_svg.is_some() {
             return Err(Failure::new("--plan-svg draws a .pith model; an ONNX file has no memory plan"));
+        }
+        if args.weights_svg.is_some() {
+            return Err(Failure::new("--weights-svg draws a .pith model; an ONNX file has no coded weights"));
         }
         let graph = simplify(onnx::import(&args.model)?);
         let bytes = std::fs::metadata(&args.model)?.len();

@@ -1,5 +1,6 @@
 //! Weights in the order in which a target's kernels read them.
 
+use super::coded::{self, CompressOptions, Residency};
 use crate::lower::{ConstantSpec, Program};
 use pith::Isa;
 use pith::format::NONE;
@@ -11,20 +12,80 @@ use pith::ops;
 
 /// Lays the weights of convolutions and linear layers out for `isa`, each with its output stage; constants that nobody names any more are
 /// removed. What has no such kernel (groups, dilation, other widths, a convolution's zero point outside of int8) stays row-major.
-pub fn lay_out(program: &mut Program, isa: Isa) {
-    let Some(layout) = isa.layout() else { return };
+///
+/// With a level of compression, weights are coded where that is smaller; coded blocks leave the output stage in the operator's own constant. Returns
+/// operators whose weights are not decoded where they were meant to be, and why.
+pub fn lay_out(
+    program: &mut Program,
+    isa: Isa,
+    compress: CompressOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Vec<String> {
+    let blocks = |i: usize| isa.layout().and_then(|layout| in_blocks(program, &program.ops[i].record, layout));
+    let mut blocks: Vec<Option<ConstantSpec>> = (0..program.ops.len()).map(blocks).collect();
+    let mut codes = vec![None; program.ops.len()];
+    if compress.level > 0 {
+        let floor = |i: usize| {
+            let op = &program.ops[i].record;
+            let weights = program.constants[op.weights()? as usize].bytes.len();
+            // The output stage that blocks hold is then stored beside them.
+            let stage = stage_of(op).map_or(0, |id| program.constants[id as usize].bytes.len());
+            Some(blocks[i].as_ref().map_or(weights, |blocks| blocks.bytes.len().saturating_sub(stage)))
+        };
+        codes = coded::encode_all(program, compress, floor, progress);
+    }
+    let mut notes = Vec::new();
     for i in 0..program.ops.len() {
-        if let Some(constant) = in_blocks(program, &program.ops[i].record, layout) {
-            let id = program.constants.len() as u16;
-            program.constants.push(constant);
-            match &mut program.ops[i].record {
-                Op::Conv(c) => (c.weights, c.channels) = (id, NONE),
-                Op::Linear(l) => (l.weights, l.channels) = (id, NONE),
-                _ => {}
+        let spec = match (blocks[i].take(), codes[i].take()) {
+            (Some(blocks), None) => blocks,
+            (None, None) => continue,
+            (blocks, Some(code)) => {
+                let op = &program.ops[i];
+                let raw =
+                    blocks.unwrap_or_else(|| program.constants[op.record.weights().unwrap_or(NONE) as usize].clone());
+                let (spec, note) = coded_constant(&op.record, raw, code, compress.residency);
+                notes.extend(note.map(|why| format!("{}: {why}", op.name)));
+                spec
             }
+        };
+        let is_raw = !spec.record.is_coded();
+        let known = program.constants.iter().position(|c| !is_raw && *c == spec);
+        let id = known.unwrap_or_else(|| {
+            program.constants.push(spec);
+            program.constants.len() - 1
+        }) as u16;
+        match &mut program.ops[i].record {
+            Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
+                c.weights = id;
+                c.channels = if is_raw { NONE } else { c.channels };
+            }
+            Op::Linear(l) => {
+                l.weights = id;
+                l.channels = if is_raw { NONE } else { l.channels };
+            }
+            _ => {}
         }
     }
     remove_unused(program);
+    notes
+}
+
+/// The constant of coded weights, decoded as far as that is possible to where it is wanted.
+fn coded_constant(op: &Op<'_>, raw: ConstantSpec, code: Vec<u8>, wanted: Residency) -> (ConstantSpec, Option<String>) {
+    let record = Constant { encoding: Constant::ENCODING_CODED, bytes: code.len() as u32, ..raw.record };
+    let mut spec = ConstantSpec { record, bytes: code, decoded: raw.bytes };
+    let (residency, note) = coded::residency(op, &spec, wanted);
+    spec.record.residency = residency.code();
+    (spec, note)
+}
+
+/// The constant of an operator's output stage.
+fn stage_of(op: &Op<'_>) -> Option<u16> {
+    match op {
+        Op::Conv(c) => Some(c.channels),
+        Op::Linear(l) => Some(l.channels),
+        _ => None,
+    }
 }
 
 fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {
@@ -35,6 +96,9 @@ fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantS
     };
     let (n, k) = ops::matrix_shape(op)?;
     let weights = &program.constants[weights as usize];
+    if weights.record.kind != Constant::KIND_WEIGHTS || weights.record.is_coded() {
+        return None;
+    }
     let bits = weights.record.bits;
     let zero_point = program.tensors[input as usize].record.zero_point;
     // A convolution's borders hold the zero point.
@@ -56,7 +120,7 @@ fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantS
         offset: 0,
         ..weights.record
     };
-    Some(ConstantSpec { record, bytes })
+    Some(ConstantSpec { record, bytes, decoded: Vec::new() })
 }
 
 /// Renumbers what is left.

@@ -1,9 +1,11 @@
 //! Program → bytes: memory plan, sections, checksum. The runtime itself checks the result.
 
+mod coded;
 mod layout;
 mod plan;
 
 use crate::lower::{ConstantSpec, Program};
+pub use coded::{CompressOptions, Residency};
 pub use layout::lay_out;
 use pith::format::crc32::crc32;
 use pith::format::header::Header;
@@ -23,6 +25,8 @@ pub struct Packed {
     pub plan: Plan,
     /// The program with its offsets.
     pub program: Program,
+    /// Operators whose coded weights are not decoded where they were meant to be, and why.
+    pub notes: Vec<String>,
 }
 
 /// What the packer may leave out.
@@ -34,11 +38,18 @@ pub struct PackOptions {
     pub isa: Isa,
     /// Leave operator names out of the file.
     pub strip_names: bool,
+    /// How weights are coded.
+    pub compress: CompressOptions,
 }
 
 impl Default for PackOptions {
     fn default() -> PackOptions {
-        PackOptions { plan: PlanOptions::default(), isa: Isa::Generic, strip_names: false }
+        PackOptions {
+            plan: PlanOptions::default(),
+            isa: Isa::Generic,
+            strip_names: false,
+            compress: CompressOptions::NONE,
+        }
     }
 }
 
@@ -56,13 +67,25 @@ pub enum PackError {
     /// The runtime refuses what was written, which is a bug of this crate.
     #[error("the packed model is not valid: {0}; please report this")]
     Invalid(pith::Error),
+    /// The runtime decodes other weights than were coded, which is a bug of this crate.
+    #[error("the coded weights are not what was coded: {0}; please report this, and build without --compress")]
+    Coded(String),
     /// More than 4 GiB.
     #[error("the packed model is larger than 4 GiB")]
     TooLarge,
 }
 
 /// Plans memory and writes the file. The same program gives the same bytes.
-pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackError> {
+pub fn pack(program: Program, options: PackOptions) -> Result<Packed, PackError> {
+    pack_visibly(program, options, &|_, _| ())
+}
+
+/// As [`pack`]; `progress` gets a step's name and how many there are of it.
+pub fn pack_visibly(
+    mut program: Program,
+    options: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Packed, PackError> {
     let counts =
         [("tensors", program.tensors.len()), ("constants", program.constants.len()), ("operators", program.ops.len())];
     if let Some((what, count)) = counts.into_iter().find(|(_, n)| *n >= u16::MAX as usize) {
@@ -73,7 +96,7 @@ pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackEr
             return Err(PackError::TooMany { what, count });
         }
     }
-    lay_out(&mut program, options.isa);
+    let notes = lay_out(&mut program, options.isa, options.compress, progress);
     let (plan, scratch) = plan(&mut program, options.plan, options.isa);
     let mut text = String::new();
     let mut intern = |name: &str| {
@@ -143,21 +166,50 @@ pub fn pack(mut program: Program, options: PackOptions) -> Result<Packed, PackEr
         metadata_bytes: metadata.len() as u32,
         ..Header::default()
     };
+    let is_coded = constants.iter().any(Constant::is_coded);
     let file_bytes = u32::try_from(bytes.len()).map_err(|_| PackError::TooLarge)?;
-    let mut header = Header { file_bytes, ..header };
-    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
-    header.crc32 = crc32(&bytes[16..]);
-    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+    let required_features = if is_coded { Header::CODED } else { 0 };
+    let mut header = Header { file_bytes, required_features, decoded_bytes: decoded_bytes(&program), ..header };
+    seal(&mut bytes, &mut header);
+    if is_coded {
+        header.decoded_crc32 = check_coded(&bytes, &program)?;
+        seal(&mut bytes, &mut header);
+    }
     Model::parse(ModelFile::new(&bytes).as_bytes()).map_err(PackError::Invalid)?;
-    Ok(Packed { bytes, plan, program })
+    Ok(Packed { bytes, plan, program, notes })
 }
 
-/// Fills in offsets; weights lie at multiples of 16, everything else at multiples of 4.
+/// Writes the header with the file's checksum.
+fn seal(bytes: &mut [u8], header: &mut Header) {
+    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(header));
+    header.crc32 = crc32(&bytes[16..]);
+    bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(header));
+}
+
+/// Bytes that resident constants take together when they are decoded.
+fn decoded_bytes(program: &Program) -> u32 {
+    let resident = program.constants.iter().filter(|c| c.record.is_resident());
+    resident.fold(0, |end: usize, c| end.next_multiple_of(ALIGN) + c.decoded.len()) as u32
+}
+
+/// Decodes the file's weights as a device would and compares them with those that were coded; returns the checksum of resident ones.
+fn check_coded(bytes: &[u8], program: &Program) -> Result<u32, PackError> {
+    let file = ModelFile::new(bytes);
+    let model = Model::parse(file.as_bytes()).map_err(PackError::Invalid)?;
+    coded::check(&model, &program.constants).map_err(PackError::Coded)?;
+    let mut memory = Arena::new(model.decoded_bytes(), 0xA5);
+    let mut scratch = vec![0; model.decode_scratch_bytes()];
+    model.decode_into(memory.bytes_mut(), &mut scratch).map_err(|e| PackError::Coded(e.to_string()))?;
+    Ok(if model.decoded_bytes() == 0 { 0 } else { crc32(memory.bytes_mut()) })
+}
+
+/// Fills in offsets; raw weights lie at multiples of 16, everything else at multiples of 4.
 fn place_constants(constants: &mut [ConstantSpec]) -> Vec<u8> {
     let mut section = Vec::new();
     for constant in constants {
-        let align =
-            if matches!(constant.record.kind, Constant::KIND_WEIGHTS | Constant::KIND_BLOCKS) { ALIGN } else { 4 };
+        let record = &constant.record;
+        let is_wide = matches!(record.kind, Constant::KIND_WEIGHTS | Constant::KIND_BLOCKS) && !record.is_coded();
+        let align = if is_wide { ALIGN } else { 4 };
         section.resize(section.len().next_multiple_of(align), 0);
         constant.record.offset = section.len() as u32;
         section.extend_from_slice(&constant.bytes);

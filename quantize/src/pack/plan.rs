@@ -158,7 +158,7 @@ fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
         }
     }
     for (i, spec) in program.ops.iter().enumerate() {
-        let bytes = ops::wanted_scratch_bytes(&spec.record, &weights_of(program, &spec.record), in_place[i], isa);
+        let bytes = scratch_bytes(program, &spec.record, in_place[i], isa);
         if bytes > 0 {
             scratch[i] = Some(buffers.len());
             buffers.push(Buffer { bytes, first: i, last: i });
@@ -199,7 +199,8 @@ fn replaceable(
     root: &dyn Fn(usize) -> usize,
 ) -> Option<usize> {
     let record = &program.ops[i].record;
-    let in_blocks = weights_of(program, record).layout != 0;
+    let weights = weights_of(program, record);
+    let in_blocks = weights.layout != 0 && ops::tiles(record, &weights) == 1;
     let input = match record {
         Op::Lookup(op) => op.input,
         Op::PRelu(op) => op.input,
@@ -218,6 +219,15 @@ fn replaceable(
     let is_output = program.outputs.iter().any(|p| root(p.record.tensor as usize) == input);
     let fits = program.tensors[record.output() as usize].record.len <= program.tensors[input].record.len;
     (lives[input].is_some_and(|(_, last)| last == i) && fits && !is_output).then_some(input)
+}
+
+/// What an operator's kernels want, and behind it what its tiles need.
+fn scratch_bytes(program: &Program, op: &Op<'_>, in_place: bool, isa: Isa) -> usize {
+    let weights = weights_of(program, op);
+    let own = ops::wanted_scratch_bytes(op, &weights, in_place, isa);
+    let Some(id) = op.weights().filter(|_| weights.is_in_tiles()) else { return own };
+    let tile = ops::tile_scratch_bytes(op, &weights, &program.constants[id as usize].bytes).unwrap_or_default();
+    own.next_multiple_of(4) + tile.iter().sum::<usize>()
 }
 
 /// The record of an operator's weights, an empty one if it has none.

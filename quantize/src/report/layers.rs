@@ -1,5 +1,6 @@
 //! What a model consists of, layer by layer.
 
+use super::code::{Code, code_table};
 use super::{grouped, shape, table};
 use crate::execute::shape_of;
 use crate::graph::{Graph, Op, eval};
@@ -18,6 +19,12 @@ pub struct Summary {
     pub coded_bytes: u64,
     /// RAM: the arena, which holds inputs, outputs and everything between; absent for ONNX files.
     pub arena_bytes: Option<u64>,
+    /// Of coded weights that are decoded once, into RAM or flash.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub decoded_bytes: u64,
+    /// Predicted instructions on a Cortex-M4 for decoding all coded weights: at start where they are decoded once, at every run in tiles.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub decode_instructions: u64,
     /// Multiply-accumulates of one run.
     pub macs: u64,
     /// Layers in execution order.
@@ -45,6 +52,9 @@ pub struct Layer {
     pub weight_bytes: u64,
     /// Where the output lies in the arena.
     pub arena_offset: Option<u64>,
+    /// Of coded weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
 }
 
 /// One input or output.
@@ -78,6 +88,7 @@ impl Summary {
                     bits: weights.bits,
                     weight_bytes: weights.bytes as u64,
                     arena_offset: Some(output.offset as u64),
+                    code: op.weights().and_then(|id| Code::of(model, id)),
                 }
             })
             .collect();
@@ -97,6 +108,8 @@ impl Summary {
             weight_bytes: distinct_weights(model),
             coded_bytes: model.weights_section_bytes() as u64,
             arena_bytes: Some(model.arena_bytes() as u64),
+            decoded_bytes: model.decoded_bytes() as u64,
+            decode_instructions: layers.iter().flat_map(|l| &l.code).map(|code| code.decode_instructions).sum(),
             macs: layers.iter().map(|l| l.macs).sum(),
             layers,
             inputs: ports(model.inputs()),
@@ -129,6 +142,7 @@ impl Summary {
                     bits: if weights > 0 { 32 } else { 0 },
                     weight_bytes: 4 * weights as u64,
                     arena_offset: None,
+                    code: None,
                 }
             })
             .collect();
@@ -148,6 +162,8 @@ impl Summary {
             weight_bytes,
             coded_bytes: weight_bytes,
             arena_bytes: None,
+            decoded_bytes: 0,
+            decode_instructions: 0,
             macs: layers.iter().map(|l| l.macs).sum(),
             layers,
             inputs: ports(&graph.inputs),
@@ -177,6 +193,7 @@ impl Summary {
             .collect();
         let mut text = table(&["#", "layer", "op", "output", "MACs", "bits", "weights B", "at B"], &rows);
         text.push('\n');
+        text.push_str(&code_table(&self.layers));
         for (kind, ports) in [("input ", &self.inputs), ("output", &self.outputs)] {
             for p in ports {
                 let raw = match (p.scale, p.zero_point) {
@@ -194,6 +211,9 @@ impl Summary {
             grouped(self.weight_bytes),
             grouped(self.coded_bytes)
         ));
+        if self.decoded_bytes > 0 {
+            text.push_str(&format!("decoded  {} B of weights, once (RAM or flash)\n", grouped(self.decoded_bytes)));
+        }
         if let Some(arena) = self.arena_bytes {
             text.push_str(&format!("RAM      {} B (arena, inputs and outputs included)\n", grouped(arena)));
         }
@@ -202,12 +222,16 @@ impl Summary {
 }
 
 /// Names that exporters join from many parts are cut at the front: the end says more.
-fn short(name: &str) -> String {
+pub(super) fn short(name: &str) -> String {
     const WIDTH: usize = 44;
     match name.chars().count() {
         n if n > WIDTH => format!("...{}", name.chars().skip(n - WIDTH + 3).collect::<String>()),
         _ => name.into(),
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn distinct_weights(model: &Model<'_>) -> u64 {

@@ -1,5 +1,7 @@
 //! Tables for people and JSON for scripts.
 
+pub mod code;
+pub mod code_svg;
 pub mod layers;
 pub mod plan_svg;
 

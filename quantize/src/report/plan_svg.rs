@@ -92,12 +92,12 @@ pub fn plan_svg(model: &Model<'_>, title: &str) -> String {
 }
 
 /// The end of a long name says more than its beginning.
-fn label(name: &str, op: &str) -> String {
+pub(super) fn label(name: &str, op: &str) -> String {
     let short = name.rsplit(['/', ';']).find(|part| !part.is_empty()).unwrap_or(op);
     short.chars().take(24).collect()
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -20,7 +20,9 @@ mod stream;
 pub mod tree;
 
 pub use leaf::{Leaf, Uniform};
-pub use stream::{Coded, Decoder, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape, emit_header, emit_varint};
+pub use stream::{
+    Coded, Decoder, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape, emit_header, emit_varint, shape_of,
+};
 
 /// Turns distributions into symbols: from code, or from symbols that are known.
 pub trait Coder {

@@ -177,3 +177,10 @@ pub(super) fn varint(bytes: &mut &[u8]) -> Option<usize> {
     }
     None
 }
+
+/// The shape that a checked constant of `len` weights has, without a look at its model.
+pub fn shape_of(bytes: &[u8], len: usize) -> Option<Shape> {
+    let mut rest = bytes.get(1..)?;
+    let (rows, positions) = (varint(&mut rest)?, varint(&mut rest)?);
+    Some(Shape { rows, positions, channels: len.checked_div(rows.checked_mul(positions)?)? })
+}

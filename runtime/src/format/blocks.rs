@@ -241,14 +241,16 @@ impl<'a> Blocks<'a> {
 fn place(layout: Layout, bits: u8, lane: usize, k: usize) -> (usize, u32) {
     let (depth, rows) = (layout.depth(bits), layout.rows());
     let run = layout.stage_bytes() + (k / depth * rows + lane) * depth * bits as usize / 8;
+    let bit = bit_in_run(layout, bits, k % depth);
+    (run + bit / 8, (bit % 8) as u32)
+}
+
+/// Where weight `k` of a row's [`Layout::depth`] consecutive ones lies.
+fn bit_in_run(layout: Layout, bits: u8, k: usize) -> usize {
     match layout {
         // Halfwords hold what SMLAD multiplies together: of four k, first and third, then second and fourth.
-        Layout::Pairs => {
-            let k = k % depth;
-            let bit = 16 * (k % 4 / 2) + bits as usize * (k / 4 * 2 + k % 2);
-            (run + bit / 8, (bit % 8) as u32)
-        }
-        _ => (run + k % depth * bits as usize / 8, (k % depth * bits as usize % 8) as u32),
+        Layout::Pairs => 16 * (k % 4 / 2) + bits as usize * (k / 4 * 2 + k % 2),
+        _ => k * bits as usize,
     }
 }
 
@@ -281,32 +283,78 @@ pub fn emit(
     out: &mut [u8],
 ) {
     let rows = layout.rows();
-    out.fill(0);
     for (index, block) in out.chunks_exact_mut(layout.block_bytes(bits, k)).enumerate() {
+        begin(layout, block);
         for lane in 0..rows {
             let row = index * rows + lane;
-            let inside = row < n;
-            let (bias, multiplier, shift) = if inside { stage(row) } else { (0, 0, 33) };
-            let mut sum = 0i32;
-            for column in 0..layout.padded_k(bits, k) {
-                let w = if inside && column < k { weight(row, column) } else { 0 };
-                sum = sum.wrapping_add(w as i32);
-                let (byte, bit) = place(layout, bits, lane, column);
-                if let Some(to) = block.get_mut(byte) {
-                    *to |= encode(layout, bits, w) << bit;
-                }
+            let columns = if row < n { k } else { 0 };
+            let sum = put_row(layout, bits, k, lane, (0..columns).map(|column| weight(row, column)), block);
+            if row < n {
+                put_stage(layout, lane, stage(row), zero_point, sum, block);
             }
-            let folded = bias.wrapping_sub((zero_point + layout.offset()).wrapping_mul(sum));
-            let mut write = |at: usize, bytes: &[u8]| {
-                if let Some(to) = block.get_mut(at..at + bytes.len()) {
-                    to.copy_from_slice(bytes);
-                }
-            };
-            write(4 * lane, &folded.to_le_bytes());
-            write(4 * (rows + lane), &multiplier.to_le_bytes());
-            write(8 * rows + lane, &[layout.stored_shift(shift)]);
         }
     }
+}
+
+/// Empties the output stages of a block: what its rows beyond `n` have.
+pub fn begin(layout: Layout, block: &mut [u8]) {
+    let rows = layout.rows();
+    if let Some(stages) = block.get_mut(..layout.stage_bytes()) {
+        stages.fill(0);
+        stages.iter_mut().skip(8 * rows).take(rows).for_each(|shift| *shift = layout.stored_shift(33));
+    }
+}
+
+/// Writes the weights of one row of a block with `k` columns, in the layout's order of columns, and returns their sum; the rest is padding.
+pub fn put_row(
+    layout: Layout,
+    bits: u8,
+    k: usize,
+    lane: usize,
+    weights: impl Iterator<Item = i8>,
+    block: &mut [u8],
+) -> i32 {
+    let (depth, rows) = (layout.depth(bits), layout.rows());
+    let bytes = depth * bits as usize / 8;
+    let mut weights = weights.fuse();
+    let mut sum = 0i32;
+    let runs = block.get_mut(layout.stage_bytes() + lane * bytes..).unwrap_or(&mut []).chunks_mut(rows * bytes);
+    for run in runs.take(layout.padded_k(bits, k) / depth) {
+        let mut next = || {
+            let w = weights.next().unwrap_or(0);
+            sum = sum.wrapping_add(w as i32);
+            encode(layout, bits, w)
+        };
+        let run = run.get_mut(..bytes).unwrap_or(&mut []);
+        if bits == 8 {
+            run.iter_mut().for_each(|to| *to = next());
+            continue;
+        }
+        let word = (0..depth).fold(0u32, |word, j| word | (next() as u32) << bit_in_run(layout, bits, j));
+        run.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
+    }
+    sum
+}
+
+/// Writes the output stage of a row whose weights have this sum.
+pub fn put_stage(
+    layout: Layout,
+    lane: usize,
+    (bias, multiplier, shift): (i32, i32, u8),
+    zero_point: i32,
+    sum: i32,
+    block: &mut [u8],
+) {
+    let rows = layout.rows();
+    let folded = bias.wrapping_sub(zero_point.wrapping_add(layout.offset()).wrapping_mul(sum));
+    let mut write = |at: usize, bytes: &[u8]| {
+        if let Some(to) = block.get_mut(at..at + bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+    };
+    write(4 * lane, &folded.to_le_bytes());
+    write(4 * (rows + lane), &multiplier.to_le_bytes());
+    write(8 * rows + lane, &[layout.stored_shift(shift)]);
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub struct Header {
     pub file_bytes: u32,
     /// CRC-32 (ISO-HDLC) of the bytes from offset 16 to the end of the file.
     pub crc32: u32,
-    /// Bits of features a reader must know; none are defined in version 1, all are reserved (see FORMAT.md).
+    /// Bits of features a reader must know: [`Header::CODED`]; all others are reserved (see FORMAT.md).
     pub required_features: u32,
     /// Arena size that the plan needs.
     pub arena_bytes: u32,
@@ -50,6 +50,13 @@ pub struct Header {
     pub metadata_offset: u32,
     /// Length of the metadata.
     pub metadata_bytes: u32,
-    /// Zero.
-    pub reserved: [u32; 2],
+    /// Bytes that coded constants which are decoded once take together, see [`crate::Model::decoded_bytes`].
+    pub decoded_bytes: u32,
+    /// CRC-32 (ISO-HDLC) of these bytes; 0 if there are none.
+    pub decoded_crc32: u32,
+}
+
+impl Header {
+    /// A required feature: some constants are coded.
+    pub const CODED: u32 = 1;
 }

@@ -39,7 +39,7 @@ impl Tensor {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Constant {
-    /// One of the associated `ENCODING` values; 1 (circuit-coded) and 2 (block-sparse) are reserved.
+    /// One of the associated `ENCODING` values; 2 (block-sparse) is reserved.
     pub encoding: u8,
     /// One of the associated `KIND` values.
     pub kind: u8,
@@ -55,13 +55,22 @@ pub struct Constant {
     pub bytes: u32,
     /// Another precision of the same tensor, or [`super::NONE`]. Reserved: must be `NONE` in version 1.
     pub next_precision: u16,
-    /// Zero.
-    pub reserved2: u16,
+    /// Of coded constants where they are decoded to, one of the associated values from [`Constant::IN_RAM`] on; else 0.
+    pub residency: u16,
 }
 
 impl Constant {
     /// Elements as they are: `bits` each, consecutive, element `i` at bits `i * bits ..` of a little-endian bit stream.
     pub const ENCODING_RAW: u8 = 0;
+    /// Weights as [`crate::circuit`] codes them. The other fields mean what they mean of the decoded constant; blocks are coded without their
+    /// output stage, which stays in the operator's own constant.
+    pub const ENCODING_CODED: u8 = 1;
+    /// Decoded once, into RAM, see [`crate::Model::decode_into`].
+    pub const IN_RAM: u16 = 0;
+    /// Decoded once, into flash, see [`crate::Model::decode_with`].
+    pub const IN_FLASH: u16 = 1;
+    /// Decoded at every run, a tile of [`crate::ops::TILE_BYTES`] after another.
+    pub const IN_TILES: u16 = 2;
     /// Signed integer weights of 2 to 8 bits, two's complement.
     pub const KIND_WEIGHTS: u8 = 0;
     /// Per-channel output stage, structure of arrays: `bias: [i32; len]`, `multiplier: [i32; len]`, `shift: [u8; len]`, `0..3` zeros.
@@ -72,6 +81,21 @@ impl Constant {
     pub const KIND_U16: u8 = 3;
     /// Weights of a convolution or linear layer with their output stage, see [`super::blocks`].
     pub const KIND_BLOCKS: u8 = 4;
+
+    /// Whether it is decoded at all.
+    pub const fn is_coded(&self) -> bool {
+        self.encoding == Constant::ENCODING_CODED
+    }
+
+    /// Whether it is decoded at every run.
+    pub const fn is_in_tiles(&self) -> bool {
+        self.is_coded() && self.residency == Constant::IN_TILES
+    }
+
+    /// Whether it is decoded once, before the first run.
+    pub const fn is_resident(&self) -> bool {
+        self.is_coded() && self.residency != Constant::IN_TILES
+    }
 }
 
 /// An input or output of the model.

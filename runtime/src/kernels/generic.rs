@@ -144,11 +144,11 @@ pub fn matrix<const USES: u64>(
     }
 }
 
-/// Matrix in blocks times windows: `output[i, row] = stage(bias[row] + sum_k activations[i * step + k] * weight[row][k])`, wrapping.
-pub fn windows(blocks: &Blocks<'_>, activations: &[i8], step: usize, to: Output, output: &mut [i8]) {
-    for (i, out) in output.chunks_exact_mut(blocks.n().max(1)).enumerate() {
+/// Matrix in blocks times windows: `output[i * pitch + row] = stage(bias[row] + sum_k activations[i * step + k] * weight[row][k])`, wrapping.
+pub fn windows(blocks: &Blocks<'_>, activations: &[i8], step: usize, pitch: usize, to: Output, output: &mut [i8]) {
+    for (i, out) in output.chunks_mut(pitch.max(1)).enumerate() {
         let window = activations.get(i * step..).unwrap_or(&[]);
-        for (row, out) in out.iter_mut().enumerate() {
+        for (row, out) in out.iter_mut().enumerate().take(blocks.n()) {
             let (bias, multiplier, shift) = blocks.stage(row);
             let taps = window.iter().take(blocks.k()).enumerate();
             let sum = taps.fold(bias, |acc, (k, &q)| acc.wrapping_add(blocks.weight(row, k).wrapping_mul(q as i32)));

@@ -116,17 +116,19 @@ pub fn windows(
     blocks: &Blocks<'_>,
     activations: &[i8],
     step: usize,
+    pitch: usize,
     to: Output,
     output: &mut [i8],
 ) -> bool {
     let (n, window_bytes) = (blocks.n(), blocks.padded_k());
     let block_bytes = Layout::Rows.block_bytes(8, blocks.k());
     let weights = blocks.as_bytes();
-    let count = output.len() / n.max(1);
+    let Some(spare) = pitch.checked_sub(n) else { return false };
+    let count = (output.len() + spare) / pitch.max(1);
     let read = count.checked_sub(1).and_then(|last| last.checked_mul(step)).and_then(|at| at.checked_add(window_bytes));
     let served = n > 0
         && window_bytes > 0
-        && output.len() == count * n
+        && count > 0
         && read.is_some_and(|read| read <= activations.len())
         && weights.len() == n.div_ceil(Layout::Rows.rows()) * block_bytes
         && weights.as_ptr().align_offset(4) == 0
@@ -146,17 +148,18 @@ pub fn windows(
         weights: weights.as_ptr(),
         window_bytes,
         output: output.as_mut_ptr(),
-        second_output: output.as_mut_ptr().wrapping_add(n),
+        second_output: output.as_mut_ptr().wrapping_add(pitch),
         step: 2 * step,
         windows: pairs,
-        output_step: 2 * n,
+        output_step: 2 * pitch,
         min: to.min.into(),
         max: to.max.into(),
         rows: n,
         rows_left: n,
     };
     if pairs > 0 {
-        // SAFETY: `pairs` windows of `window_bytes` begin `step` apart and end inside of `activations`, `pairs * n` outputs lie in `output`, and the
+        // SAFETY: `pairs` windows of `window_bytes` begin `step` apart and end inside of `activations`, `n` outputs for each of them `pitch` apart end
+        // inside of `output` (`count` is how many times `pitch` goes into its length, the last time without what lies behind `n`), and the
         // weights are whole blocks at a multiple of 4 (all checked above). Of a last block that is not full, the wide kernel writes only the rows
         // there are; the usual one is taken only if `n` is a multiple of 4.
         unsafe {
@@ -169,7 +172,7 @@ pub fn windows(
     if count > pairs {
         call.window = activations.as_ptr().wrapping_add(pairs * step);
         call.second = block_bytes;
-        call.output = output.as_mut_ptr().wrapping_add(pairs * n);
+        call.output = output.as_mut_ptr().wrapping_add(pairs * pitch);
         // SAFETY: as above, for the last of `count` windows and outputs.
         unsafe {
             match kernel {

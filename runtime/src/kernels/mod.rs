@@ -54,6 +54,14 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// The same memory for a while.
+    pub fn reborrow(&mut self) -> Memory<'_> {
+        match self {
+            Memory::InPlace(data) => Memory::InPlace(data),
+            Memory::Apart(input, output) => Memory::Apart(input, output),
+        }
+    }
+
     /// Output memory that holds the input, copied if it was apart.
     pub fn in_place(self) -> &'a mut [i8] {
         match self {

@@ -9,6 +9,8 @@ use crate::format::blocks::Layout;
 #[derive(Debug)]
 pub struct Windows<'a> {
     blocks: Blocks<'a>,
+    /// From the outputs of a pixel to those of the next.
+    pitch: usize,
     to: Output,
     /// Which kernel of the instruction set serves.
     #[cfg(pith_helium)]
@@ -16,26 +18,26 @@ pub struct Windows<'a> {
 }
 
 impl<'a> Windows<'a> {
-    /// Looks at the matrix once.
-    pub fn new(blocks: &Blocks<'a>, to: Output) -> Windows<'a> {
+    /// Looks at the matrix once. `pitch` is at least its `n`.
+    pub fn new(blocks: &Blocks<'a>, pitch: usize, to: Output) -> Windows<'a> {
         Windows {
             blocks: *blocks,
+            pitch,
             to,
             #[cfg(pith_helium)]
             kernel: super::helium::Kernel::of(blocks, to),
         }
     }
 
-    /// Multiplies: the `n` elements of output pixel `i` are those of the window at `activations[i * step ..]`. Kernels may read `padded_k`
-    /// activations of a window; those beyond `k` meet weights of zero.
+    /// Multiplies: the `n` elements of output pixel `i`, from `output[i * pitch]` on, are those of the window at `activations[i * step ..]`; there are
+    /// as many pixels as there is output for. Kernels may read `padded_k` activations of a window; those beyond `k` meet weights of zero.
     pub fn multiply(&self, activations: &[i8], step: usize, output: &mut [i8]) {
         #[cfg(pith_helium)]
-        if self
-            .kernel
-            .is_some_and(|kernel| super::helium::windows(kernel, &self.blocks, activations, step, self.to, output))
-        {
+        if self.kernel.is_some_and(|kernel| {
+            super::helium::windows(kernel, &self.blocks, activations, step, self.pitch, self.to, output)
+        }) {
             return;
         }
-        generic::windows(&self.blocks, activations, step, self.to, output);
+        generic::windows(&self.blocks, activations, step, self.pitch, self.to, output);
     }
 }

@@ -8,6 +8,7 @@
 //! `stride_w` columns behind it, and nothing is collected for a pixel. Going down, the whole ring moves up by `stride_h` rows and the new
 //! rows are spread over its columns; what moves into their places from the next column is overwritten.
 
+use super::Place;
 use super::matrix::{has_one_tap, ring_row};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
@@ -36,23 +37,25 @@ fn is_pointwise(c: &op::Conv) -> bool {
 }
 
 /// `output[y, x, oc]`, see [`op::Conv`] and [`crate::format::blocks`].
-pub(super) fn conv(
+pub(super) fn conv<const USES: u64>(
     c: &op::Conv,
     mut memory: Memory<'_>,
     zero_point: i8,
     blocks: &Blocks<'_>,
+    place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
     if is_pointwise(c) {
-        return pixels(c.out_h as usize * c.out_w as usize, memory, blocks, to, scratch);
+        return pixels::<USES>(c.out_h as usize * c.out_w as usize, memory, blocks, place, to, scratch);
     }
     let [in_h, in_w, in_c, kernel_h, stride_h, pad_top, pad_left] =
         [c.in_h, c.in_w, c.in_c, c.kernel_h, c.stride_h, c.pad_top, c.pad_left].map(usize::from);
-    let (in_row, out_row) = (in_w * in_c, c.out_w as usize * blocks.n());
-    let windows = Windows::new(blocks, to);
+    let (in_row, out_w) = (in_w * in_c, c.out_w as usize);
+    let windows = Windows::new(blocks, place.pitch, to);
     if let (true, Memory::Apart(input, output)) = (has_one_tap(c) && blocks.k() == blocks.padded_k(), &mut memory) {
-        for (y, output) in output.chunks_exact_mut(out_row.max(1)).enumerate() {
+        for y in 0..c.out_h as usize {
+            let output = outputs(output, place, y * out_w, out_w)?;
             windows.multiply(input.get(y * stride_h * in_row..)?, c.stride_w as usize * in_c, output);
         }
         return Some(());
@@ -79,38 +82,51 @@ pub(super) fn conv(
                 None => (0..width).for_each(&mut fill),
             }
         }
-        let output = memory.output().get_mut(y * out_row..(y + 1) * out_row)?;
+        let output = outputs(memory.output(), place, y * out_w, out_w)?;
         windows.multiply(ring, c.stride_w as usize * pitch, output);
     }
     Some(())
 }
 
 /// `output[row, n]`, see [`op::Linear`] and [`crate::format::blocks`].
-pub(super) fn linear(
+pub(super) fn linear<const USES: u64>(
     l: &op::Linear,
     memory: Memory<'_>,
     blocks: &Blocks<'_>,
+    place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
-    pixels(l.rows as usize, memory, blocks, to, scratch)
+    pixels::<USES>(l.rows as usize, memory, blocks, place, to, scratch)
 }
 
 /// Runs of `k` activations one after another, `count` times. What has no room for the padding of `k` or is overwritten goes through scratch memory.
-fn pixels(count: usize, mut memory: Memory<'_>, blocks: &Blocks<'_>, to: Output, scratch: &mut [i8]) -> Option<()> {
-    let (k, step, n) = (blocks.k(), blocks.padded_k(), blocks.n());
-    let windows = Windows::new(blocks, to);
+fn pixels<const USES: u64>(
+    count: usize,
+    mut memory: Memory<'_>,
+    blocks: &Blocks<'_>,
+    place: Place,
+    to: Output,
+    scratch: &mut [i8],
+) -> Option<()> {
+    let (k, step, pitch) = (blocks.k(), blocks.padded_k(), place.pitch);
+    let windows = Windows::new(blocks, pitch, to);
     if let (true, Memory::Apart(input, output)) = (k == step, &mut memory) {
-        windows.multiply(input, k, output);
+        windows.multiply(input, k, output.get_mut(place.first..)?);
         return Some(());
     }
     for first in (0..count).step_by(PIXELS) {
         let taken = PIXELS.min(count - first);
         let copy = scratch.get_mut(..taken * step)?;
         kernels::spread(memory.input().get(first * k..(first + taken) * k)?, k, copy, step);
-        windows.multiply(copy, step, memory.output().get_mut(first * n..(first + taken) * n)?);
+        windows.multiply(copy, step, outputs(memory.output(), place, first, taken)?);
     }
     Some(())
+}
+
+/// Outputs of so many pixels from `pixel` on.
+fn outputs(output: &mut [i8], place: Place, pixel: usize, count: usize) -> Option<&mut [i8]> {
+    output.get_mut(pixel * place.pitch + place.first..(pixel + count) * place.pitch)
 }
 
 fn pixels_scratch_bytes(bits: u8, k: usize, count: usize) -> usize {

@@ -8,11 +8,12 @@
 //! written ([`runs_in_place`]). A kernel of one tap has no border and no ring: a pixel is read into its patch before anything behind it
 //! is written.
 
-use super::columns;
+use super::{Place, columns};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
 use crate::kernels::patch::{self, Patches, Rows};
 use crate::kernels::{Memory, Output};
+use crate::uses::decodes_tiles;
 
 /// Scratch memory of a convolution in blocks, in this order.
 struct Scratch {
@@ -101,6 +102,7 @@ pub(super) fn conv<const USES: u64>(
     mut memory: Memory<'_>,
     zero_point: i8,
     blocks: &Blocks<'_>,
+    place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
@@ -108,7 +110,7 @@ pub(super) fn conv<const USES: u64>(
     let (ring, rest) = scratch.split_at_mut_checked(sizes.ring)?;
     let (staging, rest) = rest.split_at_mut_checked(sizes.staging)?;
     let mut group: Group<'_, USES> =
-        Group::new(blocks, to, patch::pixels(blocks.layout()), rest, c.out_h as usize * c.out_w as usize)?;
+        Group::new(blocks, place, to, patch::pixels(blocks.layout()), rest, c.out_h as usize * c.out_w as usize)?;
     let one_tap = has_one_tap(c);
     let (in_c, in_w) = (c.in_c as usize, c.in_w as usize);
     let run = c.kernel_w as usize * in_c;
@@ -160,11 +162,12 @@ pub(super) fn linear<const USES: u64>(
     l: &op::Linear,
     mut memory: Memory<'_>,
     blocks: &Blocks<'_>,
+    place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
     let (k, rows) = (l.k as usize, l.rows as usize);
-    let mut group: Group<'_, USES> = Group::new(blocks, to, linear_pixels(l, blocks.layout()), scratch, rows)?;
+    let mut group: Group<'_, USES> = Group::new(blocks, place, to, linear_pixels(l, blocks.layout()), scratch, rows)?;
     for row in 0..rows {
         let pixel = group.begin();
         group.patches.put(pixel, 0, memory.input().get(row * k..(row + 1) * k)?);
@@ -183,13 +186,14 @@ struct Group<'s, const USES: u64> {
     next: usize,
     /// Places that are taken.
     taken: usize,
-    n: usize,
+    place: Place,
 }
 
 impl<'s, const USES: u64> Group<'s, USES> {
     /// With fewer pixels than places there is only one.
     fn new(
         blocks: &Blocks<'_>,
+        place: Place,
         to: Output,
         places: usize,
         memory: &'s mut [i8],
@@ -202,8 +206,14 @@ impl<'s, const USES: u64> Group<'s, USES> {
             pixels: [0; 3],
             next: 0,
             taken: 0,
-            n: blocks.n(),
+            place,
         })
+    }
+
+    /// Where a pixel's outputs begin.
+    fn at(&self, pixel: usize) -> usize {
+        let first = if decodes_tiles(USES) { self.place.first } else { 0 };
+        pixel * self.place.pitch + first
     }
 
     /// The place of the next pixel.
@@ -231,7 +241,7 @@ impl<'s, const USES: u64> Group<'s, USES> {
     /// Multiplies what is left; places that hold an earlier pixel still give it the same output.
     fn finish(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
         if self.taken != 0 {
-            self.patches.multiply(blocks, to, output, self.pixels.map(|p| p * self.n));
+            self.patches.multiply(blocks, to, output, self.pixels.map(|pixel| self.at(pixel)));
         }
     }
 }

@@ -13,7 +13,9 @@ mod matrix;
 mod pool;
 mod resize;
 mod softmax;
+mod tiles;
 
+use crate::coded::{self, Source};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op, kind};
 use crate::format::tensor::{Constant, Tensor};
@@ -21,12 +23,15 @@ use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
-use crate::uses::{Weights, has, has_blocks, has_weights};
+use crate::uses::{self, Weights, has, has_blocks, has_weights};
 #[cfg(pith_desktop)]
 pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
 pub(crate) use depthwise::is_3x3;
 pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_place};
+
+/// Most bytes of weights that an operator decodes together at a run.
+pub const TILE_BYTES: usize = 2048;
 
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +84,18 @@ pub fn scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool) -> usize {
     }
 }
 
+/// Scratch bytes beyond those, counted from a multiple of 4, of a record whose weights are decoded tile by tile: the decoder's state with a row, and
+/// a tile. `stored` is the code. None if it is not of this record's weights or does not fit a tile.
+pub fn tile_scratch_bytes(op: &Op<'_>, weights: &Constant, stored: &[u8]) -> Option<[usize; 2]> {
+    Source::of_stored(op, weights, stored).ok()?.tile_scratch_bytes()
+}
+
+/// Tiles that a record runs in, 1 unless its weights are decoded in several at every run. It then reads its input once for each, so it cannot
+/// overwrite it.
+pub fn tiles(op: &Op<'_>, weights: &Constant) -> usize {
+    coded::tiles(op, weights)
+}
+
 /// As [`scratch_bytes`], with what the kernels of an instruction set want beyond it; with less they leave the record to the generic ones.
 pub fn wanted_scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool, isa: Isa) -> usize {
     let wanted = match op {
@@ -122,94 +139,24 @@ pub(crate) fn run<const USES: u64>(
     arena: &mut [i8],
 ) -> Option<()> {
     let mut arena = Arena { model, head, memory: arena };
-    let in_blocks = has_weights(USES, kind::CONV, Weights::Blocks) || has_weights(USES, kind::LINEAR, Weights::Blocks);
-    if let Some(blocks) = op.weights().filter(|_| in_blocks).and_then(|weights| blocks(model, op, weights)) {
-        let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
-        return match op {
-            Op::Conv(c) if has_weights(USES, kind::CONV, Weights::Blocks) => {
-                let zero_point = model.tensor(c.input).zero_point as i8;
-                let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
-                let to = to(c.output, c.act_min, c.act_max);
-                match blocks.layout() {
-                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
-                        columns::conv(c, memory, zero_point, &blocks, to, scratch)
-                    }
-                    _ => matrix::conv::<USES>(c, memory, zero_point, &blocks, to, scratch),
-                }
-            }
-            Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
-                let (memory, scratch) = arena.may_be_in_place(l.input, l.output)?;
-                let to = to(l.output, l.act_min, l.act_max);
-                match blocks.layout() {
-                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
-                        columns::linear(l, memory, &blocks, to, scratch)
-                    }
-                    _ => matrix::linear::<USES>(l, memory, &blocks, to, scratch),
-                }
-            }
-            _ => None,
-        };
+    if let Op::Conv(op::Conv { input, weights: id, .. })
+    | Op::Depthwise(op::Conv { input, weights: id, .. })
+    | Op::ConvTranspose(op::Conv { input, weights: id, .. })
+    | Op::Linear(op::Linear { input, weights: id, .. }) = *op
+    {
+        let (memory, scratch) = arena.may_be_in_place(input, op.output())?;
+        if uses::decodes_tiles(USES) && model.constant(id).is_in_tiles() {
+            return tiles::run::<USES>(model, op, memory, scratch);
+        }
+        let weights = Part { bytes: model.weights_bytes::<USES>(id), rows: None };
+        return multiply::<USES>(model, op, memory, scratch, weights);
     }
     match op {
-        Op::Conv(c) if has(USES, kind::CONV) => {
-            let (input, output) = arena.apart(c.input, c.output)?;
-            let stage = Stage::of(model, c);
-            match weights(model, c.weights) {
-                Either::Bytes(w) if has_weights(USES, kind::CONV, Weights::Bytes) => {
-                    conv::conv(c, input, w, &stage, output)
-                }
-                Either::Packed(w) if has_weights(USES, kind::CONV, Weights::Packed) => {
-                    conv::conv(c, input, w, &stage, output)
-                }
-                _ => return None,
-            }
-        }
-        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => {
-            let (input, output) = arena.apart(c.input, c.output)?;
-            let stage = Stage::of(model, c);
-            match weights(model, c.weights) {
-                Either::Bytes(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Bytes) => {
-                    conv::conv_transpose(c, input, w, &stage, output)
-                }
-                Either::Packed(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Packed) => {
-                    conv::conv_transpose(c, input, w, &stage, output)
-                }
-                _ => return None,
-            }
-        }
-        Op::Depthwise(c) if has(USES, kind::DEPTHWISE) => {
-            let (memory, scratch) = arena.may_be_in_place(c.input, c.output)?;
-            let stage = Stage::of(model, c);
-            match weights(model, c.weights) {
-                Either::Bytes(w) if has_weights(USES, kind::DEPTHWISE, Weights::Bytes) => {
-                    depthwise::depthwise::<_, USES>(c, memory, w, 8, &stage, scratch)
-                }
-                Either::Packed(w) if has_weights(USES, kind::DEPTHWISE, Weights::Packed) => {
-                    depthwise::depthwise::<_, USES>(c, memory, w, w.bits, &stage, scratch)
-                }
-                _ => return None,
-            }
-        }
-        Op::Linear(l) if has(USES, kind::LINEAR) => {
-            let (input, output) = arena.apart(l.input, l.output)?;
-            let channels = Channels::new(model.constant_bytes(l.channels), l.n as usize);
-            let to = Output { zero_point: model.tensor(l.output).zero_point, min: l.act_min, max: l.act_max };
-            let zero_point = model.tensor(l.input).zero_point as i16;
-            match weights(model, l.weights) {
-                Either::Bytes(w) if has_weights(USES, kind::LINEAR, Weights::Bytes) => {
-                    linear::linear(l, input, zero_point, w, &channels, to, output)
-                }
-                Either::Packed(w) if has_weights(USES, kind::LINEAR, Weights::Packed) => {
-                    linear::linear(l, input, zero_point, w, &channels, to, output)
-                }
-                _ => return None,
-            }
-        }
         Op::Add(b) | Op::Mul(b) if has(USES, kind::ADD) || has(USES, kind::MUL) => {
             let zero_points = [b.lhs, b.rhs, b.output].map(|id| model.tensor(id).zero_point);
             let function = elementwise::Function::new(op, b, zero_points);
             if b.rhs_is_constant == 1 {
-                let rhs = bytemuck::cast_slice(model.constant_bytes(b.rhs));
+                let rhs = bytemuck::cast_slice(model.stored_bytes(b.rhs));
                 let (lhs, _) = arena.may_be_in_place(b.lhs, b.output)?;
                 elementwise::binary::<USES>(b, set, function, lhs, rhs)
             } else {
@@ -218,11 +165,11 @@ pub(crate) fn run<const USES: u64>(
             }
         }
         Op::Lookup(l) if has(USES, kind::LOOKUP) => {
-            let table = bytemuck::cast_slice(model.constant_bytes(l.table));
+            let table = bytemuck::cast_slice(model.stored_bytes(l.table));
             elementwise::lookup(table, arena.may_be_in_place(l.input, l.output)?.0)
         }
         Op::PRelu(p) if has(USES, kind::PRELU) => {
-            let channels = Channels::new(model.constant_bytes(p.channels), p.c as usize);
+            let channels = Channels::new(model.stored_bytes(p.channels), p.c as usize);
             let zero_points = [p.input, p.output].map(|id| model.tensor(id).zero_point);
             elementwise::prelu(p, &channels, zero_points, arena.may_be_in_place(p.input, p.output)?.0)
         }
@@ -232,7 +179,7 @@ pub(crate) fn run<const USES: u64>(
         }
         Op::AveragePool(p) if has(USES, kind::AVERAGE_POOL) => {
             let (input, output) = arena.apart(p.input, p.output)?;
-            let channels = Channels::new(model.constant_bytes(p.channels), model.constant(p.channels).len as usize);
+            let channels = Channels::new(model.stored_bytes(p.channels), model.constant(p.channels).len as usize);
             let to = Output { zero_point: model.tensor(p.output).zero_point, min: p.act_min, max: p.act_max };
             pool::average(p, set, input, model.tensor(p.input).zero_point, &channels, to, output)
         }
@@ -242,7 +189,7 @@ pub(crate) fn run<const USES: u64>(
             pool::mean(m, set, input, model.tensor(m.input).zero_point, to, output)
         }
         Op::Softmax(s) if has(USES, kind::SOFTMAX) => {
-            let table = crate::check::u16s(model.constant_bytes(s.table));
+            let table = crate::check::u16s(model.stored_bytes(s.table));
             softmax::softmax(s, table, arena.may_be_in_place(s.input, s.output)?.0)
         }
         Op::Pad(p) if has(USES, kind::PAD) => {
@@ -267,7 +214,7 @@ pub(crate) fn run<const USES: u64>(
         Op::ResizeNearest(r) | Op::ResizeBilinear(r)
             if has(USES, kind::RESIZE_NEAREST) || has(USES, kind::RESIZE_BILINEAR) =>
         {
-            let [rows, columns] = [r.rows, r.columns].map(|id| crate::check::u16s(model.constant_bytes(id)));
+            let [rows, columns] = [r.rows, r.columns].map(|id| crate::check::u16s(model.stored_bytes(id)));
             let (input, output) = arena.apart(r.input, r.output)?;
             match op {
                 Op::ResizeNearest(_) => resize::nearest(r, rows, columns, input, output),
@@ -277,6 +224,123 @@ pub(crate) fn run<const USES: u64>(
         _ => return None,
     }
     Some(())
+}
+
+/// Weights of an operator: all of them, or of blocks those of some output channels.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    bytes: &'a [u8],
+    /// First output channel and how many, none for all.
+    rows: Option<(usize, usize)>,
+}
+
+/// An operator that has weights.
+fn multiply<const USES: u64>(
+    model: &Model<'_>,
+    op: &Op<'_>,
+    memory: Memory<'_>,
+    scratch: &mut [i8],
+    part: Part<'_>,
+) -> Option<()> {
+    let in_blocks = has_weights(USES, kind::CONV, Weights::Blocks) || has_weights(USES, kind::LINEAR, Weights::Blocks);
+    let constant = model.constant(op.weights()?);
+    let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
+    if let Some(layout) = Layout::from_code(constant.layout).filter(|_| in_blocks) {
+        let (all, k) = matrix_shape(op)?;
+        // Outputs of a pixel lie as far apart as there are channels in all.
+        let (first, n) = part.rows.filter(|_| uses::decodes_tiles(USES)).unwrap_or((0, all));
+        let place = Place { first, pitch: all };
+        let blocks = Blocks::new(layout, constant.bits, n, k, part.bytes);
+        match op {
+            Op::Conv(c) if has_weights(USES, kind::CONV, Weights::Blocks) => {
+                let zero_point = model.tensor(c.input).zero_point as i8;
+                let to = to(c.output, c.act_min, c.act_max);
+                return match layout {
+                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
+                        columns::conv::<USES>(c, memory, zero_point, &blocks, place, to, scratch)
+                    }
+                    _ => matrix::conv::<USES>(c, memory, zero_point, &blocks, place, to, scratch),
+                };
+            }
+            Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
+                let to = to(l.output, l.act_min, l.act_max);
+                return match layout {
+                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
+                        columns::linear::<USES>(l, memory, &blocks, place, to, scratch)
+                    }
+                    _ => matrix::linear::<USES>(l, memory, &blocks, place, to, scratch),
+                };
+            }
+            _ => return None,
+        }
+    }
+    let weights = match constant.bits {
+        8 => Either::Bytes(Bytes(bytemuck::cast_slice(part.bytes))),
+        bits => Either::Packed(Packed { bytes: part.bytes, bits }),
+    };
+    if let (Op::Depthwise(c), true) = (op, has(USES, kind::DEPTHWISE)) {
+        let stage = Stage::of(model, c);
+        match weights {
+            Either::Bytes(w) if has_weights(USES, kind::DEPTHWISE, Weights::Bytes) => {
+                depthwise::depthwise::<_, USES>(c, memory, w, 8, &stage, scratch)
+            }
+            Either::Packed(w) if has_weights(USES, kind::DEPTHWISE, Weights::Packed) => {
+                depthwise::depthwise::<_, USES>(c, memory, w, w.bits, &stage, scratch)
+            }
+            _ => return None,
+        }
+        return Some(());
+    }
+    let Memory::Apart(input, output) = memory else { return None };
+    match op {
+        Op::Conv(c) if has(USES, kind::CONV) => {
+            let stage = Stage::of(model, c);
+            match weights {
+                Either::Bytes(w) if has_weights(USES, kind::CONV, Weights::Bytes) => {
+                    conv::conv(c, input, w, &stage, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::CONV, Weights::Packed) => {
+                    conv::conv(c, input, w, &stage, output)
+                }
+                _ => return None,
+            }
+        }
+        Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => {
+            let stage = Stage::of(model, c);
+            match weights {
+                Either::Bytes(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Bytes) => {
+                    conv::conv_transpose(c, input, w, &stage, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Packed) => {
+                    conv::conv_transpose(c, input, w, &stage, output)
+                }
+                _ => return None,
+            }
+        }
+        Op::Linear(l) if has(USES, kind::LINEAR) => {
+            let channels = Channels::new(model.stored_bytes(l.channels), l.n as usize);
+            let to = to(l.output, l.act_min, l.act_max);
+            let zero_point = model.tensor(l.input).zero_point as i16;
+            match weights {
+                Either::Bytes(w) if has_weights(USES, kind::LINEAR, Weights::Bytes) => {
+                    linear::linear(l, input, zero_point, w, &channels, to, output)
+                }
+                Either::Packed(w) if has_weights(USES, kind::LINEAR, Weights::Packed) => {
+                    linear::linear(l, input, zero_point, w, &channels, to, output)
+                }
+                _ => return None,
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Where the outputs of a pixel lie: from `first` on, `pitch` behind those of the pixel before.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first: usize,
+    pitch: usize,
 }
 
 /// Everything behind the accumulator of a convolution.
@@ -290,32 +354,15 @@ impl<'a> Stage<'a> {
     fn of(model: &Model<'a>, c: &op::Conv) -> Stage<'a> {
         Stage {
             in_zero_point: model.tensor(c.input).zero_point as i16,
-            channels: Channels::new(model.constant_bytes(c.channels), c.out_c as usize),
+            channels: Channels::new(model.stored_bytes(c.channels), c.out_c as usize),
             output: Output { zero_point: model.tensor(c.output).zero_point, min: c.act_min, max: c.act_max },
         }
     }
 }
 
-/// The weights of a convolution or linear layer, if they lie in blocks; `Model::parse` has checked them.
-fn blocks<'a>(model: &Model<'a>, op: &Op<'_>, weights: u16) -> Option<Blocks<'a>> {
-    let constant = model.constant(weights);
-    let layout = Layout::from_code(constant.layout)?;
-    let (n, k) = matrix_shape(op)?;
-    Some(Blocks::new(layout, constant.bits, n, k, model.constant_bytes(weights)))
-}
-
 enum Either<'a> {
     Bytes(Bytes<'a>),
     Packed(Packed<'a>),
-}
-
-fn weights<'a>(model: &Model<'a>, id: u16) -> Either<'a> {
-    let constant: Constant = model.constant(id);
-    let bytes = model.constant_bytes(id);
-    match constant.bits {
-        8 => Either::Bytes(Bytes(bytemuck::cast_slice(bytes))),
-        bits => Either::Packed(Packed { bytes, bits }),
-    }
 }
 
 /// The arena during one operator: hands out disjoint slices of it.

@@ -7,8 +7,10 @@
 pub mod model;
 
 use model::{Builder, Random};
+use pith::circuit::Shape;
 use pith::format::NONE;
 use pith::format::op::{self, Op};
+use pith::format::tensor::Constant;
 use pith::{Isa, ops};
 
 /// A model and what it gives.
@@ -92,6 +94,22 @@ fn fill(r: &mut Random, n: usize) -> Vec<i8> {
 /// How far tensors lie from multiples of four.
 fn skew(r: &mut Random) -> u32 {
     if r.below(3) == 0 { r.below(4) as u32 } else { 0 }
+}
+
+/// Of what is decoded once.
+fn residency(round: usize) -> u16 {
+    if round % 4 < 2 { Constant::IN_RAM } else { Constant::IN_FLASH }
+}
+
+/// Scratch bytes of a record with those of its tiles, if it has any; none if it cannot have them.
+fn with_tile(b: &Builder, record: &Op<'_>, in_place: bool, own: usize) -> Option<u32> {
+    let (weights, stored) = &b.constants[record.weights()? as usize];
+    if !weights.is_in_tiles() {
+        return Some(own as u32);
+    }
+    let tile = ops::tile_scratch_bytes(record, weights, stored)?;
+    let can = !in_place || ops::tiles(record, weights) == 1;
+    can.then_some((own.next_multiple_of(4) + tile.iter().sum::<usize>()) as u32)
 }
 
 /// Output in the memory of `input`, or apart.
@@ -199,7 +217,8 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         }
     }
     let kernel = [c.kernel_h, c.kernel_w, c.in_c].map(usize::from);
-    let case = |isa: Isa, in_place: bool, wanted: bool| -> Option<Case> {
+    let code = Shape { rows: oc, positions: taps, channels: if depthwise { 1 } else { g_in } };
+    let case = |isa: Isa, in_place: bool, wanted: bool, coded: Option<u16>| -> Option<Case> {
         let fits = c.out_h as usize * c.out_w as usize * oc <= input.len();
         let in_blocks = !depthwise && ops::conv_fits(&c) && (-128..=127).contains(&zero);
         let layout = isa.layout().filter(|layout| in_blocks && layout.holds(bits));
@@ -211,9 +230,14 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let mut b = Builder { skew, ..Builder::default() };
         let x = b.tensor(&shape, zero);
         let y = output(&mut b, &[c.out_h, c.out_w, c.out_c].map(usize::from), out_zero, x, in_place);
-        let (w, ch) = match layout {
-            Some(layout) => (b.blocks(layout, bits, zero, kernel, &weights, &channels), NONE),
-            None => (b.weights(&weights, bits), b.channels(&channels)),
+        let (w, ch) = match (layout, coded) {
+            (Some(layout), None) => (b.blocks(layout, bits, zero, kernel, &weights, &channels), NONE),
+            (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
+            (layout, Some(residency)) if depthwise => {
+                let rows: Vec<i8> = (0..oc * taps).map(|i| weights[i % taps * oc + i / taps]).collect();
+                (b.coded(layout, bits, &rows, code, residency), b.channels(&channels))
+            }
+            (layout, Some(residency)) => (b.coded(layout, bits, &weights, code, residency), b.channels(&channels)),
         };
         let record = op::Conv { input: x, output: y, weights: w, channels: ch, ..c };
         let record = if depthwise { Op::Depthwise(record) } else { Op::Conv(record) };
@@ -222,20 +246,23 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         if wanted && least == most {
             return None;
         }
-        b.op_with_scratch(record, if wanted { most } else { least } as u32);
+        let scratch = with_tile(&b, &record, in_place, if wanted { most } else { least })?;
+        b.op_with_scratch(record, scratch);
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        let what = format!("{isa:?}, {bits} bits, in place {in_place}, all scratch {wanted}: {record:?}");
+        let what = format!("{isa:?}, {bits} bits, {coded:?}, in place {in_place}, all scratch {wanted}: {record:?}");
         Some(Case::new(what, &b, std::slice::from_ref(&input), &expected))
     };
     for isa in [Isa::Generic].iter().chain(isas) {
         for (in_place, wanted) in [(false, false), (false, true), (true, false), (true, true)] {
-            cases.extend(case(*isa, in_place, wanted));
+            cases.extend(case(*isa, in_place, wanted, None));
         }
+        cases.extend(case(*isa, round % 4 > 1, round % 6 < 3, Some(Constant::IN_TILES)));
+        cases.extend(case(*isa, round % 4 < 2, round % 6 > 2, Some(residency(round))));
     }
     cases
 }
 
-fn conv_transpose(r: &mut Random, _: usize, _: &[Isa]) -> Vec<Case> {
+fn conv_transpose(r: &mut Random, round: usize, _: &[Isa]) -> Vec<Case> {
     let Window { record: c, zero, out_zero } = window(r, false);
     // The forward window's input and output change places.
     let groups = c.groups;
@@ -277,10 +304,21 @@ fn conv_transpose(r: &mut Random, _: usize, _: &[Isa]) -> Vec<Case> {
     let mut b = Builder::default();
     let x = b.tensor(&[c.in_h, c.in_w, c.in_c].map(usize::from), zero);
     let y = b.tensor(&out, out_zero);
-    let (w, ch) = (b.weights(&weights, bits), b.channels(&channels));
-    b.op(Op::ConvTranspose(op::Conv { input: x, output: y, weights: w, channels: ch, ..c }));
-    (b.inputs, b.outputs) = (vec![x], vec![y]);
-    vec![Case::new(format!("{c:?}"), &b, &[input], &expected)]
+    let ch = b.channels(&channels);
+    let code = Shape { rows: c.out_c as usize, positions: taps, channels: g_in };
+    let case = |coded: Option<u16>| {
+        let mut b = b.clone();
+        let w = match coded {
+            None => b.weights(&weights, bits),
+            Some(residency) => b.coded(None, bits, &weights, code, residency),
+        };
+        let record = Op::ConvTranspose(op::Conv { input: x, output: y, weights: w, channels: ch, ..c });
+        let scratch = with_tile(&b, &record, false, 0)?;
+        b.op_with_scratch(record, scratch);
+        (b.inputs, b.outputs) = (vec![x], vec![y]);
+        Some(Case::new(format!("{coded:?}: {c:?}"), &b, std::slice::from_ref(&input), &expected))
+    };
+    [None, Some(Constant::IN_TILES), Some(residency(round))].into_iter().filter_map(case).collect()
 }
 
 fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
@@ -304,7 +342,8 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         }
     }
     let skew = skew(r);
-    let case = |isa: Isa, in_place: bool| -> Option<Case> {
+    let code = Shape { rows: n, positions: 1, channels: k };
+    let case = |isa: Isa, in_place: bool, coded: Option<u16>| -> Option<Case> {
         let layout = isa.layout().filter(|layout| layout.holds(bits));
         let overwrites = layout.is_some() && n <= k;
         if in_place && !overwrites || isa != Isa::Generic && layout.is_none() {
@@ -313,9 +352,10 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let mut b = Builder { skew, ..Builder::default() };
         let x = b.tensor(&[rows, k], zero);
         let y = output(&mut b, &[rows, n], out_zero, x, in_place);
-        let (weights, channels) = match layout {
-            Some(layout) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
-            None => (b.weights(&weights, bits), b.channels(&channels)),
+        let (weights, channels) = match (layout, coded) {
+            (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
+            (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
+            (layout, Some(residency)) => (b.coded(layout, bits, &weights, code, residency), b.channels(&channels)),
         };
         let record = Op::Linear(op::Linear {
             input: x,
@@ -330,14 +370,17 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
             act_max,
         });
         let scratch = ops::wanted_scratch_bytes(&record, &b.record(weights), in_place, isa);
-        b.op_with_scratch(record, scratch as u32);
+        let scratch = with_tile(&b, &record, in_place, scratch)?;
+        b.op_with_scratch(record, scratch);
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        let what = format!("{isa:?}, {bits} bits, in place {in_place}: {record:?}");
+        let what = format!("{isa:?}, {bits} bits, {coded:?}, in place {in_place}: {record:?}");
         Some(Case::new(what, &b, std::slice::from_ref(&input), &expected))
     };
     for isa in [Isa::Generic].iter().chain(isas) {
         for in_place in [false, true] {
-            cases.extend(case(*isa, in_place));
+            for coded in [None, Some(Constant::IN_TILES), Some(residency(round))] {
+                cases.extend(case(*isa, in_place, coded));
+            }
         }
     }
     cases

@@ -1,5 +1,7 @@
 //! A small writer of model files, so that these cases need nothing but the runtime.
 
+use pith::Model;
+use pith::circuit::{MODEL_UNIFORM, Shape, emit_header, rans};
 use pith::format::blocks::{Layout, emit};
 use pith::format::crc32::crc32;
 use pith::format::header::Header;
@@ -19,6 +21,8 @@ pub struct Builder {
     pub arena: u32,
     /// How far the next tensor lies behind a multiple of four; other tensors will have others, if it is not 0.
     pub skew: u32,
+    /// Bytes that resident coded constants take decoded, gaps included.
+    pub decoded_bytes: usize,
 }
 
 impl Builder {
@@ -100,6 +104,24 @@ impl Builder {
         id
     }
 
+    /// Coded weights: the rows of a matrix, one output channel after another, for a layout or row-major. A depthwise filter's are its channels'.
+    pub fn coded(&mut self, layout: Option<Layout>, bits: u8, weights: &[i8], shape: Shape, residency: u16) -> u16 {
+        let kind = if layout.is_some() { Constant::KIND_BLOCKS } else { Constant::KIND_WEIGHTS };
+        let id = self.constant(kind, bits, weights.len(), code(weights, shape, bits));
+        let record = &mut self.constants[id as usize].0;
+        record.encoding = Constant::ENCODING_CODED;
+        record.residency = residency;
+        record.layout = layout.map_or(0, Layout::code);
+        if residency != Constant::IN_TILES {
+            let bytes = match layout {
+                Some(layout) => layout.matrix_bytes(bits, shape.rows, shape.row()),
+                None => (weights.len() * bits as usize).div_ceil(8),
+            };
+            self.decoded_bytes = self.decoded_bytes.next_multiple_of(ALIGN) + bytes;
+        }
+        id
+    }
+
     /// The record of a constant.
     pub fn record(&self, id: u16) -> Constant {
         self.constants[id as usize].0
@@ -164,13 +186,40 @@ impl Builder {
             op_count: self.op_count,
             input_count: self.inputs.len() as u8,
             output_count: self.outputs.len() as u8,
+            required_features: if constants.iter().any(Constant::is_coded) { Header::CODED } else { 0 },
+            decoded_bytes: self.decoded_bytes as u32,
             ..Header::default()
         };
-        let header = Header { file_bytes: bytes.len() as u32, ..header };
+        let mut header = Header { file_bytes: bytes.len() as u32, ..header };
         bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
         seal(&mut bytes);
+        if self.decoded_bytes > 0 {
+            let mut decoded = Memory::new(self.decoded_bytes, 0);
+            decode(&Model::parse(Memory::of(&bytes).bytes()).expect("a valid model"), &mut decoded);
+            header.decoded_crc32 = crc32(decoded.bytes());
+            bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+            seal(&mut bytes);
+        }
         bytes
     }
+}
+
+/// Resident constants of a model, decoded.
+pub fn decode<'d>(model: &Model<'d>, memory: &'d mut Memory) -> Model<'d> {
+    let mut scratch = vec![0; model.decode_scratch_bytes()];
+    model.decode_into(memory.bytes(), &mut scratch).expect("undamaged code")
+}
+
+/// Weights coded by the simplest model.
+fn code(weights: &[i8], shape: Shape, bits: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    emit_header(MODEL_UNIFORM, shape, |byte| bytes.push(byte));
+    let mut buffer = vec![0; 2 * weights.len() + 4];
+    let mut coder = rans::Encoder::new(&mut buffer);
+    let put = |coder: &mut rans::Encoder<'_>, &w: &i8| coder.put((w as i32 + (1 << (bits - 1))) as u32, 1, bits.into());
+    weights.iter().rev().for_each(|w| put(&mut coder, w).expect("room"));
+    bytes.extend_from_slice(coder.finish().expect("room"));
+    bytes
 }
 
 /// Writes the checksum.

@@ -257,7 +257,7 @@ fn errors_say_what_and_where() {
     };
     assert_eq!(changed(4, 2, true), Error::Version { found: 2 });
     assert!(matches!(changed(200, 0xEE, false), Error::Checksum { .. }));
-    assert!(matches!(changed(16, 1, true), Error::Unsupported { .. }));
+    assert!(matches!(changed(16, 2, true), Error::Unsupported { .. }));
     let mut memory = Memory::of(&[&[0; 4], good.as_slice()].concat());
     assert_eq!(Model::parse(&memory.bytes()[4..]).err(), Some(Error::FileMisaligned));
     let mut file = Memory::of(&good);

@@ -1,7 +1,7 @@
 //! Shapes that fill vectors and tiles, on every instruction set of the machine against the generic kernels: channels around multiples of the lanes,
 //! many pixels, long runs, strides, one pixel and one channel; additions and pools of odd lengths.
 
-use crate::cases::model::{Builder, Memory, Random};
+use crate::cases::model::{Builder, Memory, Random, decode};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::{Engine, Isa, Model};
@@ -35,7 +35,9 @@ impl pith::Parallel for Threads {
 pub fn run_everywhere(file: &[u8], inputs: &[Vec<i8>]) -> Vec<i8> {
     const GUARD: u8 = 0xA5;
     let mut file = Memory::of(file);
-    let model = Model::parse(file.bytes()).expect("a valid model");
+    let coded = Model::parse(file.bytes()).expect("a valid model");
+    let mut decoded = Memory::new(coded.decoded_bytes(), 0);
+    let model = decode(&coded, &mut decoded);
     let needed = model.arena_bytes();
     let run = |engine: &mut Engine<'_, '_>| {
         for (i, x) in inputs.iter().enumerate() {
@@ -47,11 +49,13 @@ pub fn run_everywhere(file: &[u8], inputs: &[Vec<i8>]) -> Vec<i8> {
     let mut arena = Memory::new(needed + 64, GUARD);
     let output = run(&mut Engine::new(&model, arena.bytes()).unwrap());
     assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "memory beyond the arena was written");
-    for isa in Isa::available() {
-        let bytes = Engine::workspace_bytes(&model, isa);
+    // Resident weights may be decoded before, or when they are packed.
+    let models = if coded.decoded_bytes() > 0 { vec![model, coded] } else { vec![model] };
+    for (model, isa) in models.iter().flat_map(|model| Isa::available().map(move |isa| (model, isa))) {
+        let bytes = Engine::workspace_bytes(model, isa);
         let mut arena = Memory::new(needed + 64, GUARD);
         let mut workspace = Memory::new(bytes + 64, GUARD);
-        let engine = Engine::with_workspace(&model, arena.bytes(), isa, &mut workspace.bytes()[..bytes]);
+        let engine = Engine::with_workspace(model, arena.bytes(), isa, &mut workspace.bytes()[..bytes]);
         let got = run(&mut engine.unwrap().in_parallel(&Threads));
         assert_eq!(got, output, "{isa:?}");
         assert!(arena.bytes()[needed..].iter().all(|&v| v == GUARD), "{isa:?} wrote beyond the arena");

@@ -245,3 +245,51 @@ fn recipes_and_options_that_make_no_sense_are_refused() {
         None,
     );
 }
+
+#[test]
+fn coded_weights_give_the_same_outputs() {
+    let folder = Folder::new();
+    let (x, raw, y) = (digits("digits_test.npz"), folder.path("raw.npy"), folder.path("y.npy"));
+    let model = folder.model();
+    assert_eq!(quantize(&["run", &model, "--input", &x, "--output", &raw]).0, 0);
+    let coded = folder.path("coded.pith");
+    for decode in ["ram", "flash", "tile"] {
+        let more = ["--target", "cortex-m4", "--compress", "3", "--decode", decode, "--json"];
+        let (code, text, err) = build(&digits("digits.onnx"), &digits("digits_train.npz"), &coded, &more);
+        assert_eq!(code, 0, "{err}");
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let codes: Vec<_> = report["layers"].as_array().unwrap().iter().filter(|l| !l["code"].is_null()).collect();
+        assert!(codes.iter().all(|l| l["code"]["decode"] == decode), "{text}");
+        assert!(!codes.is_empty() && codes[0]["code"]["coded_bytes"] == codes[0]["weight_bytes"]);
+        assert_eq!(report["decoded_bytes"].is_null(), decode == "tile", "{text}");
+        assert_eq!(quantize(&["run", &coded, "--input", &x, "--output", &y]).0, 0);
+        assert_eq!(std::fs::read(&y).unwrap(), std::fs::read(&raw).unwrap(), "{decode}");
+    }
+    let picture = folder.path("weights.svg");
+    let (code, text, err) = quantize(&["inspect", &coded, "--weights-svg", &picture]);
+    assert!(code == 0 && text.contains("bits/weight"), "{err}");
+    assert!(std::fs::read_to_string(&picture).unwrap().ends_with("</svg>\n"));
+
+    // A damaged code in a file whose checksum is right names its operator.
+    let mut bytes = std::fs::read(&coded).unwrap();
+    let file = quantize::pack::ModelFile::new(&bytes);
+    let model = pith::Model::parse(file.as_bytes()).unwrap();
+    let (id, constant) = model.constants().iter().enumerate().find(|(_, c)| c.is_coded()).unwrap();
+    let (head, _) = model.ops().find(|(_, op)| op.weights() == Some(id as u16)).unwrap();
+    let last = (model.header().weights_offset + constant.offset + constant.bytes) as usize - 1;
+    bytes[last] ^= 0x10;
+    let crc = pith::format::crc32::crc32(&bytes[16..]).to_le_bytes();
+    bytes[12..16].copy_from_slice(&crc);
+    let damaged = folder.write("damaged.pith", &bytes);
+    refused(quantize(&["inspect", &damaged]), &["damaged.pith", "weights of", model.op_name(&head), "damaged"], None);
+
+    // A budget needs a clock, and is kept.
+    let output = folder.path("budget.pith");
+    let budget = |more: &[&str]| {
+        let more = [&["--target", "cortex-m4", "--compress", "3", "--max-decode-us", "0", "--json"], more].concat();
+        build(&digits("digits.onnx"), &digits("digits_train.npz"), &output, &more)
+    };
+    refused(budget(&[]), &["--clock-mhz", "cortex-m4"], Some(&output));
+    let (code, text, err) = budget(&["--clock-mhz", "80"]);
+    assert!(code == 0 && !text.contains("decode_instructions"), "{err}{text}");
+}

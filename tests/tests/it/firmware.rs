@@ -21,7 +21,7 @@ use std::path::PathBuf;
 const SAMPLES: usize = 20;
 
 /// A network with the set that calibrates it and feeds it; `scale` is the preprocessing.
-fn networks() -> Vec<(PathBuf, PathBuf, f64)> {
+pub(crate) fn networks() -> Vec<(PathBuf, PathBuf, f64)> {
     let digits = here().join("models/digits");
     let mut all = vec![(digits.join("digits.onnx"), digits.join("digits_test.npz"), 1.0 / 16.0)];
     for (model, set) in
@@ -35,7 +35,7 @@ fn networks() -> Vec<(PathBuf, PathBuf, f64)> {
 }
 
 /// Exactly `SAMPLES` samples: the set's first, and where it has fewer, scaled copies of them.
-fn samples(all: &[Vec<ArrayD<f32>>]) -> Vec<Vec<ArrayD<f32>>> {
+pub(crate) fn samples(all: &[Vec<ArrayD<f32>>]) -> Vec<Vec<ArrayD<f32>>> {
     let copy = |i: usize| {
         let factor = 1.0 - 0.1 * (i / all.len()) as f32;
         all[i % all.len()].iter().map(|x| x * factor).collect()

@@ -1,6 +1,7 @@
 //! One integration binary; a module an area. Tests that need data outside of the repository skip, saying so.
 
 mod cli;
+mod coded;
 mod firmware;
 mod import;
 mod onnx_nodes;

@@ -19,7 +19,7 @@ mod search;
 
 pub use record::{Model, Weights};
 
-use pith::circuit::Shape;
+use pith::circuit::{MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape};
 
 /// The level that is meant where none is given.
 pub const DEFAULT_LEVEL: u8 = 6;
@@ -87,6 +87,26 @@ pub fn encode_with(weights: &[i8], shape: Shape, bits: u8, options: &Options, pr
 /// Codes `weights` with a model that is given.
 pub fn encode_as(model: &Model, weights: &Weights<'_>) -> Vec<u8> {
     record::emit(model, weights)
+}
+
+/// What a coded constant costs, for reports and budgets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Description {
+    /// Name of the model.
+    pub model: &'static str,
+    /// Predicted instructions a weight on a Cortex-M4.
+    pub instructions_per_weight: f64,
+}
+
+/// Of coded weights.
+pub fn describe(bytes: &[u8]) -> Description {
+    let (model, instructions_per_weight) = match bytes.first() {
+        Some(&MODEL_UNIFORM) => ("uniform", 15.0),
+        Some(&MODEL_CLASSES) => ("classes", 60.0),
+        Some(&MODEL_PREDICTIVE) => ("predictive", 250.0),
+        _ => ("unknown", 0.0),
+    };
+    Description { model, instructions_per_weight }
 }
 
 /// The model under which the weights cost the least.

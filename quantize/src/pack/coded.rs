@@ -1,0 +1,194 @@
+//! Which weights are coded, and where they are decoded to.
+//!
+//! Every matrix of weights is coded by itself, its rows being output channels (see [`crate::circuit`]); what is not smaller so stays raw. A budget of
+//! predicted instructions is kept by coding the dearest matrices at lower levels.
+
+use crate::circuit::weights::{describe, encode};
+use crate::lower::{ConstantSpec, Program};
+use pith::Model;
+use pith::circuit::Shape;
+use pith::format::op::Op;
+use pith::format::tensor::Constant;
+use pith::kernels::generic::Packed;
+use pith::ops;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of a decoder's state and a row of weights that an operator with tiles may want.
+const MAX_WORK_BYTES: usize = 4096;
+
+/// Where coded weights are decoded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// Once at start, into RAM.
+    Ram,
+    /// Once, into flash.
+    Flash,
+    /// At every run, through a tile of scratch memory.
+    Tile,
+}
+
+impl Residency {
+    /// As a constant's record says it.
+    pub fn code(self) -> u16 {
+        match self {
+            Residency::Ram => Constant::IN_RAM,
+            Residency::Flash => Constant::IN_FLASH,
+            Residency::Tile => Constant::IN_TILES,
+        }
+    }
+
+    /// Of a coded constant, none of a raw one.
+    pub fn of(constant: &Constant) -> Option<Residency> {
+        let all = [Residency::Ram, Residency::Flash, Residency::Tile];
+        all.into_iter().find(|residency| constant.is_coded() && constant.residency == residency.code())
+    }
+
+    /// For tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Residency::Ram => "ram",
+            Residency::Flash => "flash",
+            Residency::Tile => "tile",
+        }
+    }
+}
+
+/// How weights are coded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompressOptions {
+    /// 0 for raw weights, 1 to 9 from fast to small.
+    pub level: u8,
+    /// Where they are decoded to.
+    pub residency: Residency,
+    /// Predicted instructions on a Cortex-M4 that decoding all of them may take: of a run in tiles, else once.
+    pub max_instructions: Option<f64>,
+}
+
+impl CompressOptions {
+    /// Raw weights.
+    pub const NONE: CompressOptions = CompressOptions { level: 0, residency: Residency::Ram, max_instructions: None };
+}
+
+/// An operator's weights as a matrix: rows of output channels.
+pub(super) struct Matrix {
+    pub weights: Vec<i8>,
+    pub shape: Shape,
+    pub bits: u8,
+}
+
+impl Matrix {
+    /// None of an operator without weights or whose weights are not row-major.
+    pub(super) fn of(program: &Program, op: &Op<'_>) -> Option<Matrix> {
+        let constant = program.constants.get(op.weights()? as usize).filter(|c| is_row_major(c))?;
+        let packed = Packed { bytes: &constant.bytes, bits: constant.record.bits };
+        let len = constant.record.len as usize;
+        let (rows, positions) = match op {
+            Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
+                (c.out_c as usize, c.kernel_h as usize * c.kernel_w as usize)
+            }
+            Op::Linear(l) => (l.n as usize, pixels(program, l.input, l.k as usize)),
+            _ => return None,
+        };
+        let channels = len.checked_div(rows * positions)?;
+        let at = |i: usize| match op {
+            // In memory the taps come first.
+            Op::Depthwise(_) => packed.get(i % positions * rows + i / positions),
+            _ => packed.get(i),
+        };
+        let weights = (0..len).map(at).collect();
+        Some(Matrix { weights, shape: Shape { rows, positions, channels }, bits: constant.record.bits })
+    }
+
+    fn code(&self, level: u8) -> Vec<u8> {
+        encode(&self.weights, self.shape, self.bits, level)
+    }
+
+    fn instructions(&self, code: &[u8]) -> f64 {
+        describe(code).instructions_per_weight * self.weights.len() as f64
+    }
+}
+
+fn is_row_major(constant: &ConstantSpec) -> bool {
+    let record = &constant.record;
+    record.kind == Constant::KIND_WEIGHTS && !record.is_coded()
+}
+
+/// Pixels of the map whose elements a linear layer reads, 1 if it reads no map.
+fn pixels(program: &Program, input: u16, k: usize) -> usize {
+    let mut id = input as usize;
+    while let Some(source) = program.tensors[id].alias_of {
+        id = source;
+    }
+    let tensor = &program.tensors[id].record;
+    match (tensor.rank, tensor.dims, tensor.len as usize == k) {
+        (3, [h, w, ..], true) => h as usize * w as usize,
+        _ => 1,
+    }
+}
+
+/// The code of every operator's weights, none where `floor` (bytes that raw weights take in its place) is not undercut.
+pub(super) fn encode_all(
+    program: &Program,
+    options: CompressOptions,
+    floor: impl Fn(usize) -> Option<usize> + Sync,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Vec<Option<Vec<u8>>> {
+    let matrices: Vec<Option<(Matrix, usize)>> =
+        (0..program.ops.len()).map(|i| Matrix::of(program, &program.ops[i].record).zip(floor(i))).collect();
+    let total = matrices.iter().flatten().count();
+    let smaller = |code: Vec<u8>, floor: usize| Some(code).filter(|code| code.len() < floor);
+    let mut codes: Vec<Option<Vec<u8>>> = matrices
+        .par_iter()
+        .map(|matrix| {
+            let (matrix, floor) = matrix.as_ref()?;
+            let code = smaller(matrix.code(options.level), *floor);
+            progress("coding", total);
+            code
+        })
+        .collect();
+    let Some(budget) = options.max_instructions else { return codes };
+    let mut levels = vec![options.level; codes.len()];
+    loop {
+        let costs: Vec<f64> = std::iter::zip(&matrices, &codes)
+            .map(|(m, code)| m.as_ref().zip(code.as_ref()).map_or(0.0, |((m, _), code)| m.instructions(code)))
+            .collect();
+        let dearest = (0..costs.len()).max_by(|&a, &b| costs[a].total_cmp(&costs[b]).then(b.cmp(&a)));
+        let dearest = dearest.filter(|&i| costs[i] > 0.0 && costs.iter().sum::<f64>() > budget);
+        let Some(i) = dearest else { return codes };
+        levels[i] -= 1;
+        codes[i] =
+            matrices[i].as_ref().filter(|_| levels[i] > 0).and_then(|(m, floor)| smaller(m.code(levels[i]), *floor));
+    }
+}
+
+/// Where the coded weights of an operator can be decoded to, and what speaks against what was asked for.
+pub(super) fn residency(op: &Op<'_>, weights: &ConstantSpec, wanted: Residency) -> (Residency, Option<String>) {
+    if wanted != Residency::Tile {
+        return (wanted, None);
+    }
+    let record = Constant { residency: Constant::IN_TILES, ..weights.record };
+    let refused = |why: String| (Residency::Ram, Some(why));
+    match ops::tile_scratch_bytes(op, &record, &weights.bytes) {
+        Some([work, _]) if work <= MAX_WORK_BYTES => (Residency::Tile, None),
+        Some([work, _]) => refused(format!("its decoder wants {work} B; {MAX_WORK_BYTES} B are the limit")),
+        None if record.kind == Constant::KIND_BLOCKS => {
+            refused(format!("a block of its weights is larger than a tile of {} B", ops::TILE_BYTES))
+        }
+        None => refused(format!("row-major weights are larger than a tile of {} B", ops::TILE_BYTES)),
+    }
+}
+
+/// Decodes every coded constant through the runtime and compares; the first that differs, or why the model cannot be decoded.
+pub(super) fn check(model: &Model<'_>, constants: &[ConstantSpec]) -> Result<(), String> {
+    let mut scratch = vec![0; model.decode_scratch_bytes()];
+    for (id, constant) in (0..).zip(constants).filter(|(_, c)| c.record.is_coded()) {
+        let mut out = vec![0; model.decoded_len(id)];
+        model.decode(id, &mut out, &mut scratch).map_err(|e| e.to_string())?;
+        if out != constant.decoded {
+            return Err(format!("constant {id} decodes to other weights"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Coded weights as operators want them: the bytes that their constant would have in a file without code.
+//!
+//! A code holds a matrix `[n, k]` row by row, one output channel after another (see [`crate::circuit`]).
+//!
+//! | kind | of | a row becomes |
+//! |---|---|---|
+//! | weights | Conv, ConvTranspose, Linear | the next `k` elements |
+//! | weights | Depthwise | every `n`th element: `[position, channel]` in memory |
+//! | blocks | Conv, Linear | a row of a block, with the output stage of its channel, into which the row's sum is folded |
+//!
+//! Rows come in *units*, the smallest number of them that takes whole bytes: a block, one row of bytes, up to eight narrow rows, all of a depthwise
+//! filter.
+
+use crate::circuit::{self, Coded, Shape};
+use crate::format::blocks::{self, Layout, MAX_K};
+use crate::format::op::Op;
+use crate::format::tensor::Constant;
+use crate::model::Model;
+use crate::ops::{self, Channels, TILE_BYTES};
+
+const NOT_CODED: &str = "coded weights: the operator has none";
+const SHAPE: &str = "coded weights: their shape is not the operator's";
+
+/// The coded weights of an operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'m> {
+    coded: Coded<'m>,
+    form: Form<'m>,
+    bits: u8,
+    /// Output channels.
+    pub(crate) n: usize,
+    /// Weights of a row.
+    k: usize,
+}
+
+/// What rows become.
+#[derive(Clone, Copy, Debug)]
+enum Form<'m> {
+    Rows,
+    Depthwise,
+    Blocks { layout: Layout, kernel: [usize; 3], zero_point: i32, channels: Channels<'m> },
+}
+
+impl<'m> Source<'m> {
+    /// The weights of `op`, or why they are not its weights.
+    pub(crate) fn of(model: &Model<'m>, op: &Op<'_>) -> Result<Source<'m>, &'static str> {
+        let id = op.weights().ok_or(NOT_CODED)?;
+        let mut source = Source::of_stored(op, &model.constant(id), model.stored_bytes(id))?;
+        if let Form::Blocks { zero_point, channels, .. } = &mut source.form {
+            let (input, stages) = match op {
+                Op::Conv(c) => (c.input, c.channels),
+                Op::Linear(l) => (l.input, l.channels),
+                _ => return Err(NOT_CODED),
+            };
+            *zero_point = model.tensor(input).zero_point;
+            *channels = Channels::new(model.stored_bytes(stages), source.n);
+        }
+        Ok(source)
+    }
+
+    /// As [`Source::of`] of what is stored alone: enough for sizes.
+    pub(crate) fn of_stored(op: &Op<'_>, weights: &Constant, stored: &'m [u8]) -> Result<Source<'m>, &'static str> {
+        let len = usize::try_from(weights.len).map_err(|_| SHAPE)?;
+        let coded = Coded::new_checked(stored, weights.bits, len)?;
+        let (shape, k) = (coded.shape(), coded.shape().row());
+        let (n, kernel) = match op {
+            Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
+                (c.out_c as usize, [c.kernel_h, c.kernel_w, c.in_c].map(usize::from))
+            }
+            Op::Linear(l) => (l.n as usize, [1, 1, l.k as usize]),
+            _ => return Err(NOT_CODED),
+        };
+        if shape.rows != n || n.checked_mul(k) != Some(len) {
+            return Err(SHAPE);
+        }
+        let form = match (Layout::from_code(weights.layout), op) {
+            (None, Op::Depthwise(_)) => Form::Depthwise,
+            (None, _) => Form::Rows,
+            (Some(layout), _) => {
+                let channels = Channels { bias: &[], multiplier: &[], shift: &[] };
+                Form::Blocks { layout, kernel, zero_point: 0, channels }
+            }
+        };
+        Ok(Source { coded, form, bits: weights.bits, n, k })
+    }
+
+    /// Rows of a unit.
+    fn unit_rows(&self) -> usize {
+        match self.form {
+            Form::Rows => unit_rows(self.bits, self.k),
+            Form::Depthwise => self.n,
+            Form::Blocks { layout, .. } => layout.rows(),
+        }
+    }
+
+    /// Bytes of so many rows, a multiple of those of a unit or all that are left.
+    pub(crate) fn bytes(&self, rows: usize) -> usize {
+        match self.form {
+            Form::Rows | Form::Depthwise => weights_bytes(rows, self.k, self.bits),
+            Form::Blocks { layout, .. } => layout.matrix_bytes(self.bits, rows, self.k),
+        }
+    }
+
+    /// Bytes of the largest unit.
+    pub(crate) fn unit_bytes(&self) -> usize {
+        self.bytes(self.unit_rows().min(self.n))
+    }
+
+    /// Rows of a tile, as many whole units as fit, but not more than there are; 0 if none fits.
+    pub(crate) fn tile_rows(&self) -> usize {
+        (TILE_BYTES / self.unit_bytes().max(1)).saturating_mul(self.unit_rows()).min(self.n)
+    }
+
+    /// Scratch bytes of an operator that decodes these weights at every run, behind its own: what [`Source::start`] works in, and a tile. None if
+    /// that cannot be: of blocks, one does not fit a tile; of others, not all do.
+    pub(crate) fn tile_scratch_bytes(&self) -> Option<[usize; 2]> {
+        let rows = self.tile_rows();
+        let in_blocks = matches!(self.form, Form::Blocks { .. });
+        let fits = rows > 0 && (in_blocks || rows == self.n);
+        fits.then(|| [self.work_bytes(), self.bytes(rows).next_multiple_of(4)])
+    }
+
+    /// Bytes that [`Source::start`] works in: the decoder's state and a row.
+    pub(crate) fn work_bytes(&self) -> usize {
+        4 * self.coded.state_words() + self.k.next_multiple_of(4)
+    }
+
+    /// Before the first row; `work` has [`Source::work_bytes`] at a multiple of 4.
+    pub(crate) fn start<'s>(&self, work: &'s mut [u8]) -> Option<Unpacker<'m, 's>> {
+        let (state, row) = work.split_at_mut_checked(4 * self.coded.state_words())?;
+        let decoder = self.coded.decoder(bytemuck::try_cast_slice_mut(state).ok()?)?;
+        let row = bytemuck::cast_slice_mut(row.get_mut(..self.k)?);
+        Some(Unpacker { source: *self, decoder, row, next: 0 })
+    }
+}
+
+/// Decodes unit after unit.
+#[derive(Debug)]
+pub(crate) struct Unpacker<'m, 's> {
+    source: Source<'m>,
+    decoder: circuit::Decoder<'m, 's>,
+    row: &'s mut [i8],
+    next: usize,
+}
+
+impl Unpacker<'_, '_> {
+    /// Fills `out` with the next rows; its length is [`Source::bytes`] of whole units, or of all that is left.
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
+        let Source { form, bits, n, k, .. } = self.source;
+        match form {
+            Form::Blocks { layout, .. } => {
+                out.chunks_exact_mut(layout.block_bytes(bits, k)).for_each(|block| self.block(block));
+            }
+            Form::Rows if bits == 8 => {
+                for row in out.chunks_exact_mut(k.max(1)) {
+                    self.decoder.row(bytemuck::cast_slice_mut(row));
+                    self.next += 1;
+                }
+            }
+            Form::Rows => {
+                out.fill(0);
+                let rows = (out.len() * 8).checked_div(k * bits as usize).unwrap_or(0).min(n.saturating_sub(self.next));
+                for row in 0..rows {
+                    self.decoder.row(self.row);
+                    self.row.iter().enumerate().for_each(|(i, &w)| put(out, row * k + i, bits, w));
+                }
+                self.next += rows;
+            }
+            Form::Depthwise => {
+                out.fill(0);
+                for channel in 0..n {
+                    self.decoder.row(self.row);
+                    self.row.iter().enumerate().for_each(|(tap, &w)| put(out, tap * n + channel, bits, w));
+                }
+                self.next = n;
+            }
+        }
+    }
+
+    /// The next rows, as many as a block has.
+    fn block(&mut self, block: &mut [u8]) {
+        let Source { form, bits, n, k, .. } = self.source;
+        let Form::Blocks { layout, kernel, zero_point, channels } = form else { return };
+        blocks::begin(layout, block);
+        for lane in 0..layout.rows() {
+            if self.next >= n {
+                blocks::put_row(layout, bits, k, lane, core::iter::empty(), block);
+                continue;
+            }
+            self.decoder.row(self.row);
+            let row: &[i8] = self.row;
+            let sum = match (layout, kernel) {
+                (Layout::Rows, [kernel_h, kernel_w, in_c]) if kernel_h > 1 => {
+                    let taps = (0..kernel_w).flat_map(|kx| (0..kernel_h).map(move |ky| (ky * kernel_w + kx) * in_c));
+                    let weights = taps.flat_map(|tap| row.iter().skip(tap).take(in_c).copied());
+                    blocks::put_row(layout, bits, k, lane, weights, block)
+                }
+                _ => blocks::put_row(layout, bits, k, lane, row.iter().copied(), block),
+            };
+            blocks::put_stage(layout, lane, channels.get(self.next), zero_point, sum, block);
+            self.next += 1;
+        }
+    }
+
+    /// After the last row: whether the code was that of these weights.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.next == self.source.n && self.decoder.is_finished()
+    }
+}
+
+/// Checks a coded constant by itself and returns the bytes that it takes decoded.
+pub(crate) fn check(constant: &Constant, stored: &[u8]) -> Result<u64, &'static str> {
+    let len = usize::try_from(constant.len).map_err(|_| "length")?;
+    let Shape { rows: n, .. } = Coded::new_checked(stored, constant.bits, len)?.shape();
+    let k = len / n.max(1);
+    let Some(layout) = Layout::from_code(constant.layout) else {
+        return Ok((constant.len as u64 * constant.bits as u64).div_ceil(8));
+    };
+    if !layout.holds(constant.bits) || k > MAX_K {
+        return Err("width or length of weights in blocks");
+    }
+    // Of at most 2^16 columns of a byte each and 2^28 rows, 64 bits hold the product.
+    Ok(n.div_ceil(layout.rows()) as u64 * layout.block_bytes(constant.bits, k) as u64)
+}
+
+/// Bytes that a checked constant takes decoded.
+pub(crate) fn decoded_bytes(constant: &Constant, stored: &[u8]) -> usize {
+    let len = constant.len as usize;
+    match (Layout::from_code(constant.layout), circuit::shape_of(stored, len)) {
+        (Some(layout), Some(shape)) => layout.matrix_bytes(constant.bits, shape.rows, shape.row()),
+        _ => weights_bytes(1, len, constant.bits),
+    }
+}
+
+/// Tiles that an operator runs in: 1 unless its weights are decoded in several.
+pub(crate) fn tiles(op: &Op<'_>, weights: &Constant) -> usize {
+    match (Layout::from_code(weights.layout), ops::matrix_shape(op)) {
+        (Some(layout), Some((n, k))) if weights.is_in_tiles() => {
+            let blocks = TILE_BYTES / layout.block_bytes(weights.bits, k).max(1);
+            n.div_ceil(layout.rows()).checked_div(blocks).map_or(0, |_| n.div_ceil(layout.rows()).div_ceil(blocks))
+        }
+        _ => 1,
+    }
+}
+
+/// Bytes of `rows` rows of `k` weights.
+fn weights_bytes(rows: usize, k: usize, bits: u8) -> usize {
+    (rows as u64 * k as u64 * bits as u64).div_ceil(8) as usize
+}
+
+/// Rows that take whole bytes together.
+fn unit_rows(bits: u8, k: usize) -> usize {
+    8 >> (k * bits as usize).trailing_zeros().min(3)
+}
+
+/// Adds element `index` to a bit stream of zeros.
+fn put(out: &mut [u8], index: usize, bits: u8, w: i8) {
+    let at = index * bits as usize;
+    let word = ((w as u8 as u16) & ((1u16 << bits) - 1)) << (at % 8);
+    for (to, byte) in out.iter_mut().skip(at / 8).zip(word.to_le_bytes()) {
+        *to |= byte;
+    }
+}

@@ -1,0 +1,249 @@
+//! Coded constants of a model, decoded: into RAM, page after page for flash, or one by one.
+//!
+//! Resident constants decode into one region, in their order, each at a multiple of [`ALIGN`]; gaps are zeros. What operators read of it is
+//! [`Model::constant_bytes`]. The header carries its length and checksum, so that a device which has written it to flash need not decode again:
+//!
+//! ```text
+//! RAM     decode_into ──> model to run
+//! flash   decode_with ──> pages ──> flash;   then and after every later start: with_decoded ──> model to run
+//! tiles   nothing to do: decoded while it runs
+//! ```
+
+use crate::coded::{self, Source};
+use crate::error::Error;
+use crate::format::ALIGN;
+use crate::format::crc32::crc32;
+use crate::format::op::Op;
+use crate::model::Model;
+
+/// What [`Error::Constant`] says of code that is not that of its weights.
+const DAMAGED: &str = "code: it is damaged; copy or build the file again";
+
+impl<'m> Model<'m> {
+    /// Bytes that resident constants take decoded, 0 if there are none.
+    pub fn decoded_bytes(&self) -> usize {
+        self.header().decoded_bytes as usize
+    }
+
+    /// Whether an engine can run it: nothing has to be decoded before, or it has been.
+    pub fn is_decoded(&self) -> bool {
+        self.decoded().len() == self.decoded_bytes()
+    }
+
+    /// Scratch bytes that decoding and [`Model::verify`] want, at any alignment; the arena may lend them. 0 if nothing is coded.
+    pub fn decode_scratch_bytes(&self) -> usize {
+        let of = |op| Source::of(self, &op).map_or(0, |source| source.work_bytes() + source.unit_bytes() + 4);
+        self.coded().map(|(_, op)| of(op)).max().unwrap_or(0)
+    }
+
+    /// Decodes resident constants into `memory` (RAM), which needs [`Model::decoded_bytes`] at a multiple of [`ALIGN`], and returns the model that
+    /// reads them there. `scratch` needs [`Model::decode_scratch_bytes`].
+    pub fn decode_into<'d>(&self, memory: &'d mut [u8], scratch: &mut [u8]) -> Result<Model<'d>, Error>
+    where
+        'm: 'd,
+    {
+        let (needed, given) = (self.decoded_bytes(), memory.len());
+        let memory =
+            memory.get_mut(..needed).ok_or(Error::DecodeTooSmall { what: "the memory for weights", needed, given })?;
+        if needed > 0 && memory.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(Error::DecodedMisaligned);
+        }
+        memory.fill(0);
+        for (id, constant) in (0..).zip(self.constants()) {
+            if constant.is_resident() {
+                let (offset, bytes) = self.resident_range(id);
+                let out = memory.get_mut(offset..).and_then(|m| m.get_mut(..bytes)).unwrap_or(&mut []);
+                self.decode(id, out, scratch)?;
+            }
+        }
+        Ok(self.over(memory))
+    }
+
+    /// Decodes resident constants page by page, for flash: `write` gets the offset of a page and its bytes, in order, and says whether it went well.
+    /// The length of `page` is that of all pages (the last is filled up with zeros), `scratch` needs [`Model::decode_scratch_bytes`].
+    pub fn decode_with(
+        &self,
+        scratch: &mut [u8],
+        page: &mut [u8],
+        write: &mut impl FnMut(usize, &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let mut pages = Pages { page, taken: 0, offset: 0, write };
+        for (id, constant) in (0..).zip(self.constants()) {
+            if !constant.is_resident() {
+                continue;
+            }
+            let (offset, mut left) = self.resident_range(id);
+            pages.pad(offset)?;
+            let (source, work, unit) = self.prepare(id, scratch)?;
+            let mut unpacker = source.start(work).ok_or(damaged(id))?;
+            while left > 0 {
+                let bytes = unit.len().min(left).max(1);
+                let out = unit.get_mut(..bytes).ok_or(damaged(id))?;
+                unpacker.fill(out);
+                pages.put(out)?;
+                left -= bytes;
+            }
+            if !unpacker.is_finished() {
+                return Err(damaged(id));
+            }
+        }
+        pages.finish()
+    }
+
+    /// The model over resident constants that were decoded before, after a look at their checksum. `bytes` lie at a multiple of [`ALIGN`] and may be
+    /// longer than [`Model::decoded_bytes`].
+    pub fn with_decoded<'d>(&self, bytes: &'d [u8]) -> Result<Model<'d>, Error>
+    where
+        'm: 'd,
+    {
+        let (needed, given) = (self.decoded_bytes(), bytes.len());
+        let decoded = bytes.get(..needed).ok_or(Error::DecodeTooSmall { what: "what was decoded", needed, given })?;
+        if needed > 0 && decoded.as_ptr().align_offset(ALIGN) != 0 {
+            return Err(Error::DecodedMisaligned);
+        }
+        let (stored, computed) = (self.header().decoded_crc32, crc32(decoded));
+        if needed > 0 && stored != computed {
+            return Err(Error::DecodedChecksum { stored, computed });
+        }
+        Ok(self.over(decoded))
+    }
+
+    /// Decodes all coded constants once and says which of them is damaged. `scratch` needs [`Model::decode_scratch_bytes`].
+    pub fn verify(&self, scratch: &mut [u8]) -> Result<(), Error> {
+        for (id, _) in self.coded() {
+            let (source, work, unit) = self.prepare(id, scratch)?;
+            let mut unpacker = source.start(work).ok_or(damaged(id))?;
+            let mut left = source.bytes(source.n);
+            while left > 0 {
+                let bytes = unit.len().min(left).max(1);
+                unpacker.fill(unit.get_mut(..bytes).ok_or(damaged(id))?);
+                left -= bytes;
+            }
+            if !unpacker.is_finished() {
+                return Err(damaged(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes one coded constant into the bytes that it would have without code; `out` has exactly [`Model::decoded_len`] of them, `scratch`
+    /// [`Model::decode_scratch_bytes`].
+    pub fn decode(&self, id: u16, out: &mut [u8], scratch: &mut [u8]) -> Result<(), Error> {
+        let (needed, given) = (self.decoded_len(id), out.len());
+        if needed != given {
+            return Err(Error::DecodeTooSmall { what: "the memory for weights", needed, given });
+        }
+        let (source, work, _) = self.prepare(id, scratch)?;
+        let mut unpacker = source.start(work).ok_or(damaged(id))?;
+        unpacker.fill(out);
+        if unpacker.is_finished() { Ok(()) } else { Err(damaged(id)) }
+    }
+
+    /// Bytes that a coded constant takes decoded, 0 if it is not coded.
+    pub fn decoded_len(&self, id: u16) -> usize {
+        let constant = self.constant(id);
+        if constant.is_coded() { coded::decoded_bytes(&constant, self.stored_bytes(id)) } else { 0 }
+    }
+
+    /// Coded constants with the operator that they are decoded for: the first that names them.
+    pub(crate) fn coded(&self) -> impl Iterator<Item = (u16, Op<'m>)> {
+        let model = *self;
+        let coded = (0..).zip(self.constants()).filter(|(_, constant)| constant.is_coded());
+        coded.filter_map(move |(id, _)| Some((id, model.user_of(id)?)))
+    }
+
+    fn user_of(&self, id: u16) -> Option<Op<'m>> {
+        self.ops().map(|(_, op)| op).find(|op| op.weights() == Some(id))
+    }
+
+    /// What a coded constant is decoded from, the memory for that, and that for a unit.
+    fn prepare<'s>(&self, id: u16, scratch: &'s mut [u8]) -> Result<(Source<'m>, &'s mut [u8], &'s mut [u8]), Error> {
+        let named = |what| Error::Constant { index: id.into(), what };
+        let op = self.user_of(id).ok_or(named("use: no operator names it"))?;
+        let source = Source::of(self, &op).map_err(named)?;
+        let (work, unit) = (source.work_bytes(), source.unit_bytes());
+        let (needed, given) = (work + unit + 4, scratch.len());
+        let too_small = Error::DecodeTooSmall { what: "the scratch memory", needed, given };
+        let aligned = scratch.get_mut(scratch.as_ptr().align_offset(4)..).ok_or(too_small)?;
+        let (work, rest) = aligned.split_at_mut_checked(work).ok_or(too_small)?;
+        Ok((source, work, rest.get_mut(..unit).ok_or(too_small)?))
+    }
+
+    /// Offset and length of a resident constant in the decoded region.
+    fn resident_range(&self, id: u16) -> (usize, usize) {
+        let mut end = 0usize;
+        for (other, constant) in (0..id).zip(self.constants()) {
+            if constant.is_resident() {
+                end = end.next_multiple_of(ALIGN) + coded::decoded_bytes(constant, self.stored_bytes(other));
+            }
+        }
+        (end.next_multiple_of(ALIGN), self.decoded_len(id))
+    }
+
+    /// A resident constant in the decoded region, empty before it is decoded.
+    pub(crate) fn resident_bytes(&self, id: u16) -> &'m [u8] {
+        if self.decoded().is_empty() || !self.constant(id).is_resident() {
+            return &[];
+        }
+        let (offset, bytes) = self.resident_range(id);
+        self.decoded().get(offset..).and_then(|rest| rest.get(..bytes)).unwrap_or(&[])
+    }
+}
+
+fn damaged(id: u16) -> Error {
+    Error::Constant { index: id.into(), what: DAMAGED }
+}
+
+/// Bytes on their way into pages.
+struct Pages<'p, W> {
+    page: &'p mut [u8],
+    /// Bytes of the page that are filled.
+    taken: usize,
+    /// Of the page.
+    offset: usize,
+    write: &'p mut W,
+}
+
+impl<W: FnMut(usize, &[u8]) -> bool> Pages<'_, W> {
+    fn put(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let room = self.page.get_mut(self.taken..).unwrap_or(&mut []);
+            if room.is_empty() {
+                return Err(Error::DecodeTooSmall { what: "the page", needed: 1, given: 0 });
+            }
+            let (now, later) = bytes.split_at(room.len().min(bytes.len()));
+            room.iter_mut().zip(now).for_each(|(to, &byte)| *to = byte);
+            self.taken += now.len();
+            bytes = later;
+            if self.taken == self.page.len() {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeros up to an offset.
+    fn pad(&mut self, offset: usize) -> Result<(), Error> {
+        while self.offset + self.taken < offset {
+            self.put(&[0])?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if !(self.write)(self.offset, self.page) {
+            return Err(Error::WriteRefused { offset: self.offset });
+        }
+        self.offset += self.page.len();
+        self.taken = 0;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), Error> {
+        if self.taken == 0 {
+            return Ok(());
+        }
+        self.page.iter_mut().skip(self.taken).for_each(|byte| *byte = 0);
+        self.flush()
+    }
+}
