@@ -50,6 +50,37 @@ fn normalize(row: &mut [f32]) {
     }
 }
 
+/// Removes the `share` of all product units that have the smallest flow on `data`, with their input units and edges; a region keeps its largest.
+/// Where edges are dense and input units large, this is what makes a circuit small and fast: regions of certain variables keep one unit.
+pub fn prune_units(circuit: &mut Circuit, data: &Data, share: f32, work: &mut Workspace) {
+    let rows: Vec<u32> = (0..data.samples() as u32).collect();
+    let (flows, _) = em::total_flows(circuit, data, &rows, 512, work, &mut |_| ());
+    let unit_flow = |(region, flow): (&Region, &Flow)| -> Vec<f32> {
+        let rows = || flow.edges.chunks_exact(region.stride());
+        (0..region.units).map(|j| rows().map(|row| row[j]).sum()).collect()
+    };
+    let flows: Vec<Vec<f32>> = circuit.regions.iter().zip(&flows).map(unit_flow).collect();
+    let mut all: Vec<f32> = flows.concat();
+    let count = (all.len() as f32 * share) as usize;
+    if count == 0 || count >= all.len() {
+        return;
+    }
+    let (_, &mut threshold, _) = all.select_nth_unstable_by(count, f32::total_cmp);
+    for (index, flow) in flows.iter().enumerate() {
+        let largest = (0..flow.len()).max_by(|&a, &b| flow[a].total_cmp(&flow[b]));
+        let kept: Vec<usize> = (0..flow.len()).filter(|&j| flow[j] >= threshold || Some(j) == largest).collect();
+        restrict(circuit, index, &kept);
+        let region = &mut circuit.regions[index];
+        let stride = region.stride();
+        for row in region.weights.chunks_exact_mut(stride) {
+            if row.iter().all(|&w| w == 0.0) {
+                row[..kept.len()].fill(1.0);
+            }
+            normalize(row);
+        }
+    }
+}
+
 /// Removes units that no sum above them uses, with the sums of the children that only they used.
 fn remove_unreached(circuit: &mut Circuit) {
     for index in (0..circuit.regions.len()).rev() {
@@ -59,15 +90,20 @@ fn remove_unreached(circuit: &mut Circuit) {
         if kept.len() == region.units {
             continue;
         }
-        let children: Vec<usize> = circuit.children(index).collect();
-        for child in children {
-            let child = &mut circuit.regions[child];
-            let stride = child.stride();
-            child.weights = kept.iter().flat_map(|&i| &child.weights[i * stride..][..stride]).copied().collect();
-            child.above = kept.len();
-        }
-        keep_units(&mut circuit.regions[index], &kept);
+        restrict(circuit, index, &kept);
     }
+}
+
+/// Keeps these units of a region, and the sums of its children that they multiply.
+fn restrict(circuit: &mut Circuit, index: usize, kept: &[usize]) {
+    let children: Vec<usize> = circuit.children(index).collect();
+    for child in children {
+        let child = &mut circuit.regions[child];
+        let stride = child.stride();
+        child.weights = kept.iter().flat_map(|&i| &child.weights[i * stride..][..stride]).copied().collect();
+        child.above = kept.len();
+    }
+    keep_units(&mut circuit.regions[index], kept);
 }
 
 /// Makes `kept` the region's units, in this order; a unit may be there more than once.

@@ -7,7 +7,7 @@ use super::hclt::{Leaves, hclt};
 use super::inputs::{Family, Inputs};
 use super::random::Random;
 use super::sample::sample;
-use super::sparsify::{grow, prune};
+use super::sparsify::{grow, prune, prune_units};
 use super::{Circuit, Data, Region, checkpoint, chow_liu, cost, stride};
 use pith::circuit::rans64::MAX_BITS;
 use pith::circuit::tree::Tree;
@@ -219,6 +219,12 @@ fn pruned_and_grown_circuits_are_distributions() {
         circuit.check().unwrap();
         let left: usize = circuit.regions.iter().map(Region::edges).sum();
         assert!(left < 2 * edges, "{left} of {}", 4 * edges);
+        let units = |c: &Circuit| c.regions.iter().map(|r| r.units).sum::<usize>();
+        grow(&mut circuit, 0.3, round);
+        let grown = units(&circuit);
+        prune_units(&mut circuit, &data, 0.5, &mut Workspace::default());
+        circuit.check().unwrap();
+        assert!(units(&circuit) < grown);
     }
 }
 

@@ -23,7 +23,8 @@
 //! # Bytes
 //! Little-endian 32-bit words, at a multiple of 4: `PCT1`, number of variables, number of regions, a zero; then for each region in the order of
 //! entering (a parent before its children, a subtree contiguous): variable + 1 or 0, index of the parent + 1 or 0, depth, units, values, first
-//! word of the cumulative table, first word of the weights, and 0 for dense or 1 for sparse weights. Then tables and weights, nothing shared, in
+//! word of the cumulative table, first word of the weights, and 0 for dense or 1 for sparse weights plus 256 times a value + 1 that a search looks
+//! at first, or 0. Then tables and weights, nothing shared, in
 //! the order of the regions: tables are `[values + 1][units]` words. Dense weights are `[above][units]` 16-bit numbers, `above` being the units
 //! of the parent, 1 for the root; sparse ones are `above + 1` words that say where each row begins among the edges, then all edges' units and
 //! then all their weights as 16-bit numbers, each padded to whole words.
@@ -63,6 +64,8 @@ struct Region<'a> {
     above: usize,
     units: usize,
     values: usize,
+    /// Where a search begins.
+    likely: Option<usize>,
     table: &'a [u32],
     weights: Weights<'a>,
 }
@@ -161,7 +164,7 @@ impl<'a> Tree<'a> {
         let table = self.words.get(table as usize..)?.get(..length)?;
         let weights = self.words.get(weights as usize..)?;
         let halves = |words: &'a [u32], n: usize| bytemuck::cast_slice::<u32, u16>(words).get(..n);
-        let weights = match kind {
+        let weights = match kind & 0xFF {
             0 => Weights::Dense(halves(weights, above.checked_mul(units)?)?),
             _ => {
                 let (starts, rest) = weights.split_at_checked(above.checked_add(1)?)?;
@@ -171,7 +174,8 @@ impl<'a> Tree<'a> {
             }
         };
         let variable = (variable as usize).checked_sub(1);
-        Some(Region { variable, parent, depth: depth as usize, above, units, values, table, weights })
+        let likely = (kind as usize >> 8).checked_sub(1).filter(|&likely| likely < values);
+        Some(Region { variable, parent, depth: depth as usize, above, units, values, likely, table, weights })
     }
 
     /// Number of variables of a sample.
@@ -240,6 +244,7 @@ pub struct Conditional<'a> {
     table: &'a [u32],
     units: usize,
     values: usize,
+    likely: Option<usize>,
     down: &'a [u32],
     /// `(2^28 - K) * 2^32 / sum of down`.
     factor: u64,
@@ -253,8 +258,8 @@ impl Conditional<'_> {
 
     /// Where the interval of a value begins, out of `2^28`; beyond the last value, `2^28`.
     pub fn start(&self, value: usize) -> u32 {
-        if value >= self.values {
-            return 1 << MAX_BITS;
+        if value == 0 || value >= self.values {
+            return if value == 0 { 0 } else { 1 << MAX_BITS };
         }
         let row = self.table.get(value * self.units..).unwrap_or_default();
         let share = dot(self.down, row) >> CUMULATIVE_BITS;
@@ -272,8 +277,9 @@ impl Conditional<'_> {
     pub fn find(&self, slot: u32) -> (usize, u32, u32) {
         let (mut low, mut high) = (0, self.values);
         let (mut start, mut end) = (0, 1 << MAX_BITS);
+        let mut first = self.likely.into_iter().flat_map(|value| [value, value + 1]);
         while high - low > 1 {
-            let middle = (low + high) / 2;
+            let middle = first.find(|&value| low < value && value < high).unwrap_or((low + high) / 2);
             let at = self.start(middle);
             if at <= slot {
                 (low, start) = (middle, at);
@@ -354,7 +360,8 @@ impl Way<'_> {
         if let Some(variable) = region.variable {
             let total: u64 = step.down.iter().map(|&m| m as u64).sum();
             let factor = (((1 << MAX_BITS) - values as u64) << 32) / total.max(1);
-            let conditional = Conditional { table: region.table, units, values, down: step.down, factor };
+            let conditional =
+                Conditional { table: region.table, units, values, likely: region.likely, down: step.down, factor };
             let x = choose(variable, &conditional).min(values - 1);
             let (low, high) = region.table.get(x * units..)?.get(..2 * units)?.split_at(units);
             for ((sum, &low), &high) in sums.iter_mut().zip(low).zip(high) {
