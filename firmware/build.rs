@@ -30,7 +30,7 @@ fn generate() -> Result<(), Box<dyn Error>> {
 
     let embedded = match (variable("PITH_MODEL"), variable("PITH_INPUTS")) {
         (Some(model), Some(inputs)) => embed(&model, &inputs)?,
-        _ => source(0, 0, 0, "[]", 0, "[]"),
+        _ => source(Sizes::default(), 0, 0, "[]", 0, "[]"),
     };
     fs::write(out.join("embedded.rs"), embedded)?;
     Ok(())
@@ -46,19 +46,34 @@ fn embed(model: &str, inputs: &str) -> Result<String, Box<dyn Error>> {
     let aligned = &mut buffer[start..start + bytes.len()];
     aligned.copy_from_slice(&bytes);
     let parsed = pith::Model::parse(aligned).map_err(|e| format!("{model}: {e}"))?;
-    let arena = parsed.arena_bytes();
+    let sizes = Sizes {
+        arena: parsed.arena_bytes(),
+        decoded: parsed.decoded_bytes(),
+        scratch: if parsed.decoded_bytes() > 0 { parsed.decode_scratch_bytes() } else { 0 },
+    };
     let input_bytes: usize = parsed.inputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).sum();
     let given = fs::metadata(inputs).map_err(|e| format!("{inputs}: {e}"))?.len() as usize;
     if input_bytes == 0 || !given.is_multiple_of(input_bytes) {
         return Err(format!("{inputs}: {given} bytes are no whole number of inputs of {input_bytes} bytes").into());
     }
     let include = |path: &str| format!("*include_bytes!({path:?})");
-    Ok(source(arena, pith::uses::uses(aligned), bytes.len(), &include(model), given, &include(inputs)))
+    Ok(source(sizes, pith::uses::uses(aligned), bytes.len(), &include(model), given, &include(inputs)))
 }
 
-fn source(arena: usize, uses: u64, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
+/// Memory that a model wants: to run in, for weights that are decoded once, and to decode them in.
+#[derive(Default)]
+struct Sizes {
+    arena: usize,
+    decoded: usize,
+    scratch: usize,
+}
+
+fn source(sizes: Sizes, uses: u64, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
+    let Sizes { arena, decoded, scratch } = sizes;
+    let memory = arena.max(scratch);
     format!(
-        "/// Bytes that the model's arena needs.\npub const ARENA_BYTES: usize = {arena};\n\
+        "/// Bytes of the arena, which also serves to decode weights.\npub const ARENA_BYTES: usize = {memory};\n\
+         /// Bytes of weights that are decoded once.\npub const DECODED_BYTES: usize = {decoded};\n\
          /// What the model uses of the runtime.\npub const USES: u64 = {uses};\n\
          #[unsafe(link_section = \".model\")]\nstatic MODEL_FILE: Aligned<[u8; {model_bytes}]> = Aligned({model});\n\
          #[unsafe(link_section = \".model.inputs\")]\nstatic INPUT_FILE: [u8; {input_bytes}] = {inputs};\n"

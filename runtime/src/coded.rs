@@ -179,23 +179,21 @@ impl Unpacker<'_, '_> {
 
     /// The next rows, as many as a block has.
     fn block(&mut self, block: &mut [u8]) {
-        let Source { form, bits, n, k, .. } = self.source;
+        let Source { form, bits, n, .. } = self.source;
         let Form::Blocks { layout, kernel, zero_point, channels } = form else { return };
-        blocks::begin(layout, block);
-        for lane in 0..layout.rows() {
-            if self.next >= n {
-                blocks::put_row(layout, bits, k, lane, core::iter::empty(), block);
-                continue;
-            }
+        blocks::begin(layout, bits, block);
+        for lane in 0..layout.rows().min(n - self.next.min(n)) {
             self.decoder.row(self.row);
-            let row: &[i8] = self.row;
             let sum = match (layout, kernel) {
                 (Layout::Rows, [kernel_h, kernel_w, in_c]) if kernel_h > 1 => {
-                    let taps = (0..kernel_w).flat_map(|kx| (0..kernel_h).map(move |ky| (ky * kernel_w + kx) * in_c));
-                    let weights = taps.flat_map(|tap| row.iter().skip(tap).take(in_c).copied());
-                    blocks::put_row(layout, bits, k, lane, weights, block)
+                    let taps = (0..kernel_w).flat_map(|x| (0..kernel_h).map(move |y| y * kernel_w + x));
+                    let put = |(i, tap): (usize, usize)| {
+                        let run = self.row.get(tap * in_c..(tap + 1) * in_c).unwrap_or(&[]);
+                        blocks::put(layout, bits, lane, i * in_c, run, block)
+                    };
+                    taps.enumerate().map(put).fold(0, i32::wrapping_add)
                 }
-                _ => blocks::put_row(layout, bits, k, lane, row.iter().copied(), block),
+                _ => blocks::put(layout, bits, lane, 0, self.row, block),
             };
             blocks::put_stage(layout, lane, channels.get(self.next), zero_point, sum, block);
             self.next += 1;

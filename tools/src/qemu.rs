@@ -57,6 +57,8 @@ pub struct Run {
     pub instructions: u64,
     /// Instructions of every operator; empty with a single sample.
     pub layers: Vec<u64>,
+    /// Instructions of decoding weights once, before the first run.
+    pub decoding: u64,
     /// Stack that a run needs, in bytes.
     pub stack_bytes: usize,
     /// The runtime's code and tables, see [`crate::size::CodeSize`].
@@ -78,7 +80,8 @@ pub fn build_firmware(
 ) -> Result<(PathBuf, Machine), ToolError> {
     let file = ModelFile::new(model);
     let parsed = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
-    let machine = core.machine(model.len() + inputs.len(), parsed.arena_bytes());
+    let ram = parsed.arena_bytes().max(parsed.decode_scratch_bytes()) + parsed.decoded_bytes();
+    let machine = core.machine(model.len() + inputs.len(), ram);
     let embedded = [("PITH_MODEL", "model.pith", model), ("PITH_INPUTS", "inputs.bin", inputs)];
     Ok((build_program("infer", &embedded, core, machine, scratch)?, machine))
 }
@@ -145,7 +148,7 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     let read = |name: &str| std::fs::read(scratch.path().join(name)).map_err(|e| ToolError(format!("{name}: {e}")));
     let counts: Vec<u32> =
         read("counts.bin")?.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
-    let [total, stack, touched, layers @ ..] = counts.as_slice() else {
+    let [total, stack, touched, decoding, layers @ ..] = counts.as_slice() else {
         return Err(ToolError::new("the firmware left no counts"));
     };
     // SysTick has 24 bits: a long run goes round it, its layers do not.
@@ -176,6 +179,7 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
         outputs,
         instructions: instructions(*total as u64 + rounds * round),
         layers: layers.iter().map(|&t| instructions(t as u64)).collect(),
+        decoding: if parsed.decoded_bytes() > 0 { instructions(*decoding as u64) } else { 0 },
         stack_bytes: *stack as usize,
         code_bytes: code_size(&elf)?.runtime,
         arena_touched: *touched as usize,
@@ -204,6 +208,9 @@ struct Report {
     machine: &'static str,
     samples: usize,
     instructions: Option<u64>,
+    /// Of weights that are decoded once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoding: Option<u64>,
     stack_bytes: usize,
     arena_bytes: usize,
     arena_touched: usize,
@@ -247,6 +254,7 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
         machine: done.machine.machine,
         samples: given,
         instructions: counted(done.instructions),
+        decoding: counted(done.decoding).filter(|&n| n > 0),
         stack_bytes: done.stack_bytes,
         arena_bytes: model.arena_bytes(),
         arena_touched: done.arena_touched,
@@ -319,8 +327,11 @@ fn text(report: &Report) -> String {
     let macs: u64 = report.layers.iter().map(|l| l.macs).sum();
     let ratio =
         report.instructions.map_or(String::new(), |n| format!(", {:.2} per MAC", n as f64 / macs.max(1) as f64));
+    let decoding = report
+        .decoding
+        .map_or(String::new(), |n| format!("decoding before the first run: {} instructions\n", grouped(n)));
     format!(
-        "{}\n{} on {}: {} instructions{ratio} (not cycles), {} B of stack, {} of {} B of arena touched, {} samples\n",
+        "{}\n{decoding}{} on {}: {} instructions{ratio} (not cycles), {} B of stack, {} of {} B of arena touched, {} samples\n",
         table(&["layer", "op", "MACs", "instructions", "per MAC"], &rows),
         report.core,
         report.machine,

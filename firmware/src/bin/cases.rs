@@ -36,8 +36,8 @@ fn main() -> ! {
 fn run() -> Result<(u32, u32), &'static str> {
     #[cfg(feature = "helium")]
     pith_firmware::vector::switch_on(&mut cortex_m::Peripherals::take().ok_or("peripherals are taken")?.SCB);
-    let memory = || cortex_m::singleton!(: [Aligned<[u8; BYTES]>; 3] = [Aligned([0; BYTES]); 3]);
-    let [model, data, arena] = memory().ok_or("the memory is taken")?;
+    let memory = || cortex_m::singleton!(: [Aligned<[u8; BYTES]>; 4] = [Aligned([0; BYTES]); 4]);
+    let [model, data, decoded, arena] = memory().ok_or("the memory is taken")?;
     let mut cases = HostFile::open(c"cases.bin").map_err(|_| "no cases.bin")?;
     let mut verdicts = HostFile::create(c"verdicts.bin").map_err(|_| "no verdicts.bin")?;
     let (mut passed, mut count) = (0, 0);
@@ -48,7 +48,7 @@ fn run() -> Result<(u32, u32), &'static str> {
         let data = data.0.get_mut(..word(4) + word(8)).ok_or("inputs that are too large")?;
         cases.read_exact(model).and_then(|()| cases.read_exact(data)).map_err(|_| "a case is cut off")?;
         let (inputs, expected) = data.split_at(word(4));
-        let verdict = judge(model, inputs, expected, &mut arena.0);
+        let verdict = judge(model, inputs, expected, &mut decoded.0, &mut arena.0);
         verdicts.write_all(&[verdict]).map_err(|_| "the host refused a verdict")?;
         passed += u32::from(verdict == 0);
         count += 1;
@@ -56,8 +56,8 @@ fn run() -> Result<(u32, u32), &'static str> {
     Ok((passed, count))
 }
 
-fn judge(file: &[u8], inputs: &[u8], expected: &[u8], memory: &mut [u8]) -> u8 {
-    let Ok(model) = Model::parse(file) else { return 3 };
+fn judge(file: &[u8], inputs: &[u8], expected: &[u8], decoded: &mut [u8], memory: &mut [u8]) -> u8 {
+    let Ok(Ok(model)) = Model::parse(file).map(|model| model.decode_into(decoded, memory)) else { return 3 };
     let arena = GUARD..GUARD + model.arena_bytes();
     let Some(painted) = memory.get_mut(..arena.end + GUARD) else { return 3 };
     painted.fill(PAINT);

@@ -1,17 +1,19 @@
 //! Runs the embedded model on the embedded inputs.
 //!
 //! Writes two files on the host: `outputs.bin`, the int8 outputs of one sample after another, and `counts.bin`, little-endian 32-bit
-//! words: ticks of one whole run, stack bytes of a run, arena bytes that a run changed, then ticks of every operator.
+//! words: ticks of one whole run, stack bytes of a run, arena bytes that a run changed, ticks of decoding weights before the first run, then ticks
+//! of every operator.
 
 #![no_std]
 #![no_main]
 
 use cortex_m_rt::entry;
 use embedded_io::Write;
-use pith::{Aligned, Engine, Model};
+use pith::format::tensor::Constant;
+use pith::{Aligned, Engine, Model, uses};
 use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostError, HostFile, exit};
-use pith_firmware::model::{ARENA_BYTES, USES, file, inputs};
+use pith_firmware::model::{ARENA_BYTES, DECODED_BYTES, USES, file, inputs};
 use pith_firmware::stack::Gauge;
 use pith_firmware::{NoPin, run_marked};
 
@@ -41,6 +43,9 @@ fn run() -> Result<(), &'static str> {
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
     let counter = Counter::start(&mut core.SYST);
     defmt::info!("model of {} bytes, arena of {} bytes", model.header().file_bytes, model.arena_bytes());
+
+    let (decoded, decoding) = counter.ticks(|| decode(model, &mut arena.0));
+    let model = decoded?;
 
     let sample_bytes: usize = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize).sum();
     let touched = touched_bytes(&model, &mut arena.0, sample_bytes)?;
@@ -79,11 +84,31 @@ fn run() -> Result<(), &'static str> {
         }
     }
     let mut report = HostFile::create(c"counts.bin").map_err(refused)?;
-    for word in [total, stack as u32, touched as u32].iter().chain(&counts) {
+    for word in [total, stack as u32, touched as u32, decoding].iter().chain(&counts) {
         report.write_all(&word.to_le_bytes()).map_err(refused)?;
     }
     defmt::info!("{} ticks, {} bytes of stack, {} bytes of arena changed", total, stack, touched);
     Ok(())
+}
+
+/// The model with its weights decoded, as far as they are decoded once. `memory` is free before the first run.
+fn decode(model: Model<'static>, memory: &mut [u8]) -> Result<Model<'static>, &'static str> {
+    if !uses::decodes_once(USES) {
+        return Ok(model);
+    }
+    let decoded = cortex_m::singleton!(: Aligned<[u8; DECODED_BYTES]> = Aligned([0; DECODED_BYTES]));
+    let decoded = &mut decoded.ok_or("the memory for weights is taken")?.0;
+    if !model.constants().iter().any(|c| c.is_coded() && c.residency == Constant::IN_FLASH) {
+        return model.decode_into(decoded, memory).map_err(|_| "the weights are damaged");
+    }
+    // Flash, as far as the model knows: written page by page, then trusted for its checksum, as after the next start.
+    let mut write = |offset: usize, page: &[u8]| {
+        let to = decoded.iter_mut().skip(offset);
+        to.zip(page).for_each(|(to, &byte)| *to = byte);
+        true
+    };
+    model.decode_with(memory, &mut [0; BUFFER], &mut write).map_err(|_| "the weights are damaged")?;
+    model.with_decoded(decoded).map_err(|_| "the pages are damaged")
 }
 
 fn refused(_: HostError) -> &'static str {

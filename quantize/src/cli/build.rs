@@ -241,7 +241,7 @@ fn text(args: &Args, summary: &Summary, built: &Built, accuracy: Option<Accuracy
         on(built.equalized),
         built.sqnr_db,
     ));
-    built.packed.notes.iter().for_each(|note| text.push_str(&format!("note     decoded once into RAM: {note}\n")));
+    built.packed.notes.iter().for_each(|note| text.push_str(&format!("note     {note}\n")));
     if let Some(a) = accuracy {
         text.push_str(&format!(
             "accuracy {:.2} % float, {:.2} % int8, on {} samples\n",

@@ -3,14 +3,15 @@
 //! Every matrix of weights is coded by itself, its rows being output channels (see [`crate::circuit`]); what is not smaller so stays raw. A budget of
 //! predicted instructions is kept by coding the dearest matrices at lower levels.
 
+use super::plan::{PlanOptions, worthwhile_tiles};
 use crate::circuit::weights::{describe, encode};
 use crate::lower::{ConstantSpec, Program};
-use pith::Model;
 use pith::circuit::Shape;
+use pith::format::NONE;
 use pith::format::op::Op;
 use pith::format::tensor::Constant;
 use pith::kernels::generic::Packed;
-use pith::ops;
+use pith::{Isa, Model, ops};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -163,20 +164,95 @@ pub(super) fn encode_all(
     }
 }
 
-/// Where the coded weights of an operator can be decoded to, and what speaks against what was asked for.
-pub(super) fn residency(op: &Op<'_>, weights: &ConstantSpec, wanted: Residency) -> (Residency, Option<String>) {
-    if wanted != Residency::Tile {
-        return (wanted, None);
-    }
-    let record = Constant { residency: Constant::IN_TILES, ..weights.record };
-    let refused = |why: String| (Residency::Ram, Some(why));
-    match ops::tile_scratch_bytes(op, &record, &weights.bytes) {
-        Some([work, _]) if work <= MAX_WORK_BYTES => (Residency::Tile, None),
-        Some([work, _]) => refused(format!("its decoder wants {work} B; {MAX_WORK_BYTES} B are the limit")),
-        None if record.kind == Constant::KIND_BLOCKS => {
-            refused(format!("a block of its weights is larger than a tile of {} B", ops::TILE_BYTES))
+/// Why the coded weights of an operator cannot be decoded in tiles, if they cannot.
+pub(super) fn refuses_tiles(op: &Op<'_>, weights: &ConstantSpec) -> Option<String> {
+    match ops::tile_scratch_bytes(op, &weights.record, &weights.bytes) {
+        Some([work, _]) if work <= MAX_WORK_BYTES => None,
+        Some([work, _]) => Some(format!("the decoder wants {work} B, more than {MAX_WORK_BYTES}")),
+        None if weights.record.kind == Constant::KIND_BLOCKS => {
+            Some(format!("a block of weights is larger than a tile of {} B", ops::TILE_BYTES))
         }
-        None => refused(format!("row-major weights are larger than a tile of {} B", ops::TILE_BYTES)),
+        None => Some(format!("row-major weights are larger than a tile of {} B", ops::TILE_BYTES)),
+    }
+}
+
+/// Bytes of file that an operator's coded weights save; none if they are not coded.
+fn saved(program: &Program, op: &Op<'_>) -> Option<usize> {
+    let weights = &program.constants[op.weights()? as usize];
+    let stage = stage_of(op).filter(|_| weights.record.kind == Constant::KIND_BLOCKS);
+    let stage = stage.and_then(|id| program.constants.get(id as usize)).map_or(0, |stage| stage.bytes.len());
+    weights.record.is_coded().then(|| weights.decoded.len().saturating_sub(weights.bytes.len() + stage))
+}
+
+/// Leaves weights raw that cannot be decoded in tiles, or whose tiles take more memory than their code saves. Returns what is to be said of them.
+pub(super) fn leave_raw(program: &mut Program, plan: PlanOptions, isa: Isa) -> Vec<String> {
+    let mut raw: Vec<(u16, String)> = Vec::new();
+    for spec in &program.ops {
+        let id = spec.record.weights().filter(|&id| program.constants[id as usize].record.is_in_tiles());
+        let why = id.and_then(|id| refuses_tiles(&spec.record, &program.constants[id as usize]));
+        raw.extend(id.zip(why));
+    }
+    raw.iter().for_each(|(id, _)| make_raw(program, *id));
+    let mut reasons: Vec<&String> = raw.iter().map(|(_, why)| why).collect();
+    reasons.dedup();
+    let count = |why: &String| raw.iter().filter(|(_, other)| other == why).count();
+    let mut notes: Vec<String> = reasons
+        .iter()
+        .map(|why| format!("{}: {why}; --decode ram or flash has no such limit", stay_raw(count(why))))
+        .collect();
+    let saved: Vec<Option<usize>> = program.ops.iter().map(|spec| saved(program, &spec.record)).collect();
+    let tiled = worthwhile_tiles(program, plan, isa, &saved);
+    let dear: Vec<usize> = (0..tiled.len()).filter(|&i| saved[i].is_some() && !tiled[i]).collect();
+    if !dear.is_empty() {
+        let bytes: usize = dear.iter().filter_map(|&i| saved[i]).sum();
+        let what = stay_raw(dear.len());
+        notes.push(format!("{what}: tiles would take more RAM than the {bytes} B of file that they save"));
+    }
+    for i in dear {
+        program.ops[i].record.weights().iter().for_each(|&id| make_raw(program, id));
+    }
+    notes
+}
+
+fn stay_raw(layers: usize) -> String {
+    if layers == 1 { "1 layer stays raw".into() } else { format!("{layers} layers stay raw") }
+}
+
+/// The constant as it is without code, for all operators that name it.
+fn make_raw(program: &mut Program, id: u16) {
+    let constant = &mut program.constants[id as usize];
+    if !constant.record.is_coded() {
+        return;
+    }
+    constant.bytes = std::mem::take(&mut constant.decoded);
+    let record = &mut constant.record;
+    (record.encoding, record.residency) = (Constant::ENCODING_RAW, 0);
+    record.bytes = constant.bytes.len() as u32;
+    if record.kind == Constant::KIND_BLOCKS {
+        let users = program.ops.iter_mut().filter(|spec| spec.record.weights() == Some(id));
+        users.for_each(|spec| set_weights(&mut spec.record, id, true));
+    }
+}
+
+/// Names an operator's weights; blocks that are raw bring their output stage.
+pub(super) fn set_weights(op: &mut Op<'_>, id: u16, with_stage: bool) {
+    let (weights, channels) = match op {
+        Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => (&mut c.weights, &mut c.channels),
+        Op::Linear(l) => (&mut l.weights, &mut l.channels),
+        _ => return,
+    };
+    *weights = id;
+    if with_stage {
+        *channels = NONE;
+    }
+}
+
+/// The constant of an operator's output stage.
+pub(super) fn stage_of(op: &Op<'_>) -> Option<u16> {
+    match op {
+        Op::Conv(c) => Some(c.channels),
+        Op::Linear(l) => Some(l.channels),
+        _ => None,
     }
 }
 

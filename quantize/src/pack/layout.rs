@@ -1,6 +1,7 @@
 //! Weights in the order in which a target's kernels read them.
 
 use super::coded::{self, CompressOptions, Residency};
+use super::plan::PlanOptions;
 use crate::lower::{ConstantSpec, Program};
 use pith::Isa;
 use pith::format::NONE;
@@ -14,10 +15,11 @@ use pith::ops;
 /// removed. What has no such kernel (groups, dilation, other widths, a convolution's zero point outside of int8) stays row-major.
 ///
 /// With a level of compression, weights are coded where that is smaller; coded blocks leave the output stage in the operator's own constant. Returns
-/// operators whose weights are not decoded where they were meant to be, and why.
+/// what is to be said about operators whose weights stay raw though their code is smaller.
 pub fn lay_out(
     program: &mut Program,
     isa: Isa,
+    plan: PlanOptions,
     compress: CompressOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Vec<String> {
@@ -29,63 +31,42 @@ pub fn lay_out(
             let op = &program.ops[i].record;
             let weights = program.constants[op.weights()? as usize].bytes.len();
             // The output stage that blocks hold is then stored beside them.
-            let stage = stage_of(op).map_or(0, |id| program.constants[id as usize].bytes.len());
+            let stage = coded::stage_of(op).map_or(0, |id| program.constants[id as usize].bytes.len());
             Some(blocks[i].as_ref().map_or(weights, |blocks| blocks.bytes.len().saturating_sub(stage)))
         };
         codes = coded::encode_all(program, compress, floor, progress);
     }
-    let mut notes = Vec::new();
     for i in 0..program.ops.len() {
         let spec = match (blocks[i].take(), codes[i].take()) {
             (Some(blocks), None) => blocks,
             (None, None) => continue,
             (blocks, Some(code)) => {
-                let op = &program.ops[i];
-                let raw =
-                    blocks.unwrap_or_else(|| program.constants[op.record.weights().unwrap_or(NONE) as usize].clone());
-                let (spec, note) = coded_constant(&op.record, raw, code, compress.residency);
-                notes.extend(note.map(|why| format!("{}: {why}", op.name)));
-                spec
+                let id = program.ops[i].record.weights().unwrap_or(NONE) as usize;
+                coded_constant(blocks.unwrap_or_else(|| program.constants[id].clone()), code, compress.residency)
             }
         };
-        let is_raw = !spec.record.is_coded();
-        let known = program.constants.iter().position(|c| !is_raw && *c == spec);
+        let with_stage = !spec.record.is_coded();
+        let known = program.constants.iter().position(|c| !with_stage && *c == spec);
         let id = known.unwrap_or_else(|| {
             program.constants.push(spec);
             program.constants.len() - 1
-        }) as u16;
-        match &mut program.ops[i].record {
-            Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
-                c.weights = id;
-                c.channels = if is_raw { NONE } else { c.channels };
-            }
-            Op::Linear(l) => {
-                l.weights = id;
-                l.channels = if is_raw { NONE } else { l.channels };
-            }
-            _ => {}
-        }
+        });
+        coded::set_weights(&mut program.ops[i].record, id as u16, with_stage);
     }
+    let notes = if compress.residency == Residency::Tile { coded::leave_raw(program, plan, isa) } else { Vec::new() };
     remove_unused(program);
     notes
 }
 
-/// The constant of coded weights, decoded as far as that is possible to where it is wanted.
-fn coded_constant(op: &Op<'_>, raw: ConstantSpec, code: Vec<u8>, wanted: Residency) -> (ConstantSpec, Option<String>) {
-    let record = Constant { encoding: Constant::ENCODING_CODED, bytes: code.len() as u32, ..raw.record };
-    let mut spec = ConstantSpec { record, bytes: code, decoded: raw.bytes };
-    let (residency, note) = coded::residency(op, &spec, wanted);
-    spec.record.residency = residency.code();
-    (spec, note)
-}
-
-/// The constant of an operator's output stage.
-fn stage_of(op: &Op<'_>) -> Option<u16> {
-    match op {
-        Op::Conv(c) => Some(c.channels),
-        Op::Linear(l) => Some(l.channels),
-        _ => None,
-    }
+/// The constant of weights that are coded.
+fn coded_constant(raw: ConstantSpec, code: Vec<u8>, residency: Residency) -> ConstantSpec {
+    let record = Constant {
+        encoding: Constant::ENCODING_CODED,
+        residency: residency.code(),
+        bytes: code.len() as u32,
+        ..raw.record
+    };
+    ConstantSpec { record, bytes: code, decoded: raw.bytes }
 }
 
 fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {

@@ -25,7 +25,7 @@ pub struct Packed {
     pub plan: Plan,
     /// The program with its offsets.
     pub program: Program,
-    /// Operators whose coded weights are not decoded where they were meant to be, and why.
+    /// What is to be said about operators whose weights stay raw though their code is smaller.
     pub notes: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ pub fn pack_visibly(
             return Err(PackError::TooMany { what, count });
         }
     }
-    let notes = lay_out(&mut program, options.isa, options.compress, progress);
+    let notes = lay_out(&mut program, options.isa, options.plan, options.compress, progress);
     let (plan, scratch) = plan(&mut program, options.plan, options.isa);
     let mut text = String::new();
     let mut intern = |name: &str| {

@@ -113,6 +113,41 @@ pub fn plan(program: &mut Program, options: PlanOptions, isa: Isa) -> (Plan, Vec
     (plan, scratch)
 }
 
+/// Of the operators whose weights could be decoded in tiles those where that is worth its memory: `saved` are the bytes of file that each saves.
+///
+/// A tile takes scratch memory, and an operator that runs in several cannot overwrite its input. What fits under the same arena comes together, so
+/// the arena is chosen for which the file shrinks most beyond what the arena grows.
+pub(super) fn worthwhile_tiles(
+    program: &Program,
+    options: PlanOptions,
+    isa: Isa,
+    saved: &[Option<usize>],
+) -> Vec<bool> {
+    let allowed = vec![options.in_place; program.ops.len()];
+    let arena = |tiled: &[bool]| buffers(program, &allowed, isa, tiled).bound;
+    let none = vec![false; saved.len()];
+    let least = arena(&none);
+    let alone = |i: usize| {
+        let mut only = none.clone();
+        only[i] = true;
+        saved[i].map(|_| arena(&only).max(least))
+    };
+    let alone: Vec<Option<usize>> = (0..saved.len()).map(alone).collect();
+    let mut limits: Vec<usize> = alone.iter().flatten().copied().collect();
+    limits.sort_unstable();
+    limits.dedup();
+    let mut best = (0, none);
+    for limit in limits {
+        let tiled: Vec<bool> = alone.iter().map(|arena| arena.is_some_and(|arena| arena <= limit)).collect();
+        let gain: usize = saved.iter().zip(&tiled).filter(|(_, tiled)| **tiled).filter_map(|(saved, _)| *saved).sum();
+        let gain = gain as i64 - (arena(&tiled) as i64 - least as i64);
+        if gain > best.0 {
+            best = (gain, tiled);
+        }
+    }
+    best.1
+}
+
 /// One set of in-place decisions, placed.
 struct Attempt {
     arena: usize,
@@ -129,6 +164,14 @@ struct Attempt {
 }
 
 fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
+    let tiled = vec![true; program.ops.len()];
+    let attempt = buffers(program, allowed, isa, &tiled);
+    let offsets = place_all(&attempt.buffers, attempt.bound);
+    Attempt { arena: extent(&attempt.buffers, &offsets), offsets, ..attempt }
+}
+
+/// As [`attempt`], not placed; weights are decoded in tiles only where `tiled` says so.
+fn buffers(program: &Program, allowed: &[bool], isa: Isa, tiled: &[bool]) -> Attempt {
     let root = |mut t: usize| {
         while let Some(source) = program.tensors[t].alias_of {
             t = source;
@@ -144,7 +187,7 @@ fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
     let outputs = program.ops.iter().enumerate().map(|(i, op)| (Some(i), root(op.record.output() as usize)));
     for (op, t) in inputs.chain(outputs) {
         let Some((first, last)) = lives[t].filter(|_| owner[t].is_none()) else { continue };
-        let replaced = op.filter(|&i| allowed[i]).and_then(|i| replaceable(program, i, &lives, &root));
+        let replaced = op.filter(|&i| allowed[i]).and_then(|i| replaceable(program, i, tiled[i], &lives, &root));
         match replaced.and_then(|input| owner[input]).filter(|&b| buffers[b].last == first) {
             Some(b) => {
                 buffers[b].last = last;
@@ -158,7 +201,7 @@ fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
         }
     }
     for (i, spec) in program.ops.iter().enumerate() {
-        let bytes = scratch_bytes(program, &spec.record, in_place[i], isa);
+        let bytes = scratch_bytes(program, &spec.record, in_place[i], isa, tiled[i]);
         if bytes > 0 {
             scratch[i] = Some(buffers.len());
             buffers.push(Buffer { bytes, first: i, last: i });
@@ -168,9 +211,7 @@ fn attempt(program: &Program, allowed: &[bool], isa: Isa) -> Attempt {
         owner[t] = owner[root(t)];
     }
     let bound = lower_bound(&buffers, program.ops.len());
-    let offsets = place_all(&buffers, bound);
-    let arena = extent(&buffers, &offsets);
-    Attempt { arena, bound, buffers, offsets, owner, lives, scratch, in_place }
+    Attempt { arena: bound, bound, buffers, offsets: Vec::new(), owner, lives, scratch, in_place }
 }
 
 /// First and last operator of every tensor that is used, reshapes counted for their source. Inputs live from the start, outputs to the end.
@@ -195,12 +236,13 @@ fn lifetimes(program: &Program, root: &dyn Fn(usize) -> usize) -> Vec<Option<(us
 fn replaceable(
     program: &Program,
     i: usize,
+    tiled: bool,
     lives: &[Option<(usize, usize)>],
     root: &dyn Fn(usize) -> usize,
 ) -> Option<usize> {
     let record = &program.ops[i].record;
     let weights = weights_of(program, record);
-    let in_blocks = weights.layout != 0 && ops::tiles(record, &weights) == 1;
+    let in_blocks = weights.layout != 0 && (!tiled || ops::tiles(record, &weights) == 1);
     let input = match record {
         Op::Lookup(op) => op.input,
         Op::PRelu(op) => op.input,
@@ -222,10 +264,10 @@ fn replaceable(
 }
 
 /// What an operator's kernels want, and behind it what its tiles need.
-fn scratch_bytes(program: &Program, op: &Op<'_>, in_place: bool, isa: Isa) -> usize {
+fn scratch_bytes(program: &Program, op: &Op<'_>, in_place: bool, isa: Isa, tiled: bool) -> usize {
     let weights = weights_of(program, op);
     let own = ops::wanted_scratch_bytes(op, &weights, in_place, isa);
-    let Some(id) = op.weights().filter(|_| weights.is_in_tiles()) else { return own };
+    let Some(id) = op.weights().filter(|_| tiled && weights.is_in_tiles()) else { return own };
     let tile = ops::tile_scratch_bytes(op, &weights, &program.constants[id as usize].bytes).unwrap_or_default();
     own.next_multiple_of(4) + tile.iter().sum::<usize>()
 }

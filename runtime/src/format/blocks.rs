@@ -282,56 +282,73 @@ pub fn emit(
     stage: impl Fn(usize) -> (i32, i32, u8),
     out: &mut [u8],
 ) {
-    let rows = layout.rows();
+    const RUN: usize = 16;
     for (index, block) in out.chunks_exact_mut(layout.block_bytes(bits, k)).enumerate() {
-        begin(layout, block);
-        for lane in 0..rows {
-            let row = index * rows + lane;
-            let columns = if row < n { k } else { 0 };
-            let sum = put_row(layout, bits, k, lane, (0..columns).map(|column| weight(row, column)), block);
-            if row < n {
-                put_stage(layout, lane, stage(row), zero_point, sum, block);
-            }
+        begin(layout, bits, block);
+        let first = index * layout.rows();
+        for (lane, row) in (first..n.min(first + layout.rows())).enumerate() {
+            let run = |at: usize| {
+                let columns = (k - at).min(RUN);
+                let weights: [i8; RUN] = core::array::from_fn(|i| if i < columns { weight(row, at + i) } else { 0 });
+                put(layout, bits, lane, at, weights.get(..columns).unwrap_or(&[]), block)
+            };
+            let sum = (0..k).step_by(RUN).map(run).fold(0, i32::wrapping_add);
+            put_stage(layout, lane, stage(row), zero_point, sum, block);
         }
     }
 }
 
-/// Empties the output stages of a block: what its rows beyond `n` have.
-pub fn begin(layout: Layout, block: &mut [u8]) {
+/// Fills a block as if it had no rows: weights of zero, shifts of 33.
+pub fn begin(layout: Layout, bits: u8, block: &mut [u8]) {
     let rows = layout.rows();
-    if let Some(stages) = block.get_mut(..layout.stage_bytes()) {
-        stages.fill(0);
-        stages.iter_mut().skip(8 * rows).take(rows).for_each(|shift| *shift = layout.stored_shift(33));
-    }
+    let (stages, weights) = block.split_at_mut(layout.stage_bytes().min(block.len()));
+    stages.fill(0);
+    stages.iter_mut().skip(8 * rows).take(rows).for_each(|shift| *shift = layout.stored_shift(33));
+    let zero = encode(layout, bits, 0);
+    weights.fill((0..8 / bits).fold(0, |byte, i| byte | zero << (i * bits)));
 }
 
-/// Writes the weights of one row of a block with `k` columns, in the layout's order of columns, and returns their sum; the rest is padding.
-pub fn put_row(
-    layout: Layout,
-    bits: u8,
-    k: usize,
-    lane: usize,
-    weights: impl Iterator<Item = i8>,
-    block: &mut [u8],
-) -> i32 {
+/// Writes weights of a row from column `at` on, in the layout's order of columns, and returns their sum. Narrow weights begin at a multiple of
+/// [`Layout::depth`].
+pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], block: &mut [u8]) -> i32 {
+    let (depth, rows) = (layout.depth(bits), layout.rows());
+    let block = block.get_mut(layout.stage_bytes()..).unwrap_or(&mut []);
+    if bits < 8 {
+        return put_narrow(layout, bits, lane, at, weights, block);
+    }
+    let place = |at: usize| (at / depth * rows + lane) * depth + at % depth;
+    let flip = encode(layout, bits, 0);
+    let mut sum = 0i32;
+    let (fours, rest) = if at.is_multiple_of(4) { weights.as_chunks() } else { (&[][..], weights) };
+    for (at, four) in (at..).step_by(4).zip(fours) {
+        let [a, b, c, d] = *four;
+        sum = sum.wrapping_add(a as i32 + b as i32 + c as i32 + d as i32);
+        if let Some(to) = block.get_mut(place(at)..).and_then(<[u8]>::first_chunk_mut) {
+            *to = [a, b, c, d].map(|w: i8| w as u8 ^ flip);
+        }
+    }
+    for (at, &w) in (at + 4 * fours.len()..).zip(rest) {
+        sum = sum.wrapping_add(w as i32);
+        if let Some(to) = block.get_mut(place(at)) {
+            *to = w as u8 ^ flip;
+        }
+    }
+    sum
+}
+
+fn put_narrow(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], block: &mut [u8]) -> i32 {
     let (depth, rows) = (layout.depth(bits), layout.rows());
     let bytes = depth * bits as usize / 8;
-    let mut weights = weights.fuse();
     let mut sum = 0i32;
-    let runs = block.get_mut(layout.stage_bytes() + lane * bytes..).unwrap_or(&mut []).chunks_mut(rows * bytes);
-    for run in runs.take(layout.padded_k(bits, k) / depth) {
-        let mut next = || {
-            let w = weights.next().unwrap_or(0);
+    for (run, weights) in (at / depth..).zip(weights.chunks(depth)) {
+        let mut word = 0;
+        for j in 0..depth {
+            let w = weights.get(j).copied().unwrap_or(0);
             sum = sum.wrapping_add(w as i32);
-            encode(layout, bits, w)
-        };
-        let run = run.get_mut(..bytes).unwrap_or(&mut []);
-        if bits == 8 {
-            run.iter_mut().for_each(|to| *to = next());
-            continue;
+            word |= (encode(layout, bits, w) as u32) << bit_in_run(layout, bits, j);
         }
-        let word = (0..depth).fold(0u32, |word, j| word | (next() as u32) << bit_in_run(layout, bits, j));
-        run.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
+        let to = block.get_mut((run * rows + lane) * bytes..).and_then(|to| to.get_mut(..bytes)).unwrap_or(&mut []);
+        to.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
     }
     sum
 }
