@@ -2,7 +2,8 @@
 //!
 //! - [`mcu`]: executed instructions on emulated cores, beside measured figures of CMSIS-NN and others;
 //! - [`desktop`]: time at batch 1 on one thread, in turns with the [`peers`], which run in processes of their own, as [`pith`] does;
-//! - [`picture`]: bars for both.
+//! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
+//! - [`picture`]: bars for all.
 
 use crate::networks::{BENCHED, Network, shared};
 use crate::{ToolError, root};
@@ -15,6 +16,7 @@ use quantize::report::json;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+pub mod compress;
 pub mod desktop;
 pub mod mcu;
 pub mod peers;
@@ -34,6 +36,8 @@ enum Bench {
     Mcu(mcu::Args),
     /// Time on this machine, in turns with other engines
     Desktop(desktop::Args),
+    /// Weights coded by Pith beside other coders
+    Compress(compress::Args),
     /// Pith as an engine of `desktop`: JSON lines on standard input and output
     #[command(hide = true)]
     Serve,
@@ -44,6 +48,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
     match &args.bench {
         Bench::Mcu(args) => mcu::run(args),
         Bench::Desktop(args) => desktop::run(args),
+        Bench::Compress(args) => compress::run(args),
         Bench::Serve => pith::serve().map(|()| true),
     }
 }
