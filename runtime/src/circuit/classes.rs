@@ -3,7 +3,7 @@
 //! A class is a table: `2^15` slots are shared out among the magnitudes `0 ..= limit`, each at least one. A weight has twice as many slots as
 //! its magnitude, the lower half of them meaning plus (a zero has no sign). The class of a row is coded with equal probabilities.
 
-use super::leaf::{HalfTable, Reciprocal, SHAPES, Uniform};
+use super::leaf::{self, Reciprocal, SHAPES, Uniform};
 use super::{Coder, Leaf};
 
 /// What the header says, beyond the shape.
@@ -12,7 +12,7 @@ use super::{Coder, Leaf};
 /// |---|---|
 /// | flags | u8: bits 0-3 shape of the leaf, 4-5 log2 of the number of classes (up to 2), 6 class 0 is rows of zeros, 7 zero |
 /// | limit | u8: largest magnitude, 1 to 128 |
-/// | base | u8: log2 of the first class's scale, from -3 in steps of 1/16 |
+/// | base | u8: log2 of the first class's scale, from -4 in steps of 1/16 |
 /// | step | u8: from a class to the next, in the same steps |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -35,7 +35,7 @@ impl Params {
     pub(super) fn parse(bytes: &mut &[u8]) -> Option<Params> {
         let &[flags, limit, base, step] = bytes.split_off(..4)?.first_chunk()?;
         let (shape, class_bits, zero_rows) = (flags % SHAPES, flags >> 4 & 3, flags >> 6 == 1);
-        let is_valid = flags < 0x80 && class_bits <= 2 && (1..=128).contains(&limit) && base < 176;
+        let is_valid = flags < 0x80 && class_bits <= 2 && (1..=128).contains(&limit);
         is_valid.then_some(Params { shape, class_bits, zero_rows, limit, base, step })
     }
 
@@ -47,13 +47,13 @@ impl Params {
 
     /// Words of memory for a decoder.
     pub fn state_words(&self) -> usize {
-        size_of::<HalfTable>() / 4 + ((size_of::<Table>() / 4) << self.class_bits)
+        size_of::<leaf::Table>() / 4 + ((size_of::<Table>() / 4) << self.class_bits)
     }
 
     /// log2 of a class's scale, in 2^-16.
     fn scale(&self, class: usize) -> i32 {
         let place = class.saturating_sub(usize::from(self.zero_rows)) as i32;
-        (self.base as i32 + place * self.step as i32 - 48) << 12
+        (self.base as i32 + place * self.step as i32 - 128) << 12
     }
 }
 
@@ -68,9 +68,10 @@ pub struct Table {
 }
 
 impl Table {
-    fn fill(&mut self, half: &HalfTable, log_scale: i32, limit: i32) {
+    fn fill(&mut self, shape: &leaf::Table, log_scale: i32, limit: i32) {
         let scale = Reciprocal::of_log2(log_scale);
-        let at = |m: i32| half.at((((m << 8) - 128).max(0) * scale.mantissa) >> (6 + scale.shift)) as u32;
+        let at =
+            |m: i32| shape.at((((m << 8) - 128).max(0) * scale.mantissa) >> (6 + scale.shift)).saturating_sub(1 << 15);
         let (mass, span) = ((1 << 15) - (limit + 1) as u32, at(limit + 1).max(1));
         let mut m = 0;
         for (start, i) in self.starts.iter_mut().zip(0..) {
@@ -128,12 +129,12 @@ impl<'s> Classes<'s> {
     /// A model before the first row; none if `state` has fewer than [`Params::state_words`] words.
     pub fn new(params: &Params, state: &'s mut [u32]) -> Option<Classes<'s>> {
         let state = state.get_mut(..params.state_words())?;
-        let (half, tables) = state.split_at_mut_checked(size_of::<HalfTable>() / 4)?;
-        let half = bytemuck::try_from_bytes_mut::<HalfTable>(bytemuck::cast_slice_mut(half)).ok()?;
-        half.fill(params.shape);
+        let (values, tables) = state.split_at_mut_checked(size_of::<leaf::Table>() / 4)?;
+        let values = bytemuck::try_from_bytes_mut::<leaf::Table>(bytemuck::cast_slice_mut(values)).ok()?;
+        values.fill(params.shape);
         let tables: &mut [Table] = bytemuck::try_cast_slice_mut(tables).ok()?;
         for (class, table) in tables.iter_mut().enumerate() {
-            table.fill(half, params.scale(class), params.limit as i32);
+            table.fill(values, params.scale(class), params.limit as i32);
         }
         Some(Classes { params: *params, tables })
     }

@@ -1,7 +1,7 @@
 //! Distributions of one symbol: exact partitions of `0 .. 2^16` (or of a smaller power of two) into an interval for each value.
 //!
 //! Parametric leaves come from one family, a mixture of two Gaussians with a common mean and weights `1 - w, w`, the second `b` times wider.
-//! Its cumulative distribution is kept as [`HalfTable`], in units of its own mean magnitude, so that a scale is what the mean magnitude of
+//! Its cumulative distribution is kept as a [`Table`], in units of its own mean magnitude, so that a scale is what the mean magnitude of
 //! weights estimates. Everything derives from two tables computed here, [`NORMAL`] and [`EXP2`].
 
 /// The distribution of a symbol.
@@ -74,59 +74,60 @@ const fn exp2() -> [u16; 64] {
 /// Shapes of the family: 0 is one Gaussian, `1 + 4 i + j` mixes `2^j / 16` of another one that is `1.5, 2, 3, 4` times wider (`i`).
 pub const SHAPES: u8 = 16;
 
-/// A shape's cumulative distribution right of its middle, in units of its mean magnitude, in steps of 1/8 up to 8; beyond, it counts as 1.
+/// A shape's cumulative distribution in units of its mean magnitude, from -8 to 8 in steps of 1/8.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-pub struct HalfTable {
-    /// Entry `i` is `2^16 (F(i / 8) - 1/2)` and how much the next one has more.
-    entries: [[u16; 2]; 64],
+pub struct Table {
+    /// Low half of entry `i`: `2^16 F(i / 8 - 8)`; high half: how much the next one has more.
+    entries: [u32; 128],
     /// The largest entry not above `512 b`, for each `b`: where to look for a value.
-    first: [u8; 64],
+    first: [u8; 128],
 }
 
-impl HalfTable {
+impl Table {
     /// Fills the table.
     pub fn fill(&mut self, shape: u8) {
         let mixed = shape.min(SHAPES - 1).checked_sub(1);
         let (weight, halves) = mixed.map_or((0, 2), |k| (1 << (k & 3), [3, 4, 6, 8][(k >> 2) as usize & 3]));
         // Mean magnitude sqrt(2 / pi) ((1 - w) + w b), in 16 bits and times 4: what an eighth of it is in the steps of `NORMAL`.
         let eighth = 4 * 52_290 * ((16 - weight) * 2 + weight * halves) / 32;
-        let at = |i: u32| {
+        let half = |i: u32| {
             let (narrow, wide) = (normal_at(i * eighth), normal_at(i * eighth / halves * 2));
-            (((16 - weight) * narrow + weight * wide + 8) / 16) as u16
+            ((16 - weight) * narrow + weight * wide + 8) / 16
         };
+        let at = |i: u32| if i < 64 { (1 << 15) - half(64 - i) } else { ((1 << 15) + half(i - 64)).min(65_535) };
+        let mut low = at(0);
         for (entry, i) in self.entries.iter_mut().zip(0..) {
-            *entry = [at(i), at(i + 1) - at(i)];
+            let next = at(i + 1);
+            *entry = low | (next - low) << 16;
+            low = next;
         }
         let mut i = 0;
         for (first, b) in self.first.iter_mut().zip(0..) {
-            while i < 63 && at(i + 1) <= b * 512 {
+            while i < 127 && self.entries[i + 1] & 0xFFFF <= b * 512 {
                 i += 1;
             }
             *first = i as u8;
         }
     }
 
-    /// `2^16 (F(z) - 1/2)` for `z` in units of 2^-15.
+    /// `2^16 F(z)` for `z` in units of 2^-15.
     #[inline(always)]
-    pub fn at(&self, z: i32) -> i32 {
-        let magnitude = z.unsigned_abs();
-        let value = match self.entries.get((magnitude >> 12) as usize) {
-            Some(&[low, rise]) => (low as u32 + ((rise as u32 * (magnitude & 0xFFF)) >> 12)) as i32,
-            None => 1 << 15,
-        };
-        if z < 0 { -value } else { value }
+    pub fn at(&self, z: i32) -> u32 {
+        let z = z.wrapping_add(8 << 15).clamp(0, (16 << 15) - 1) as u32;
+        let entry = self.entries[(z >> 12) as usize & 127];
+        (entry & 0xFFFF) + (((entry >> 16) * (z & 0xFFF)) >> 12)
     }
 
-    /// A magnitude of `z` whose `F - 1/2` is about `value / 2^16`, at most 8.
+    /// About where `F` is `value / 2^16`, within 8.
     #[inline(always)]
-    pub fn inverse(&self, value: u32) -> u32 {
-        let mut i = self.first[(value >> 9).min(63) as usize] as usize & 63;
+    pub fn inverse(&self, value: u32) -> i32 {
+        let mut i = self.first[(value >> 9) as usize & 127] as usize;
         loop {
-            let [low, rise] = self.entries[i].map(u32::from);
-            let part = value.saturating_sub(low);
-            if part < rise || i == 63 {
-                return ((i as u32) << 12) + (part.min(rise) << 12) / rise.max(1);
+            let entry = self.entries[i & 127];
+            let (part, rise) = (value.saturating_sub(entry & 0xFFFF), entry >> 16);
+            if part < rise || i >= 127 {
+                return ((i << 12) as u32 + (part << 12) / rise.max(1)) as i32 - (8 << 15);
             }
             i += 1;
         }
@@ -140,131 +141,112 @@ fn normal_at(z: u32) -> u32 {
     entry(i) + (((entry(i + 1) - entry(i)) * part) >> 12)
 }
 
-/// A reciprocal scale: `x / s = x * mantissa / 2^(13 + shift)` with a mantissa of 12 to 13 bits.
+/// A reciprocal scale: `x / s = x * mantissa / 2^(13 + shift)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Reciprocal {
     /// Above 2^12, at most 2^13.
     pub mantissa: i32,
-    /// From -3 to 7.
+    /// From -4 to 11.
     pub shift: i32,
 }
 
 impl Reciprocal {
-    /// Of the scale `2^(log / 2^16)`, from 1/8 up to below 256.
+    /// Of the scale `2^(4 + log / 2^16)`, from 2^-4 to below 2^12.
     #[inline(always)]
     pub fn of_log2(log: i32) -> Reciprocal {
-        let log = log.clamp(-3 << 16, (8 << 16) - 1);
-        Reciprocal { mantissa: EXP2[(log >> 10 & 63) as usize] as i32, shift: log >> 16 }
+        let log = log.clamp(-8 << 16, (8 << 16) - 1);
+        Reciprocal { mantissa: EXP2[(log >> 10 & 63) as usize] as i32, shift: (log >> 16) + 4 }
     }
 }
 
-/// Integers `-limit ..= limit` from a shape with a mean and a scale, cut off outside and made a sum of three circuits: the shape; one slot
-/// for each integer, so that none is impossible; and `peak` more slots for each of the two ends.
+/// Integers `-limit ..= limit` from a shape with a mean and a scale, what lies outside counted to the ends. A sum of three circuits: the
+/// shape; one slot for each integer, so that none is impossible; and `peak` more slots for each of the two ends.
 ///
-/// Integer `k` holds the shape's mass between `k - 1/2` and `k + 1/2`; with a `gap` of `g` the interval of 0 is `g` wider on both sides and
-/// the others lie beyond it: for weights that were rounded to zero below a threshold.
+/// Integer `k` holds the shape's mass between `k - 1/2` and `k + 1/2`. With a gap (`GAP`) of `g` the interval of 0 is `g` wider on both sides
+/// and the others lie beyond it: for weights that were rounded to zero below a threshold.
 #[derive(Clone, Copy, Debug)]
-pub struct Parametric<'t> {
-    table: &'t HalfTable,
-    scale: Reciprocal,
-    /// Mean, in 2^-8.
-    mean: i32,
+pub struct Parametric<'t, const GAP: bool> {
+    /// Of the shape.
+    pub table: &'t Table,
+    /// Of the shape.
+    pub scale: Reciprocal,
+    /// Of the shape, in 2^-8, up to 2^15.
+    pub mean: i32,
     /// In 2^-8.
-    gap: i32,
-    limit: i32,
-    peak: i32,
-    /// Mass left of `-limit - 1/2`, as [`HalfTable::at`] has it.
-    left: i32,
-    /// Mass between the ends.
-    span: u32,
-    /// Slots of the shape.
-    mass: u32,
-    /// `2^15 mass / span`.
-    stretch: u32,
+    pub gap: i32,
+    /// From 1 to 128.
+    pub limit: i32,
+    /// Up to 32000.
+    pub peak: i32,
 }
 
-impl<'t> Parametric<'t> {
-    /// `mean` in 2^-8, within `-limit - gap ..= limit + gap`; `limit` up to 128, `peak` up to 32000.
+impl<const GAP: bool> Parametric<'_, GAP> {
+    /// Slots of the shape.
     #[inline(always)]
-    pub fn new(table: &'t HalfTable, scale: Reciprocal, mean: i32, gap: i32, limit: i32, peak: i32) -> Parametric<'t> {
-        let mass = ((1 << 16) - (2 * limit + 1) - 2 * peak) as u32;
-        let mut leaf =
-            Parametric { table, scale, mean, gap: gap << 8, limit, peak, left: 0, span: 0, mass, stretch: 0 };
-        leaf.left = leaf.half(leaf.edge(-limit));
-        leaf.span = (leaf.half(leaf.edge(limit + 1)) - leaf.left).max(1) as u32;
-        leaf.stretch = (mass << 15) / leaf.span;
-        leaf
+    fn mass(&self) -> u32 {
+        (65_535 - 2 * (self.limit + self.peak)) as u32
     }
 
-    /// Left end of an integer's interval, in 2^-8.
-    #[inline(always)]
-    fn edge(&self, k: i32) -> i32 {
-        (k << 8) - 128 + if k > 0 { self.gap } else { -self.gap }
-    }
-
-    #[inline(always)]
-    fn half(&self, edge: i32) -> i32 {
-        self.table.at((edge - self.mean).wrapping_mul(self.scale.mantissa) >> (6 + self.scale.shift))
-    }
-
-    /// First slot of an integer, strictly increasing: 0 of the first, 2^16 behind the last.
+    /// First slot of an integer above `-limit`: strictly increasing.
     #[inline(always)]
     fn start(&self, k: i32) -> u32 {
-        if k <= -self.limit {
-            return 0;
+        let mut edge = (k << 8) - 128 - self.mean;
+        if GAP {
+            edge += if k > 0 { self.gap } else { -self.gap };
         }
-        if k > self.limit {
-            return 1 << 16;
-        }
-        let mass = (self.half(self.edge(k)) - self.left) as u32;
-        ((mass * self.stretch) >> 15) + (k + self.limit + self.peak) as u32
+        let z = edge.wrapping_mul(self.scale.mantissa) >> (6 + self.scale.shift);
+        ((self.table.at(z) * self.mass()) >> 16) + (k + self.limit + self.peak) as u32
     }
 
     /// About where a slot lies.
     #[inline(always)]
     fn guess(&self, slot: u32) -> i32 {
-        let t = slot.saturating_sub(self.peak as u32) * (self.span >> 2)
-            / ((self.mass >> 2) + (self.limit as u32 >> 1) + 1);
-        let value = self.left + t as i32;
-        let z = self.table.inverse(value.unsigned_abs());
-        let distance = ((z << (6 + self.scale.shift)) / self.scale.mantissa as u32) as i32;
-        let x = self.mean + if value < 0 { -distance } else { distance } + 128;
-        let x = if x > 128 { (x - self.gap).max(128) } else { (x + self.gap).min(128) };
+        let t = (slot.saturating_sub(self.peak as u32) << 15) / ((self.mass() >> 1) + self.limit as u32);
+        let z = self.table.inverse(t.min(65_535));
+        let x = self.mean + ((z >> 4) << (6 + self.scale.shift)) / (self.scale.mantissa >> 4) + 128;
+        let x = match x > 128 {
+            _ if !GAP => x,
+            true => (x - self.gap).max(128),
+            false => (x + self.gap).min(128),
+        };
         (x >> 8).clamp(-self.limit, self.limit)
     }
 }
 
-impl Leaf for Parametric<'_> {
+impl<const GAP: bool> Leaf for Parametric<'_, GAP> {
     const BITS: u32 = 16;
 
     #[inline(always)]
     fn interval(&self, k: i32) -> (u32, u32) {
-        let start = self.start(k);
-        (start, self.start(k + 1) - start)
+        let start = if k > -self.limit { self.start(k) } else { 0 };
+        let end = if k < self.limit { self.start(k + 1) } else { 1 << 16 };
+        (start, end - start)
     }
 
     /// A guess by the inverse table, then one integer at a time.
     #[inline(always)]
     fn locate(&self, slot: u32) -> (i32, u32, u32) {
         let mut k = self.guess(slot);
-        let mut start = self.start(k);
-        if slot < start {
-            loop {
-                let end = start;
-                k -= 1;
-                start = self.start(k);
-                if slot >= start {
-                    return (k, start, end - start);
-                }
+        let mut end = 1 << 16;
+        // Down to the integer that begins at or before the slot, ...
+        let mut start = loop {
+            let start = if k > -self.limit { self.start(k) } else { 0 };
+            if start <= slot {
+                break start;
             }
-        }
-        loop {
-            let end = self.start(k + 1);
-            if slot < end {
-                return (k, start, end - start);
+            end = start;
+            k -= 1;
+        };
+        // ... or up to the one that ends behind it.
+        while end == 1 << 16 && k < self.limit {
+            let next = self.start(k + 1);
+            if slot < next {
+                end = next;
+                break;
             }
-            start = end;
+            start = next;
             k += 1;
         }
+        (k, start, end - start)
     }
 }

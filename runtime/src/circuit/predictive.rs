@@ -26,7 +26,7 @@
 //!
 //! A tap whose source lies in another line of the kernel (its column is more than half a kernel away) is left out at that position.
 
-use super::leaf::{HalfTable, Parametric, Reciprocal, SHAPES, Uniform};
+use super::leaf::{Parametric, Reciprocal, SHAPES, Table, Uniform};
 use super::stream::{Shape, varint};
 use super::{Coder, emit_varint};
 
@@ -41,7 +41,7 @@ pub const MAX_TAPS: usize = 15;
 /// | counts | u8: bits 0-3 taps, 4 a limit follows, 5-7 zero |
 /// | limit | u8 if told, else `2^(bits - 1) - 1` |
 /// | width | u8 if there are several positions: columns of the kernel |
-/// | base | u8: log2 of the first row's scale, from -3 in steps of 1/16 |
+/// | base | u8: log2 of the first row's scale, from -4 in steps of 1/16 |
 /// | taps | varint each: distance in weights, `[row, position, channel]` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -101,7 +101,7 @@ impl Params {
         for i in 0..params.tap_count as usize {
             *params.taps.get_mut(i)? = varint(bytes)?.try_into().ok()?;
         }
-        let is_valid = counts < 0x20 && (1..=128).contains(&params.limit) && params.width > 0 && params.base < 176;
+        let is_valid = counts < 0x20 && (1..=128).contains(&params.limit) && params.width > 0;
         (is_valid && !params.distances().contains(&0)).then_some(params)
     }
 
@@ -133,8 +133,8 @@ impl Params {
 
     /// Words of memory for a decoder.
     pub fn state_words(&self, shape: Shape) -> usize {
-        let bytes = size_of::<HalfTable>() + 2 * shape.channels + self.reach() + shape.row() + 3;
-        bytes / 4 + MAX_TAPS + shape.positions + 2
+        let bytes = size_of::<Table>() + 2 * shape.channels + self.reach() + shape.row() + 3;
+        bytes / 4 + self.tap_count as usize + shape.positions
     }
 }
 
@@ -146,7 +146,7 @@ const ZERO: i16 = i16::MIN;
 pub struct Predictive<'s> {
     params: Params,
     shape: Shape,
-    table: &'s HalfTable,
+    table: &'s Table,
     taps: &'s mut [i32],
     /// log2 of scales, in 2^-16.
     positions: &'s mut [i32],
@@ -168,12 +168,12 @@ impl<'s> Predictive<'s> {
     pub fn new(params: &Params, shape: Shape, state: &'s mut [u32], coder: &mut impl Coder) -> Option<Predictive<'s>> {
         let state = state.get_mut(..params.state_words(shape))?;
         state.fill(0);
-        let (taps, rest) = state.split_at_mut_checked(MAX_TAPS)?;
+        let (taps, rest) = state.split_at_mut_checked(params.tap_count as usize)?;
         let (positions, rest) = rest.split_at_mut_checked(shape.positions)?;
-        let (table, rest) = bytemuck::cast_slice_mut::<u32, u8>(rest).split_at_mut_checked(size_of::<HalfTable>())?;
+        let (table, rest) = bytemuck::cast_slice_mut::<u32, u8>(rest).split_at_mut_checked(size_of::<Table>())?;
         let (channels, rest) = rest.split_at_mut_checked(2 * shape.channels)?;
         let window = rest.get_mut(..params.reach() + shape.row())?;
-        let table = bytemuck::try_from_bytes_mut::<HalfTable>(table).ok()?;
+        let table = bytemuck::try_from_bytes_mut::<Table>(table).ok()?;
         table.fill(params.shape);
         let mut model = Predictive {
             params: *params,
@@ -183,7 +183,7 @@ impl<'s> Predictive<'s> {
             positions: bytemuck::cast_slice_mut(positions),
             channels: bytemuck::try_cast_slice_mut(channels).ok()?,
             window: bytemuck::cast_slice_mut(window),
-            base: ((params.base as i32) << 12) - (3 << 16),
+            base: (params.base as i32 - 128) << 12,
             gap: 0,
             rows: 0,
             coded: shape.row(),
@@ -208,7 +208,10 @@ impl<'s> Predictive<'s> {
             if self.params.gaps {
                 self.read_gap(coder);
             }
-            self.read_weights(coder, reach);
+            match self.params.gaps {
+                true => self.read_weights::<true>(coder, reach),
+                false => self.read_weights::<false>(coder, reach),
+            }
             self.rows = (self.rows + 1).min(1 << 16);
         }
         let row = self.window.get(reach..).unwrap_or(&[]);
@@ -219,34 +222,32 @@ impl<'s> Predictive<'s> {
     /// The row's gap, near the last one's.
     fn read_gap(&mut self, coder: &mut impl Coder) {
         let limit = self.params.limit as i32 - 1;
-        let scale = Reciprocal::of_log2(((limit + 2).ilog2() as i32 - 4) << 16);
-        self.gap = coder.code(&Parametric::new(self.table, scale, self.gap << 8, 0, limit, 0)).max(0);
+        let scale = Reciprocal::of_log2(((limit + 2).ilog2() as i32 - 8) << 16);
+        let (table, mean) = (self.table, self.gap << 8);
+        let leaf = Parametric::<false> { table, scale, mean, gap: 0, limit: limit.max(1), peak: 0 };
+        self.gap = coder.code(&leaf).clamp(0, limit);
     }
 
-    fn read_weights(&mut self, coder: &mut impl Coder, reach: usize) {
+    fn read_weights<const GAP: bool>(&mut self, coder: &mut impl Coder, reach: usize) {
         let Shape { positions, channels, .. } = self.shape;
-        let mut walk = Walk { row: self.base, step: 12, left: self.coded as u32, is_seen: !self.params.peaks };
-        let before = (self.rows as usize).saturating_mul(self.coded);
+        let mut walk = Walk { row: self.base, rate: 0, peak: 0, step: 0, is_seen: !self.params.peaks };
+        let mut taps = Taps { sources: [0; MAX_TAPS], values: [0; MAX_TAPS] };
         for position in 0..positions {
-            let n = (self.rows as usize).saturating_mul(positions).saturating_add(position).min(1 << 16) as u32;
-            let active = Active {
-                taps: self.active_taps(position, reach + position * channels),
-                // log2(e) in 2^-16 is 94548.
-                channel_rate: if channels > 1 { (94_548 / (n + 10)).max(94_548 / 50) as i32 } else { 0 },
-                position_rate: match positions {
-                    1 => 0,
-                    _ => (94_548 / ((self.rows as usize).saturating_mul(channels).min(1 << 16) as u32 + 50))
-                        .max(94_548 / 500) as i32,
-                },
-                tap_rate: ((before.saturating_add(position * channels + 1)).ilog2() as i32 - 2).clamp(6, 11),
-            };
+            let start = reach + position * channels;
+            self.place_taps(position, start, &mut taps);
+            let rates = self.rates(position);
             let mut scale = self.positions.get(position).copied().unwrap_or(0);
             for channel in 0..channels {
-                if self.channels.get(channel).is_none_or(|&c| c == ZERO) {
-                    self.put(reach + position * channels + channel, 0);
+                let channel_scale = self.channels.get(channel).copied().unwrap_or(0);
+                if channel_scale == ZERO {
+                    self.put(start + channel, 0);
                     continue;
                 }
-                self.read_weight(coder, &active, &mut walk, &mut scale, channel, reach + position * channels);
+                if walk.step & 7 == 0 {
+                    walk.refresh(self.coded);
+                }
+                walk.step += 1;
+                self.read_weight::<GAP>(coder, &rates, &mut walk, &mut taps, &mut scale, channel, start);
             }
             if let Some(kept) = self.positions.get_mut(position) {
                 *kept = scale;
@@ -256,49 +257,49 @@ impl<'s> Predictive<'s> {
     }
 
     #[inline(always)]
-    fn read_weight(
+    fn read_weight<const GAP: bool>(
         &mut self,
         coder: &mut impl Coder,
-        active: &Active,
+        rates: &Rates,
         walk: &mut Walk,
+        taps: &mut Taps,
         position_scale: &mut i32,
         channel: usize,
         start: usize,
     ) {
-        let (limit, gap) = (self.params.limit as i32 - self.gap, self.gap);
-        let taps = active.taps.sources.get(..active.taps.count).unwrap_or(&[]);
-        let source = |window: &[i8], from: u32| window.get(from as usize + channel).map_or(0, |&w| w as i32);
+        let (limit, gap) = (self.params.limit as i32 - if GAP { self.gap } else { 0 }, self.gap);
         let mut mean = 0i32;
-        for &(i, from) in taps {
-            mean = mean.wrapping_add(self.taps[i as usize & 15].wrapping_mul(source(self.window, from)));
+        for ((a, from), value) in self.taps.iter().zip(&taps.sources).zip(&mut taps.values) {
+            *value = self.window.get(from.wrapping_add(channel)).map_or(0, |&w| w as i32);
+            mean = mean.wrapping_add(a.wrapping_mul(*value));
         }
-        let mean = (mean >> 10).clamp(-(limit + gap) << 8, (limit + gap) << 8);
-        let channel_scale = self.channels.get(channel).map_or(0, |&c| (c as i32) << 5);
-        let scale = Reciprocal::of_log2(walk.row.wrapping_add(channel_scale).wrapping_add(*position_scale));
-        let peak = if walk.is_seen { 0 } else { ((1 << 15) / walk.left.max(1)).min(32_000) as i32 };
-        let k = coder.code(&Parametric::new(self.table, scale, mean, gap, limit, peak));
-        let w = k + k.signum() * gap;
+        let mean = (mean >> 10).clamp(-1 << 15, (1 << 15) - 1);
+        let channel_scale = self.channels.get(channel).map_or(0, |&c| c as i32);
+        let scale = Reciprocal::of_log2(walk.row.wrapping_add(channel_scale << 5).wrapping_add(*position_scale));
+        let leaf = Parametric::<GAP> { table: self.table, scale, mean, gap: gap << 8, limit, peak: walk.peak };
+        let k = coder.code(&leaf);
+        let w = if GAP { k + k.signum() * gap } else { k };
         self.put(start + channel, w as i8);
+        if k.abs() == limit {
+            walk.see();
+        }
 
-        walk.left = walk.left.wrapping_sub(1);
-        walk.is_seen |= k.abs() == limit;
-        let error = if gap > 0 && k == 0 { 0 } else { (w << 8) - mean };
-        let z = (error * scale.mantissa) >> (13 + scale.shift);
-        let magnitude = if gap > 0 && k == 0 { ((gap << 7) * scale.mantissa) >> (13 + scale.shift) } else { z.abs() };
-        let gradient = magnitude.min(896) - 256;
-        walk.row = walk.row.wrapping_add((gradient * (94_548 / walk.step) as i32) >> 8);
-        walk.step = (walk.step + 1).min(100);
-        *position_scale = position_scale.wrapping_add((gradient * active.position_rate) >> 8);
+        let mut z = (((w << 8) - mean) * scale.mantissa) >> (13 + scale.shift);
+        let mut magnitude = z.abs();
+        if GAP && k == 0 && gap > 0 {
+            (z, magnitude) = (0, ((gap << 7) * scale.mantissa) >> (13 + scale.shift));
+        }
+        let gradient = magnitude.min(1023) - 256;
+        walk.row = walk.row.wrapping_add((gradient * walk.rate) >> 8);
+        *position_scale = position_scale.wrapping_add((gradient * rates.position) >> 8);
         if let Some(kept) = self.channels.get_mut(channel) {
-            let changed = *kept as i32 + ((gradient * active.channel_rate + (1 << 12)) >> 13);
-            *kept = changed.clamp(-(12 << 11), 12 << 11) as i16;
+            let changed = channel_scale + ((gradient * rates.channel + (1 << 12)) >> 13);
+            *kept = changed.clamp(-1 << 14, (1 << 14) - 1) as i16;
         }
         // A scale far below the weights around would make a step of any size.
-        let shift = scale.shift.max(limit.ilog2() as i32 - 4);
-        let step = (z.clamp(-768, 768) * scale.mantissa) >> (shift + active.tap_rate - 3).max(0);
-        for &(i, from) in taps {
-            let a = &mut self.taps[i as usize & 15];
-            *a = a.wrapping_add((source(self.window, from).wrapping_mul(step) + 32) >> 6);
+        let step = (z.clamp(-1024, 1023) * scale.mantissa) >> (scale.shift.max(rates.least_shift) + rates.taps - 3);
+        for (a, value) in self.taps.iter_mut().zip(&taps.values) {
+            *a = a.wrapping_add((value.wrapping_mul(step) + 32) >> 6);
         }
     }
 
@@ -309,50 +310,79 @@ impl<'s> Predictive<'s> {
         }
     }
 
-    /// The taps that count at a position, whose row begins at `start` of the window.
-    fn active_taps(&self, position: usize, start: usize) -> Taps {
+    /// Rates at a position.
+    fn rates(&self, position: usize) -> Rates {
+        let Shape { positions, channels, .. } = self.shape;
+        let rows = self.rows as usize;
+        let after =
+            |n: usize, start: u32, least: u32| (LOG2_E / (n.min(1 << 16) as u32 + start)).max(LOG2_E / least) as i32;
+        let weights = rows.saturating_mul(self.coded).saturating_add(position * channels + 1);
+        Rates {
+            channel: if channels > 1 { after(rows.saturating_mul(positions) + position, 10, 50) } else { 0 },
+            position: if positions > 1 { after(rows.saturating_mul(channels), 50, 500) } else { 0 },
+            taps: (weights.ilog2() as i32 - 2).clamp(6, 11),
+            least_shift: (self.params.limit as i32).ilog2() as i32 - 4,
+        }
+    }
+
+    /// Where the taps' sources for channel 0 of a position lie, whose weights begin at `start` of the window.
+    fn place_taps(&self, position: usize, start: usize, taps: &mut Taps) {
         let (width, channels) = (self.params.width as usize, self.shape.channels);
-        let mut taps = Taps { sources: [(0, 0); MAX_TAPS], count: 0 };
-        for (i, &distance) in self.params.distances().iter().enumerate() {
+        for (&distance, source) in self.params.distances().iter().zip(&mut taps.sources) {
             let (distance, back) = (distance as usize, distance as usize / channels);
             let is_near = back <= position && (position % width).abs_diff((position - back) % width) <= width / 2;
-            if is_near || distance >= self.shape.row() {
-                taps.push(i as u8, start.saturating_sub(distance) as u32);
-            }
+            let is_active = is_near || distance >= self.shape.row();
+            *source = if is_active { start.wrapping_sub(distance) } else { NOWHERE };
         }
-        taps
     }
 }
+
+/// log2(e), in 2^-16.
+const LOG2_E: u32 = 94_548;
+
+/// The source of a tap that is left out: beyond any window, whatever the channel.
+const NOWHERE: usize = usize::MAX / 2;
 
 /// What changes with every weight of a row.
 struct Walk {
     /// log2 of the row's scale, in 2^-16.
     row: i32,
-    step: u32,
-    /// Weights that are still to come.
-    left: u32,
+    /// Of the row's scale.
+    rate: i32,
+    /// See [`Parametric::peak`].
+    peak: i32,
+    /// Weights before this one.
+    step: usize,
     is_seen: bool,
 }
 
-/// What changes with the position.
-struct Active {
-    taps: Taps,
-    channel_rate: i32,
-    position_rate: i32,
-    tap_rate: i32,
-}
-
-struct Taps {
-    /// Index of a tap, and where its source for channel 0 lies in the window.
-    sources: [(u8, u32); MAX_TAPS],
-    count: usize,
-}
-
-impl Taps {
-    fn push(&mut self, tap: u8, from: u32) {
-        if let Some(source) = self.sources.get_mut(self.count) {
-            *source = (tap, from);
-            self.count += 1;
+impl Walk {
+    /// What is set anew before every eighth weight, of `coded`.
+    fn refresh(&mut self, coded: usize) {
+        self.rate = (LOG2_E / (self.step.min(1 << 16) as u32 + 14)).max(LOG2_E / 100) as i32;
+        if !self.is_seen {
+            let left = coded.saturating_sub(self.step).clamp(1, 1 << 15) as i32;
+            self.peak = ((1 << 15) / left).min(32_000);
         }
     }
+
+    fn see(&mut self) {
+        (self.is_seen, self.peak) = (true, 0);
+    }
+}
+
+/// What changes with the position: rates of scales in 2^-16 log2(e), and of taps as a shift.
+struct Rates {
+    channel: i32,
+    position: i32,
+    taps: i32,
+    least_shift: i32,
+}
+
+/// The taps at a position.
+struct Taps {
+    /// Where the source for channel 0 lies in the window.
+    sources: [usize; MAX_TAPS],
+    /// The sources of the weight that is next.
+    values: [i32; MAX_TAPS],
 }

@@ -3,6 +3,7 @@
 //! - [`mcu`]: executed instructions on emulated cores, beside measured figures of CMSIS-NN and others;
 //! - [`desktop`]: time at batch 1 on one thread, in turns with the [`peers`], which run in processes of their own, as [`pith`] does;
 //! - [`circuits`]: probabilistic circuits and their codec on images, beside published figures;
+//! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
 //! - [`picture`]: bars for all.
 
 use crate::networks::{BENCHED, Network, shared};
@@ -17,6 +18,7 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 pub mod circuits;
+pub mod compress;
 pub mod desktop;
 pub mod mcu;
 pub mod peers;
@@ -38,6 +40,8 @@ enum Bench {
     Desktop(desktop::Args),
     /// Probabilistic circuits on images: bits per dimension, time to code
     Circuits(circuits::Args),
+    /// Weights coded by Pith beside other coders
+    Compress(compress::Args),
     /// Pith as an engine of `desktop`: JSON lines on standard input and output
     #[command(hide = true)]
     Serve,
@@ -49,6 +53,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         Bench::Mcu(args) => mcu::run(args),
         Bench::Desktop(args) => desktop::run(args),
         Bench::Circuits(args) => circuits::run(args),
+        Bench::Compress(args) => compress::run(args),
         Bench::Serve => pith::serve().map(|()| true),
     }
 }

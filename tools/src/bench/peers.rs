@@ -124,19 +124,25 @@ pub fn default_cpu() -> Option<usize> {
 
 /// The peers' program in the Python environment, which is made first if it is not there.
 pub fn program() -> Result<Command, ToolError> {
-    let wanted = root().join("tools/peers-requirements.txt");
-    let environment = absolute(&root().join("target/peers"))?;
+    let python = environment(&root().join("target/peers"), Path::new("tools/peers-requirements.txt"))?;
+    let mut command = Command::new(python);
+    command.arg(root().join("tools/peers.py"));
+    Ok(command)
+}
+
+/// The Python of an environment with the packages that a file of the repository asks for.
+pub fn environment(folder: &Path, requirements: &Path) -> Result<PathBuf, ToolError> {
+    let wanted = root().join(requirements);
+    let environment = absolute(folder)?;
     let (python, stamp) = (environment.join("bin/python"), environment.join("requirements.txt"));
     let same = std::fs::read(&stamp).ok().zip(std::fs::read(&wanted).ok()).is_some_and(|(a, b)| a == b);
     if !same {
-        eprintln!("installing the peers into {} (700 MB)", environment.display());
+        eprintln!("installing {} into {}", requirements.display(), environment.display());
         install(&environment, &python, &wanted).and_then(|()| {
             std::fs::copy(&wanted, &stamp).map_err(|e| ToolError(format!("{}: {e}", stamp.display())))
         })?;
     }
-    let mut command = Command::new(python);
-    command.arg(root().join("tools/peers.py"));
-    Ok(command)
+    Ok(python)
 }
 
 fn install(environment: &Path, python: &Path, requirements: &Path) -> Result<(), ToolError> {

@@ -27,9 +27,9 @@ impl Best {
     }
 }
 
-/// log2 of a mean magnitude in the header's steps of 1/16 from 1/8.
+/// log2 of a mean magnitude in the header's steps of 1/16 from 1/16.
 fn base_of(mean: f64) -> u8 {
-    (16.0 * (mean.max(0.125).log2() + 3.0)).round().clamp(0.0, 175.0) as u8
+    (16.0 * (mean.max(0.0625).log2() + 4.0)).round().clamp(0.0, 255.0) as u8
 }
 
 fn mean_magnitude(values: &[i8]) -> f64 {
@@ -117,7 +117,7 @@ pub(super) fn predictive(
     let kept = current;
     effort.shapes().for_each(|shape| offer(&mut best, &mut current, predictive::Params { shape, ..kept }));
     for step in [-8i16, -4, 4, 8, -2, 2].into_iter().take(effort.bases) {
-        let base = (current.base as i16 + step).clamp(0, 175) as u8;
+        let base = (current.base as i16 + step).clamp(0, 255) as u8;
         let params = predictive::Params { base, ..current };
         offer(&mut best, &mut current, params);
     }
