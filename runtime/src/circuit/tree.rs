@@ -186,7 +186,7 @@ impl<'a> Tree<'a> {
     /// 64-bit words of memory that a walk works in: accumulators, a scratch message, and two messages for each region on the way.
     pub fn state_words(&self) -> usize {
         let even = self.units.next_multiple_of(2);
-        self.units + even / 2 + self.depth * even
+        self.depth.saturating_mul(even).saturating_add(self.units + even / 2)
     }
 
     /// Meets every variable once. `choose` gets its index and the probabilities of its values, and returns its value. None if `state` has fewer
