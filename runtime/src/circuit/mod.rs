@@ -12,5 +12,6 @@ pub mod rans;
 pub mod rans64;
 mod stream;
 pub mod tree;
+pub mod walk;
 
 pub use stream::{Coded, Decoder, MODEL_UNIFORM, Shape, emit_header};
