@@ -1,4 +1,4 @@
-//! A circuit as integers, and samples coded with it: the host's side of [`pith::circuit::tree`], which computes every probability.
+//! A circuit as integers, and samples coded with it: the host's side of [`pith::circuit::walk`], which computes every probability.
 //!
 //! Samples share a stream, so what a stream costs beyond its symbols (8 bytes) is paid once. The coder works backwards: intervals are collected
 //! sample by sample, the last sample first, and each sample's in reverse.

@@ -1,4 +1,4 @@
-//! Multiplications that coding takes, of sum edges, input units and their cumulative probabilities: the walk of [`pith::circuit::tree`] beside the
+//! Multiplications that coding takes, of sum edges, input units and their cumulative probabilities: the walk of [`pith::circuit::walk`] beside the
 //! partial evaluation of the paper, which for every variable evaluates what lies on the path from its input up to the lowest region that
 //! contains all variables so far, once for each probability it needs.
 

@@ -117,3 +117,35 @@ fn tile<S: Simd, const R: usize, const C: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::circuit::random::Random;
+
+    #[test]
+    fn products_agree_with_their_definition() {
+        let mut random = Random::new(1, 0);
+        for (m, k, n) in [(1, 1usize, 16), (8, 3, 32), (13, 16, 48), (30, 5, 16), (17, 40, 64)] {
+            let a_stride = k.next_multiple_of(LANES);
+            let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| random.uniform() - 0.5).collect() };
+            let (a, b, old) = (numbers(m * a_stride), numbers(k * n), numbers(m * n));
+            let expected = |i: usize, j: usize| (0..k).map(|x| a[i * a_stride + x] * b[x * n + j]).sum::<f32>();
+            let level = Level::new();
+            let (mut assigned, mut scaled) = (old.clone(), old.clone());
+            multiply(level, &mut assigned, &a, a_stride, &b, n);
+            scale_by_product(level, &mut scaled, &a, a_stride, &b, n);
+            for at in 0..m * n {
+                let expected = expected(at / n, at % n);
+                assert!((assigned[at] - expected).abs() < 1e-5 && (scaled[at] - old[at] * expected).abs() < 1e-5);
+            }
+            // Rows of `old` with rows of `assigned`, over all m samples.
+            let mut counts = vec![0.0; n * n];
+            outer(level, &mut counts, &old, n, &assigned, n);
+            for at in 0..n * n {
+                let expected: f32 = (0..m).map(|s| old[s * n + at / n] * assigned[s * n + at % n]).sum();
+                assert!((counts[at] - expected).abs() < 1e-4);
+            }
+        }
+    }
+}

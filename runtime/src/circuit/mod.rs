@@ -18,6 +18,7 @@ pub mod rans;
 pub mod rans64;
 mod stream;
 pub mod tree;
+pub mod walk;
 
 pub use leaf::{Leaf, Uniform};
 pub use stream::{
