@@ -45,6 +45,10 @@ fn run() -> Result<(), String> {
     };
     let (words, len) = aligned(&std::fs::read(path).map_err(|e| format!("{path}: {e}"))?);
     let model = Model::parse(&bytemuck::cast_slice(&words)[..len]).map_err(|e| format!("{path}: {e}"))?;
+    let mut decoded = vec![0u128; model.decoded_bytes().div_ceil(16)];
+    let model = model
+        .decode_into(bytemuck::cast_slice_mut(&mut decoded), &mut vec![0; model.decode_scratch_bytes()])
+        .map_err(|e| format!("{path}: {e}"))?;
     let mut arena = vec![0u128; model.arena_bytes().div_ceil(16)];
     let arena = bytemuck::cast_slice_mut(&mut arena);
     let mut engine = Engine::new(&model, arena).map_err(|e| e.to_string())?;

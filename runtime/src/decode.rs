@@ -110,7 +110,7 @@ impl<'m> Model<'m> {
 
     /// Decodes all coded constants once and says which of them is damaged. `scratch` needs [`Model::decode_scratch_bytes`].
     pub fn verify(&self, scratch: &mut [u8]) -> Result<(), Error> {
-        for (id, _) in self.coded() {
+        for (id, _) in (0..).zip(self.constants()).filter(|(_, constant)| constant.is_coded()) {
             let (source, work, unit) = self.prepare(id, scratch)?;
             let mut unpacker = source.start(work).ok_or(damaged(id))?;
             let mut left = source.bytes(source.n);

@@ -2,11 +2,14 @@
 //!
 //! Most mutants get a fresh checksum, so that they reach the deeper checks. `PITH_MUTATIONS` sets how many are tried.
 
-use crate::cases::model::{Builder, Memory, Random, seal};
+use crate::cases::model::{Builder, Memory, Random, decode, seal};
+use pith::circuit::Shape;
 use pith::format::NONE;
+use pith::format::blocks::Layout;
+use pith::format::crc32::crc32;
 use pith::format::op::{self, Op};
 use pith::format::tensor::Constant;
-use pith::{Engine, Error, Isa, Model};
+use pith::{Engine, Error, Isa, Model, ops};
 
 /// A model with every operator in it.
 pub fn every_operator() -> Vec<u8> {
@@ -165,14 +168,94 @@ pub fn every_operator() -> Vec<u8> {
     b.finish()
 }
 
-/// Parses and, if the file is valid, runs it; with `vectors` on every instruction set of this machine too.
+/// A model whose weights are coded, one operator in each form of them.
+fn coded(residency: u16) -> Vec<u8> {
+    let mut b = Builder::default();
+    let mut r = Random(17);
+    let x = b.tensor(&[4, 4, 6], 3);
+    b.inputs = vec![x];
+    let window = op::Conv {
+        in_h: 4,
+        in_w: 4,
+        in_c: 6,
+        out_h: 4,
+        out_w: 4,
+        out_c: 6,
+        kernel_h: 3,
+        kernel_w: 3,
+        stride_h: 1,
+        stride_w: 1,
+        dilation_h: 1,
+        dilation_w: 1,
+        pad_top: 1,
+        pad_left: 1,
+        groups: 1,
+        weight_zero_points: NONE,
+        act_min: -128,
+        act_max: 127,
+        ..op::Conv::default()
+    };
+    let channels = b.channels(&[(100, 1 << 30, 38); 6]);
+    let weights = |b: &mut Builder, r: &mut Random, layout, bits, shape: Shape| {
+        let values: Vec<i8> = (0..shape.rows * shape.row()).map(|_| r.weight(bits)).collect();
+        b.coded(layout, bits, &values, shape, residency)
+    };
+    let add = |b: &mut Builder, op: Op<'_>| {
+        let (record, stored) = &b.constants[op.weights().unwrap() as usize];
+        let own = ops::scratch_bytes(&op, record, false).next_multiple_of(4);
+        let tile = ops::tile_scratch_bytes(&op, record, stored).filter(|_| record.is_in_tiles()).unwrap_or_default();
+        b.op_with_scratch(op, (own + tile.iter().sum::<usize>()) as u32);
+    };
+    let mut input = x;
+    let full = Shape { rows: 6, positions: 9, channels: 6 };
+    for (layout, bits) in [(None, 5), (Some(Layout::Pairs), 4), (Some(Layout::Quads), 8), (Some(Layout::Rows), 8)] {
+        let output = b.tensor(&[4, 4, 6], 0);
+        let weights = weights(&mut b, &mut r, layout, bits, full);
+        add(&mut b, Op::Conv(op::Conv { input, output, weights, channels, ..window }));
+        input = output;
+    }
+    let output = b.tensor(&[4, 4, 6], 0);
+    let depthwise = weights(&mut b, &mut r, None, 8, Shape { channels: 1, ..full });
+    add(&mut b, Op::Depthwise(op::Conv { input, output, weights: depthwise, channels, ..window }));
+    let y = b.tensor(&[40], 0);
+    // Blocks of four rows of 96 weights: a tile holds 16 rows of 40.
+    let weights = weights(&mut b, &mut r, Some(Layout::Quads), 8, Shape { rows: 40, positions: 16, channels: 6 });
+    let channels = b.channels(&[(7, 1 << 30, 40); 40]);
+    let linear = op::Linear {
+        input: output,
+        output: y,
+        weights,
+        channels,
+        rows: 1,
+        k: 96,
+        n: 40,
+        weight_zero_points: NONE,
+        act_min: -128,
+        act_max: 127,
+    };
+    add(&mut b, Op::Linear(linear));
+    b.outputs = vec![y];
+    b.finish()
+}
+
+const RESIDENCIES: [u16; 3] = [Constant::IN_RAM, Constant::IN_FLASH, Constant::IN_TILES];
+
+/// Parses and, if the file is valid, runs it; with `vectors` on every instruction set of this machine too. Code that is damaged is found when it is
+/// decoded, or makes wrong outputs.
 fn survive(file: &mut Memory, arena: &mut Memory, vectors: bool) -> bool {
-    let Ok(model) = Model::parse(file.bytes()) else { return false };
-    let needed = model.arena_bytes();
+    let Ok(coded) = Model::parse(file.bytes()) else { return false };
+    let needed = coded.arena_bytes();
     let arena = arena.bytes();
-    if needed + 16 > arena.len() {
+    if needed + 16 > arena.len() || coded.decoded_bytes() > 1 << 20 || coded.decode_scratch_bytes() > 1 << 20 {
         return false;
     }
+    let mut scratch = vec![0; coded.decode_scratch_bytes()];
+    let undamaged = coded.verify(&mut scratch).is_ok();
+    let mut decoded = Memory::new(coded.decoded_bytes(), 0);
+    let Ok(model) = coded.decode_into(decoded.bytes(), &mut scratch) else {
+        assert!(!undamaged);
+        return false;
+    };
     arena.fill(0x5A);
     let Ok(mut engine) = Engine::new(&model, arena) else { return false };
     for i in 0..model.inputs().len() {
@@ -187,7 +270,12 @@ fn survive(file: &mut Memory, arena: &mut Memory, vectors: bool) -> bool {
         for isa in Isa::available() {
             let mut workspace = vec![0x5A; Engine::workspace_bytes(&model, isa)];
             arena.fill(0x5A);
-            let mut engine = Engine::with_workspace(&model, arena, isa, &mut workspace).expect("a workspace");
+            let engine = Engine::with_workspace(&model, arena, isa, &mut workspace);
+            // Tiles are decoded when they are packed.
+            let Ok(mut engine) = engine else {
+                assert!(!undamaged, "a workspace");
+                continue;
+            };
             for i in 0..model.inputs().len() {
                 engine.input(i).fill(-77);
             }
@@ -200,44 +288,126 @@ fn survive(file: &mut Memory, arena: &mut Memory, vectors: bool) -> bool {
     true
 }
 
+/// Changes a few bytes, mostly to what hurts.
+fn mutate(bytes: &mut Vec<u8>, r: &mut Random) {
+    for _ in 0..1 + r.below(3) {
+        let at = r.below(bytes.len());
+        match r.below(6) {
+            0 => bytes[at] ^= 1 << r.below(8),
+            1 => bytes[at] = r.next() as u8,
+            2 => bytes[at] = [0, 1, 127, 128, 255][r.below(5)],
+            3 => {
+                let word = [0u32, 1, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, u32::MAX][r.below(6)].to_le_bytes();
+                let at = at & !3;
+                bytes[at..].iter_mut().zip(word).for_each(|(to, from)| *to = from);
+            }
+            4 => {
+                let (from, len) = (r.below(bytes.len()), 1 + r.below(16));
+                let part: Vec<u8> = bytes[from..].iter().copied().take(len).collect();
+                bytes[at..].iter_mut().zip(part).for_each(|(to, from)| *to = from);
+            }
+            _ if r.below(4) == 0 => bytes.truncate(at.max(1)),
+            _ => {}
+        }
+    }
+    if r.below(8) > 0 && bytes.len() > 16 {
+        seal(bytes);
+    }
+}
+
 #[test]
 fn mutants_do_not_panic() {
     let default = if cfg!(miri) { 200 } else { 1_000_000 };
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let good = every_operator();
     let mut arena = Memory::new(1 << 16, 0);
-    assert!(survive(&mut Memory::of(&good), &mut arena, true), "the original runs");
     let mut r = Random(99);
-    let mut ran = 0;
-    for round in 0..count {
-        let mut bytes = good.clone();
-        for _ in 0..1 + r.below(3) {
-            let at = r.below(bytes.len());
-            match r.below(6) {
-                0 => bytes[at] ^= 1 << r.below(8),
-                1 => bytes[at] = r.next() as u8,
-                2 => bytes[at] = [0, 1, 127, 128, 255][r.below(5)],
-                3 => {
-                    let word = [0u32, 1, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, u32::MAX][r.below(6)].to_le_bytes();
-                    let at = at & !3;
-                    bytes[at..].iter_mut().zip(word).for_each(|(to, from)| *to = from);
-                }
-                4 => {
-                    let (from, len) = (r.below(bytes.len()), 1 + r.below(16));
-                    let part: Vec<u8> = bytes[from..].iter().copied().take(len).collect();
-                    bytes[at..].iter_mut().zip(part).for_each(|(to, from)| *to = from);
-                }
-                _ if r.below(4) == 0 => bytes.truncate(at.max(1)),
-                _ => {}
-            }
+    for (good, count) in
+        [(every_operator(), count / 2)].into_iter().chain(RESIDENCIES.map(|residency| (coded(residency), count / 6)))
+    {
+        assert!(survive(&mut Memory::of(&good), &mut arena, true), "the original runs");
+        let mut ran = 0;
+        for round in 0..count {
+            let mut bytes = good.clone();
+            mutate(&mut bytes, &mut r);
+            ran += usize::from(survive(&mut Memory::of(&bytes), &mut arena, round % 8 == 0));
         }
-        if r.below(8) > 0 && bytes.len() > 16 {
-            seal(&mut bytes);
-        }
-        ran += usize::from(survive(&mut Memory::of(&bytes), &mut arena, round % 8 == 0));
+        println!("{count} mutants, {ran} of them valid and run");
+        assert!(ran > count / 50, "the mutations never reach a run");
     }
-    println!("{count} mutants, {ran} of them valid and run");
-    assert!(ran > count / 50, "the mutations never reach a run");
+}
+
+#[test]
+fn residencies_give_the_same_and_damaged_code_is_named() {
+    let mut outputs = Vec::new();
+    for residency in RESIDENCIES {
+        let mut file = Memory::of(&coded(residency));
+        let model = Model::parse(file.bytes()).unwrap();
+        let mut arena = Memory::new(model.arena_bytes(), 0x5A);
+        let is_resident = residency != Constant::IN_TILES;
+        assert_eq!(Engine::new(&model, arena.bytes()).err(), is_resident.then_some(Error::NotDecoded));
+        let mut decoded = Memory::new(model.decoded_bytes(), 0);
+        let whole = decode(&model, &mut decoded);
+        let mut engine = Engine::new(&whole, arena.bytes()).unwrap();
+        engine.input(0).fill(40);
+        engine.run();
+        outputs.push(engine.output(0).to_vec());
+    }
+    assert!(outputs.iter().all(|output| output == &outputs[0]) && outputs[0].iter().any(|&q| q != outputs[0][0]));
+
+    for residency in RESIDENCIES {
+        let good = coded(residency);
+        let (id, constant, weights) = {
+            let mut file = Memory::of(&good);
+            let model = Model::parse(file.bytes()).unwrap();
+            let (id, constant) = model.constants().iter().enumerate().filter(|(_, c)| c.is_coded()).nth(2).unwrap();
+            (id, *constant, model.header().weights_offset)
+        };
+        let mut bytes = good.clone();
+        bytes[(weights + constant.offset + constant.bytes) as usize - 1] ^= 4;
+        seal(&mut bytes);
+        let mut file = Memory::of(&bytes);
+        let model = Model::parse(file.bytes()).unwrap();
+        let mut scratch = vec![0; model.decode_scratch_bytes()];
+        let error = model.verify(&mut scratch).unwrap_err();
+        assert!(matches!(error, Error::Constant { index, .. } if index == id), "{error}");
+        assert!(error.to_string().contains("damaged"), "{error}");
+        let mut decoded = Memory::new(model.decoded_bytes(), 0);
+        let result = model.decode_into(decoded.bytes(), &mut scratch).map(|_| ());
+        assert_eq!(result.err(), (residency != Constant::IN_TILES).then_some(error));
+    }
+}
+
+#[test]
+fn pages_are_what_ram_would_hold() {
+    let mut file = Memory::of(&coded(Constant::IN_FLASH));
+    let model = Model::parse(file.bytes()).unwrap();
+    let mut scratch = vec![0; model.decode_scratch_bytes()];
+    let mut ram = Memory::new(model.decoded_bytes(), 0xEE);
+    model.decode_into(ram.bytes(), &mut scratch).unwrap();
+    for page_bytes in [1, 7, 256, 1 << 14] {
+        let mut flash = Memory::new(model.decoded_bytes().next_multiple_of(page_bytes), 0xEE);
+        let mut next = 0;
+        let mut write = |offset: usize, page: &[u8]| {
+            assert_eq!((offset, page.len()), (next, page_bytes));
+            flash.bytes()[offset..offset + page.len()].copy_from_slice(page);
+            next += page.len();
+            true
+        };
+        model.decode_with(&mut scratch, &mut vec![0; page_bytes], &mut write).unwrap();
+        assert_eq!(flash.bytes()[..model.decoded_bytes()], *ram.bytes());
+        assert_eq!(crc32(ram.bytes()), model.header().decoded_crc32);
+        assert!(model.with_decoded(flash.bytes()).unwrap().is_decoded());
+        flash.bytes()[5] ^= 1;
+        assert!(matches!(model.with_decoded(flash.bytes()), Err(Error::DecodedChecksum { .. })));
+    }
+    let mut refuse = |offset: usize, _: &[u8]| offset == 0;
+    let refused = model.decode_with(&mut scratch, &mut [0; 64], &mut refuse);
+    assert_eq!(refused, Err(Error::WriteRefused { offset: 64 }));
+    let (needed, given) = (model.decode_scratch_bytes(), 3);
+    let small = model.verify(&mut scratch[..given]).unwrap_err();
+    assert!(matches!(small, Error::DecodeTooSmall { needed: n, given: 3, .. } if n <= needed), "{small}");
+    let short = ram.bytes().len() - 1;
+    assert!(matches!(model.with_decoded(&ram.bytes()[..short]), Err(Error::DecodeTooSmall { .. })));
 }
 
 #[test]

@@ -12,7 +12,16 @@ fuzz_target!(|data: &[u8]| {
         bytes[12..16].copy_from_slice(&crc);
     }
     let file = ModelFile::new(&bytes);
-    let Ok(model) = pith::Model::parse(file.as_bytes()) else { return };
+    let Ok(coded) = pith::Model::parse(file.as_bytes()) else { return };
+    if coded.decoded_bytes() > 1 << 20 || coded.decode_scratch_bytes() > 1 << 20 {
+        return;
+    }
+    let (mut decoded, mut scratch) = (Arena::new(coded.decoded_bytes(), 0), vec![0; coded.decode_scratch_bytes()]);
+    let undamaged = coded.verify(&mut scratch).is_ok();
+    let Ok(model) = coded.decode_into(decoded.bytes_mut(), &mut scratch) else {
+        assert!(!undamaged);
+        return;
+    };
     // A small file may claim any arena and any number of steps over it; the fuzzer wants quick ones.
     if model.arena_bytes() > 1 << 16 || model.ops().map(|(_, op)| op.macs()).sum::<u64>() > 1 << 22 {
         return;
