@@ -97,6 +97,15 @@ impl<'a> Coded<'a> {
         }
     }
 
+    /// Instructions that decoding a weight takes on a Cortex-M4, about.
+    pub fn instructions_per_weight(&self) -> u32 {
+        match &self.params {
+            Params::Uniform => 12,
+            Params::Classes(params) => params.instructions_per_weight(self.shape),
+            Params::Predictive(params) => params.instructions_per_weight(self.shape),
+        }
+    }
+
     /// A decoder before the first row; none if `state` has fewer than [`Coded::state_words`] words.
     pub fn decoder<'s>(&self, state: &'s mut [u32]) -> Option<Decoder<'a, 's>> {
         let mut coder = rans::Decoder::new(self.code)?;
