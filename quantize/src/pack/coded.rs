@@ -4,9 +4,9 @@
 //! predicted instructions is kept by coding the dearest matrices at lower levels.
 
 use super::plan::{PlanOptions, worthwhile_tiles};
-use crate::circuit::weights::{describe, encode};
+use crate::circuit::weights::encode;
 use crate::lower::{ConstantSpec, Program};
-use pith::circuit::Shape;
+use pith::circuit::{Coded, Shape};
 use pith::format::NONE;
 use pith::format::op::Op;
 use pith::format::tensor::Constant;
@@ -107,7 +107,8 @@ impl Matrix {
     }
 
     fn instructions(&self, code: &[u8]) -> f64 {
-        describe(code).instructions_per_weight * self.weights.len() as f64
+        let coded = Coded::new_checked(code, self.bits, self.weights.len());
+        coded.map_or(0.0, |coded| coded.instructions_per_weight() as f64) * self.weights.len() as f64
     }
 }
 

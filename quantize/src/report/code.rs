@@ -2,9 +2,9 @@
 
 use super::layers::{Layer, short};
 use super::{grouped, table};
-use crate::circuit::weights::describe;
 use crate::pack::Residency;
 use pith::Model;
+use pith::circuit::Coded;
 use serde::Serialize;
 
 /// The coded weights of a layer; the keys are stable.
@@ -31,15 +31,15 @@ impl Code {
     pub fn of(model: &Model<'_>, id: u16) -> Option<Code> {
         let constant = model.constant(id);
         let residency = Residency::of(&constant)?;
-        let description = describe(model.stored_bytes(id));
+        let coded = Coded::new_checked(model.stored_bytes(id), constant.bits, constant.len as usize).ok()?;
         let (weights, coded_bytes) = (constant.len as u64, constant.bytes as u64);
         Some(Code {
             weights,
             raw_bytes: (weights * constant.bits as u64).div_ceil(8),
             coded_bytes,
             bits_per_weight: 8.0 * coded_bytes as f64 / weights.max(1) as f64,
-            model: description.model,
-            decode_instructions: (description.instructions_per_weight * weights as f64).round() as u64,
+            model: coded.model(),
+            decode_instructions: coded.instructions_per_weight() as u64 * weights,
             decode: residency.name(),
         })
     }

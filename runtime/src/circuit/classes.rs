@@ -4,7 +4,7 @@
 //! its magnitude, the lower half of them meaning plus (a zero has no sign). The class of a row is coded with equal probabilities.
 
 use super::leaf::{self, Reciprocal, SHAPES, Uniform};
-use super::{Coder, Leaf};
+use super::{Coder, Leaf, Shape};
 
 /// What the header says, beyond the shape.
 ///
@@ -48,6 +48,12 @@ impl Params {
     /// Words of memory for a decoder.
     pub fn state_words(&self) -> usize {
         size_of::<leaf::Table>() / 4 + ((size_of::<Table>() / 4) << self.class_bits)
+    }
+
+    /// Instructions that a weight takes on a Cortex-M4, fitted to counts in an emulator.
+    pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
+        let weights = shape.rows.saturating_mul(shape.row());
+        (46 + 100 / shape.row() + (9_000 + (7_000 << self.class_bits)) / weights) as u32
     }
 
     /// log2 of a class's scale, in 2^-16.

@@ -127,7 +127,7 @@ impl Table {
             let entry = self.entries[i & 127];
             let (part, rise) = (value.saturating_sub(entry & 0xFFFF), entry >> 16);
             if part < rise || i >= 127 {
-                return ((i << 12) as u32 + (part << 12) / rise.max(1)) as i32 - (8 << 15);
+                return ((i << 12) as u32 + (part << 12) / (rise | 1)) as i32 - (8 << 15);
             }
             i += 1;
         }
@@ -187,29 +187,38 @@ impl<const GAP: bool> Parametric<'_, GAP> {
         (65_535 - 2 * (self.limit + self.peak)) as u32
     }
 
-    /// First slot of an integer above `-limit`: strictly increasing.
+    /// Left end of an integer's interval, times the mantissa.
     #[inline(always)]
-    fn start(&self, k: i32) -> u32 {
+    fn edge(&self, k: i32) -> i32 {
         let mut edge = (k << 8) - 128 - self.mean;
         if GAP {
             edge += if k > 0 { self.gap } else { -self.gap };
         }
-        let z = edge.wrapping_mul(self.scale.mantissa) >> (6 + self.scale.shift);
-        ((self.table.at(z) * self.mass()) >> 16) + (k + self.limit + self.peak) as u32
+        edge.wrapping_mul(self.scale.mantissa)
+    }
+
+    /// First slot of an integer above `-limit`, from its edge: strictly increasing.
+    #[inline(always)]
+    fn start(&self, edge: i32, k: i32) -> u32 {
+        let value = self.table.at(edge >> (6 + self.scale.shift));
+        ((value * self.mass()) >> 16) + (k + self.limit + self.peak) as u32
     }
 
     /// About where a slot lies.
     #[inline(always)]
     fn guess(&self, slot: u32) -> i32 {
-        let t = (slot.saturating_sub(self.peak as u32) << 15) / ((self.mass() >> 1) + self.limit as u32);
-        let z = self.table.inverse(t.min(65_535));
-        let x = self.mean + ((z >> 4) << (6 + self.scale.shift)) / (self.scale.mantissa >> 4) + 128;
+        let t = match self.peak as u32 {
+            0 => slot,
+            peak => ((slot.saturating_sub(peak) << 15) / ((32_767 - peak) | 1)).min(65_535),
+        };
+        let z = self.table.inverse(t);
+        let x = self.mean + ((z >> 4) << (6 + self.scale.shift)) / (self.scale.mantissa >> 4 | 1) + 128;
         let x = match x > 128 {
             _ if !GAP => x,
             true => (x - self.gap).max(128),
             false => (x + self.gap).min(128),
         };
-        (x >> 8).clamp(-self.limit, self.limit)
+        (x >> 8).min(self.limit).max(-self.limit)
     }
 }
 
@@ -218,28 +227,32 @@ impl<const GAP: bool> Leaf for Parametric<'_, GAP> {
 
     #[inline(always)]
     fn interval(&self, k: i32) -> (u32, u32) {
-        let start = if k > -self.limit { self.start(k) } else { 0 };
-        let end = if k < self.limit { self.start(k + 1) } else { 1 << 16 };
+        let start = if k > -self.limit { self.start(self.edge(k), k) } else { 0 };
+        let end = if k < self.limit { self.start(self.edge(k + 1), k + 1) } else { 1 << 16 };
         (start, end - start)
     }
 
     /// A guess by the inverse table, then one integer at a time.
     #[inline(always)]
     fn locate(&self, slot: u32) -> (i32, u32, u32) {
+        let step = self.scale.mantissa << 8;
         let mut k = self.guess(slot);
+        let mut edge = self.edge(k);
         let mut end = 1 << 16;
         // Down to the integer that begins at or before the slot, ...
         let mut start = loop {
-            let start = if k > -self.limit { self.start(k) } else { 0 };
+            let start = if k > -self.limit { self.start(edge, k) } else { 0 };
             if start <= slot {
                 break start;
             }
             end = start;
             k -= 1;
+            edge = if GAP { self.edge(k) } else { edge.wrapping_sub(step) };
         };
         // ... or up to the one that ends behind it.
         while end == 1 << 16 && k < self.limit {
-            let next = self.start(k + 1);
+            edge = if GAP { self.edge(k + 1) } else { edge.wrapping_add(step) };
+            let next = self.start(edge, k + 1);
             if slot < next {
                 end = next;
                 break;

@@ -29,6 +29,7 @@
 use super::leaf::{Parametric, Reciprocal, SHAPES, Table, Uniform};
 use super::stream::{Shape, varint};
 use super::{Coder, emit_varint};
+use core::cell::Cell;
 
 /// Most taps.
 pub const MAX_TAPS: usize = 15;
@@ -138,6 +139,16 @@ impl Params {
     }
 }
 
+impl Params {
+    /// Instructions that a weight takes on a Cortex-M4, fitted to counts in an emulator.
+    pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
+        let taps = self.tap_count as usize;
+        let weights = shape.rows.saturating_mul(shape.row());
+        let shares = (270 + 65 * taps) / shape.channels + 350 / shape.row() + 9_000 / weights;
+        (238 + 22 * taps + shares) as u32
+    }
+}
+
 /// A channel of zeros, in place of its scale.
 const ZERO: i16 = i16::MIN;
 
@@ -230,83 +241,80 @@ impl<'s> Predictive<'s> {
 
     fn read_weights<const GAP: bool>(&mut self, coder: &mut impl Coder, reach: usize) {
         let Shape { positions, channels, .. } = self.shape;
-        let mut walk = Walk { row: self.base, rate: 0, peak: 0, step: 0, is_seen: !self.params.peaks };
-        let mut taps = Taps { sources: [0; MAX_TAPS], values: [0; MAX_TAPS] };
+        let mut walk = Walk { scale: self.base, rate: 0, peak: 0, step: 0, is_seen: !self.params.peaks, gradients: 0 };
+        let window = core::mem::take(&mut self.window);
+        let cells = Cell::from_mut(&mut *window).as_slice_of_cells();
+        let mut sources: Sources = [&[]; MAX_TAPS];
         for position in 0..positions {
             let start = reach + position * channels;
-            self.place_taps(position, start, &mut taps);
+            self.place_taps(position, start, cells, &mut sources);
             let rates = self.rates(position);
-            let mut scale = self.positions.get(position).copied().unwrap_or(0);
-            for channel in 0..channels {
-                let channel_scale = self.channels.get(channel).copied().unwrap_or(0);
-                if channel_scale == ZERO {
-                    self.put(start + channel, 0);
-                    continue;
-                }
-                if walk.step & 7 == 0 {
-                    walk.refresh(self.coded);
-                }
-                walk.step += 1;
-                self.read_weight::<GAP>(coder, &rates, &mut walk, &mut taps, &mut scale, channel, start);
-            }
+            let before = self.positions.get(position).copied().unwrap_or(0);
+            (walk.scale, walk.gradients) = (walk.scale.wrapping_add(before), 0);
+            self.read_position::<GAP>(coder, &rates, &mut walk, &sources, cells.get(start..).unwrap_or(&[]));
+            let gradients = walk.gradients.clamp(-1 << 19, 1 << 19);
+            let after = before.wrapping_add((gradients * rates.position) >> 8);
             if let Some(kept) = self.positions.get_mut(position) {
-                *kept = scale;
+                *kept = after;
             }
+            walk.scale = walk.scale.wrapping_sub(before);
         }
-        self.base = self.base.wrapping_add((walk.row.wrapping_sub(self.base)) / (self.rows.min(16) as i32 + 2));
+        self.window = window;
+        self.base = self.base.wrapping_add((walk.scale.wrapping_sub(self.base)) / (self.rows.min(16) as i32 + 2));
     }
 
+    /// The weights of a position, one for each channel.
     #[inline(always)]
-    fn read_weight<const GAP: bool>(
+    fn read_position<const GAP: bool>(
         &mut self,
         coder: &mut impl Coder,
         rates: &Rates,
         walk: &mut Walk,
-        taps: &mut Taps,
-        position_scale: &mut i32,
-        channel: usize,
-        start: usize,
+        sources: &Sources<'_>,
+        row: &[Cell<i8>],
     ) {
         let (limit, gap) = (self.params.limit as i32 - if GAP { self.gap } else { 0 }, self.gap);
-        let mut mean = 0i32;
-        for ((a, from), value) in self.taps.iter().zip(&taps.sources).zip(&mut taps.values) {
-            *value = self.window.get(from.wrapping_add(channel)).map_or(0, |&w| w as i32);
-            mean = mean.wrapping_add(a.wrapping_mul(*value));
-        }
-        let mean = (mean >> 10).clamp(-1 << 15, (1 << 15) - 1);
-        let channel_scale = self.channels.get(channel).map_or(0, |&c| c as i32);
-        let scale = Reciprocal::of_log2(walk.row.wrapping_add(channel_scale << 5).wrapping_add(*position_scale));
-        let leaf = Parametric::<GAP> { table: self.table, scale, mean, gap: gap << 8, limit, peak: walk.peak };
-        let k = coder.code(&leaf);
-        let w = if GAP { k + k.signum() * gap } else { k };
-        self.put(start + channel, w as i8);
-        if k.abs() == limit {
-            walk.see();
-        }
+        let (table, coded) = (self.table, self.coded);
+        let mut values = [0; MAX_TAPS];
+        for (channel, (kept, to)) in self.channels.iter_mut().zip(row).enumerate() {
+            if *kept == ZERO {
+                to.set(0);
+                continue;
+            }
+            if walk.step & 7 == 0 {
+                walk.refresh(coded);
+            }
+            walk.step += 1;
+            let mut mean = 0i32;
+            for ((a, source), value) in self.taps.iter().zip(sources).zip(&mut values) {
+                *value = source.get(channel).map_or(0, |w| w.get() as i32);
+                mean = mean.wrapping_add(a.wrapping_mul(*value));
+            }
+            let mean = (mean >> 10).clamp(-1 << 15, (1 << 15) - 1);
+            let scale = Reciprocal::of_log2(walk.scale.wrapping_add((*kept as i32) << 5));
+            let leaf = Parametric::<GAP> { table, scale, mean, gap: gap << 8, limit, peak: walk.peak };
+            let k = coder.code(&leaf);
+            let w = if GAP { k + k.signum() * gap } else { k };
+            to.set(w as i8);
+            if walk.peak > 0 && k.abs() == limit {
+                (walk.is_seen, walk.peak) = (true, 0);
+            }
 
-        let mut z = (((w << 8) - mean) * scale.mantissa) >> (13 + scale.shift);
-        let mut magnitude = z.abs();
-        if GAP && k == 0 && gap > 0 {
-            (z, magnitude) = (0, ((gap << 7) * scale.mantissa) >> (13 + scale.shift));
-        }
-        let gradient = magnitude.min(1023) - 256;
-        walk.row = walk.row.wrapping_add((gradient * walk.rate) >> 8);
-        *position_scale = position_scale.wrapping_add((gradient * rates.position) >> 8);
-        if let Some(kept) = self.channels.get_mut(channel) {
-            let changed = channel_scale + ((gradient * rates.channel + (1 << 12)) >> 13);
+            let mut z = (((w << 8) - mean) * scale.mantissa) >> (13 + scale.shift);
+            let mut magnitude = z.abs();
+            if GAP && k == 0 && gap > 0 {
+                (z, magnitude) = (0, ((gap << 7) * scale.mantissa) >> (13 + scale.shift));
+            }
+            let gradient = magnitude.min(1023) - 256;
+            walk.scale = walk.scale.wrapping_add((gradient * walk.rate) >> 8);
+            walk.gradients = walk.gradients.wrapping_add(gradient);
+            let changed = *kept as i32 + ((gradient * rates.channel + (1 << 12)) >> 13);
             *kept = changed.clamp(-1 << 14, (1 << 14) - 1) as i16;
-        }
-        // A scale far below the weights around would make a step of any size.
-        let step = (z.clamp(-1024, 1023) * scale.mantissa) >> (scale.shift.max(rates.least_shift) + rates.taps - 3);
-        for (a, value) in self.taps.iter_mut().zip(&taps.values) {
-            *a = a.wrapping_add((value.wrapping_mul(step) + 32) >> 6);
-        }
-    }
-
-    #[inline(always)]
-    fn put(&mut self, at: usize, w: i8) {
-        if let Some(to) = self.window.get_mut(at) {
-            *to = w;
+            // A scale far below the weights around would make a step of any size.
+            let step = (z.clamp(-1024, 1023) * scale.mantissa) >> (scale.shift.max(rates.least_shift) + rates.taps - 3);
+            for (a, value) in self.taps.iter_mut().zip(&values) {
+                *a = a.wrapping_add((value.wrapping_mul(step) + 32) >> 6);
+            }
         }
     }
 
@@ -325,28 +333,28 @@ impl<'s> Predictive<'s> {
         }
     }
 
-    /// Where the taps' sources for channel 0 of a position lie, whose weights begin at `start` of the window.
-    fn place_taps(&self, position: usize, start: usize, taps: &mut Taps) {
+    /// What the taps read at a position, whose weights begin at `start` of the window; a tap that is left out reads nothing.
+    fn place_taps<'w>(&self, position: usize, start: usize, window: &'w [Cell<i8>], sources: &mut Sources<'w>) {
         let (width, channels) = (self.params.width as usize, self.shape.channels);
-        for (&distance, source) in self.params.distances().iter().zip(&mut taps.sources) {
+        for (&distance, source) in self.params.distances().iter().zip(sources) {
             let (distance, back) = (distance as usize, distance as usize / channels);
             let is_near = back <= position && (position % width).abs_diff((position - back) % width) <= width / 2;
-            let is_active = is_near || distance >= self.shape.row();
-            *source = if is_active { start.wrapping_sub(distance) } else { NOWHERE };
+            let from = start.checked_sub(distance).filter(|_| is_near || distance >= self.shape.row());
+            *source = from.and_then(|from| window.get(from..)).unwrap_or(&[]);
         }
     }
 }
 
+/// What every tap reads, channel by channel.
+type Sources<'w> = [&'w [Cell<i8>]; MAX_TAPS];
+
 /// log2(e), in 2^-16.
 const LOG2_E: u32 = 94_548;
 
-/// The source of a tap that is left out: beyond any window, whatever the channel.
-const NOWHERE: usize = usize::MAX / 2;
-
 /// What changes with every weight of a row.
 struct Walk {
-    /// log2 of the row's scale, in 2^-16.
-    row: i32,
+    /// log2 of the row's scale, with the position's while there, in 2^-16.
+    scale: i32,
     /// Of the row's scale.
     rate: i32,
     /// See [`Parametric::peak`].
@@ -354,20 +362,19 @@ struct Walk {
     /// Weights before this one.
     step: usize,
     is_seen: bool,
+    /// Sum over the position.
+    gradients: i32,
 }
 
 impl Walk {
     /// What is set anew before every eighth weight, of `coded`.
+    #[inline(always)]
     fn refresh(&mut self, coded: usize) {
         self.rate = (LOG2_E / (self.step.min(1 << 16) as u32 + 14)).max(LOG2_E / 100) as i32;
         if !self.is_seen {
             let left = coded.saturating_sub(self.step).clamp(1, 1 << 15) as i32;
             self.peak = ((1 << 15) / left).min(32_000);
         }
-    }
-
-    fn see(&mut self) {
-        (self.is_seen, self.peak) = (true, 0);
     }
 }
 
@@ -377,12 +384,4 @@ struct Rates {
     position: i32,
     taps: i32,
     least_shift: i32,
-}
-
-/// The taps at a position.
-struct Taps {
-    /// Where the source for channel 0 lies in the window.
-    sources: [usize; MAX_TAPS],
-    /// The sources of the weight that is next.
-    values: [i32; MAX_TAPS],
 }

@@ -88,12 +88,30 @@ impl<'a> Coded<'a> {
         self.shape
     }
 
+    /// Name of the model.
+    pub fn model(&self) -> &'static str {
+        match &self.params {
+            Params::Uniform => "uniform",
+            Params::Classes(_) => "classes",
+            Params::Predictive(_) => "predictive",
+        }
+    }
+
     /// Words of memory that a decoder works in.
     pub fn state_words(&self) -> usize {
         match &self.params {
             Params::Uniform => 0,
             Params::Classes(params) => params.state_words(),
             Params::Predictive(params) => params.state_words(self.shape),
+        }
+    }
+
+    /// Instructions that decoding a weight takes on a Cortex-M4, about.
+    pub fn instructions_per_weight(&self) -> u32 {
+        match &self.params {
+            Params::Uniform => 12,
+            Params::Classes(params) => params.instructions_per_weight(self.shape),
+            Params::Predictive(params) => params.instructions_per_weight(self.shape),
         }
     }
 

@@ -1,25 +1,28 @@
 //! Weights → coded constants.
 //!
-//! | level | models tried | taps up to | leaf shapes | for |
-//! |---|---|---|---|---|
-//! | 0 | none: every value equally probable | | | reading back |
-//! | 1, 2 | classes | | few, all | fastest decoding |
-//! | 3 | predictive | 0 | few | |
-//! | 4 | predictive | 2 | few | |
-//! | 5 | predictive | 3 | few | |
-//! | 6, default | predictive | 4 | all | devices |
-//! | 7 | predictive | 6 | all | |
-//! | 8 | predictive | 10 | all | |
-//! | 9 | predictive | 15 | all | smallest |
+//! A level is a price: how many bits a weight an instruction of its decoder must save. What the price buys is chosen tensor by tensor.
 //!
-//! From level 3 on the classes are tried too and the smallest is kept. A limit on the decoding cost or on memory leaves out what exceeds it.
+//! | level | models tried | price of 100 instructions, bits a weight | taps up to | leaf shapes | for |
+//! |---|---|---|---|---|---|
+//! | 0 | none: every value equally probable | | | | reading back |
+//! | 1, 2 | classes | | | few, all | fastest decoding |
+//! | 3 | and predictive | 0.1 | 2 | few | |
+//! | 4 | | 0.06 | 3 | few | |
+//! | 5 | | 0.04 | 4 | few | |
+//! | 6, default | | 0.03 | 4 | all | devices |
+//! | 7 | | 0.01 | 6 | all | |
+//! | 8 | | 0.003 | 10 | all | |
+//! | 9 | | 0 | 15 | all | smallest |
+//!
+//! A limit on the decoding cost or on memory leaves out what exceeds it.
 
 mod record;
 mod search;
 
 pub use record::{Model, Weights};
 
-use pith::circuit::{MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape};
+use pith::circuit::Shape;
+use search::{Best, Limits};
 
 /// The level that is meant where none is given.
 pub const DEFAULT_LEVEL: u8 = 6;
@@ -29,7 +32,7 @@ pub const DEFAULT_LEVEL: u8 = 6;
 pub struct Options {
     /// 0 to 9, see the module.
     pub level: u8,
-    /// Instructions on a Cortex-M4, see [`pith::circuit::Coded::instructions_per_weight`].
+    /// Instructions on a Cortex-M4, see [`Model::instructions_per_weight`].
     pub max_instructions_per_weight: u32,
     /// Bytes of a decoder's state.
     pub max_state_bytes: usize,
@@ -53,19 +56,28 @@ impl Default for Options {
 #[derive(Clone, Copy, Debug)]
 struct Effort {
     level: u8,
+    /// Most taps.
     taps: usize,
     all_shapes: bool,
     /// Other scales of the first row.
     bases: usize,
     /// Farthest tap.
     reach: usize,
+    /// Of an instruction, in 2^-16 bits.
+    price: u64,
 }
 
 impl Effort {
     fn of(level: u8) -> Effort {
-        let taps = [0, 0, 0, 0, 2, 3, 4, 6, 10, 15][level.min(9) as usize];
-        let reach = if level < 9 { 4096 } else { usize::MAX };
-        Effort { level, taps, all_shapes: level == 2 || level > 5, bases: if level > 6 { 6 } else { 2 }, reach }
+        let level = level.min(9);
+        Effort {
+            level,
+            taps: [0, 0, 0, 2, 3, 4, 4, 6, 10, 15][level as usize],
+            all_shapes: level == 2 || level > 5,
+            bases: if level > 6 { 6 } else { 2 },
+            reach: if level < 9 { 4096 } else { usize::MAX },
+            price: [0, 0, 0, 66, 39, 26, 20, 7, 2, 0][level as usize],
+        }
     }
 
     fn shapes(&self) -> impl Iterator<Item = u8> + use<> {
@@ -84,75 +96,28 @@ pub fn encode_with(weights: &[i8], shape: Shape, bits: u8, options: &Options, pr
     record::emit(&choose(&weights, options, progress), &weights)
 }
 
-/// Codes `weights` with a model that is given.
+/// Codes `weights` with a model that is given, which must be able to code them: no weight beyond its limit, every row as it says.
 pub fn encode_as(model: &Model, weights: &Weights<'_>) -> Vec<u8> {
     record::emit(model, weights)
 }
 
-/// What a coded constant costs, for reports and budgets.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Description {
-    /// Name of the model.
-    pub model: &'static str,
-    /// Predicted instructions a weight on a Cortex-M4.
-    pub instructions_per_weight: f64,
-}
-
-/// Of coded weights.
-pub fn describe(bytes: &[u8]) -> Description {
-    let (model, instructions_per_weight) = match bytes.first() {
-        Some(&MODEL_UNIFORM) => ("uniform", 15.0),
-        Some(&MODEL_CLASSES) => ("classes", 60.0),
-        Some(&MODEL_PREDICTIVE) => ("predictive", 250.0),
-        _ => ("unknown", 0.0),
-    };
-    Description { model, instructions_per_weight }
-}
-
-/// The model under which the weights cost the least.
+/// The model under which the weights cost the least, the price of decoding included.
 pub fn choose(weights: &Weights<'_>, options: &Options, progress: &mut dyn FnMut()) -> Model {
     let effort = Effort::of(options.level);
-    let mut best = search::Best { model: Model::Uniform, cost: record::cost(&Model::Uniform, weights) };
-    let mut take = |candidate: search::Best| {
-        if candidate.cost < best.cost {
-            best = candidate;
-        }
+    let limits = Limits {
+        price: effort.price,
+        max_instructions_per_weight: options.max_instructions_per_weight,
+        max_state_bytes: options.max_state_bytes,
     };
+    let mut best = Best::new(weights, limits);
     if options.level > 0 {
-        progress();
-        take(search::classes(weights, &effort));
+        search::classes(&mut best, &effort, progress);
     }
     if options.level > 2 {
-        let may = |params: &pith::circuit::predictive::Params| {
-            4 * params.state_words(weights.shape) <= options.max_state_bytes
-        };
-        take(search::predictive(weights, &effort, &may, progress));
+        search::predictive(&mut best, &effort, progress);
     }
     best.model
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use pith::circuit::Coded;
-
-    #[test]
-    fn what_is_encoded_is_decoded() {
-        for (bits, level) in (2..=8u8).flat_map(|bits| [0, 1, 3, 6].map(|level| (bits, level))) {
-            let shape = Shape { rows: 3, positions: 2, channels: 5 };
-            let half = 1i32 << (bits - 1);
-            let weights: Vec<i8> = (0..30).map(|i| (i * 37 % (2 * half) - half) as i8).collect();
-            let bytes = encode(&weights, shape, bits, level);
-            let coded = Coded::new_checked(&bytes, bits, weights.len()).unwrap();
-            assert_eq!(coded.shape(), shape);
-            let mut state = vec![0; coded.state_words()];
-            let mut decoder = coded.decoder(&mut state).unwrap();
-            let mut row = vec![0; shape.row()];
-            for expected in weights.chunks(shape.row()) {
-                decoder.row(&mut row);
-                assert_eq!(row, expected);
-            }
-            assert!(decoder.is_finished());
-        }
-    }
-}
+mod tests;

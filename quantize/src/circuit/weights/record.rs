@@ -15,6 +15,26 @@ pub enum Model {
     Predictive(predictive::Params),
 }
 
+impl Model {
+    /// Instructions that decoding a weight takes on a Cortex-M4, about.
+    pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
+        match self {
+            Model::Uniform => 12,
+            Model::Classes(params) => params.instructions_per_weight(shape),
+            Model::Predictive(params) => params.instructions_per_weight(shape),
+        }
+    }
+
+    /// Bytes of a decoder's state.
+    pub fn state_bytes(&self, shape: Shape) -> usize {
+        match self {
+            Model::Uniform => 0,
+            Model::Classes(params) => 4 * params.state_words(),
+            Model::Predictive(params) => 4 * params.state_words(shape),
+        }
+    }
+}
+
 /// Weights, `[rows, positions, channels]`, of `bits` bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights<'a> {
@@ -157,8 +177,6 @@ fn class_symbols(params: &classes::Params, weights: &Weights<'_>) -> Vec<i32> {
         let class = if params.zero_rows && row.iter().all(|&w| w == 0) { 0 } else { best };
         if params.class_bits > 0 {
             symbols.push(class as i32);
-        } else {
-            // The model asks for no class.
         }
         if class > 0 || !params.zero_rows {
             symbols.extend(row.iter().map(|&w| w as i32));

@@ -9,21 +9,53 @@ use super::record::{Model, Weights, cost};
 use pith::circuit::leaf::SHAPES;
 use pith::circuit::{Shape, classes, predictive};
 
-/// A model under which the weights cost the least, and what they cost in 2^-16 bits.
-pub(super) struct Best {
-    pub model: Model,
-    pub cost: u64,
+/// What a model may take on a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Of an instruction, in 2^-16 bits.
+    pub price: u64,
+    pub max_instructions_per_weight: u32,
+    pub max_state_bytes: usize,
 }
 
-impl Best {
-    /// Takes the model if it is cheaper.
-    pub fn offer(&mut self, model: Model, weights: &Weights<'_>) -> bool {
-        let cost = cost(&model, weights);
+/// The best model so far, and what the weights cost under it in 2^-16 bits, with the price of decoding.
+#[derive(Clone)]
+pub(super) struct Best<'w> {
+    weights: &'w Weights<'w>,
+    limits: Limits,
+    pub model: Model,
+    cost: u64,
+}
+
+impl<'w> Best<'w> {
+    /// Every value equally probable: what everything else must beat.
+    pub fn new(weights: &'w Weights<'w>, limits: Limits) -> Best<'w> {
+        let mut best = Best { weights, limits, model: Model::Uniform, cost: 0 };
+        best.cost = best.price(&Model::Uniform);
+        best
+    }
+
+    fn price(&self, model: &Model) -> u64 {
+        let instructions = model.instructions_per_weight(self.weights.shape) as u64;
+        cost(model, self.weights) + self.limits.price * instructions * self.weights.values.len() as u64
+    }
+
+    /// Takes the model if it is cheaper and within the limits; whether it was.
+    fn offer(&mut self, model: Model) -> bool {
+        let shape = self.weights.shape;
+        let is_allowed = model.instructions_per_weight(shape) <= self.limits.max_instructions_per_weight
+            && model.state_bytes(shape) <= self.limits.max_state_bytes;
+        let cost = if is_allowed { self.price(&model) } else { u64::MAX };
         let is_better = cost < self.cost;
         if is_better {
-            *self = Best { model, cost };
+            (self.model, self.cost) = (model, cost);
         }
         is_better
+    }
+
+    /// The same without a model.
+    fn empty(&self) -> Best<'w> {
+        Best { cost: u64::MAX, ..self.clone() }
     }
 }
 
@@ -45,13 +77,13 @@ fn is_zero(row: &[i8]) -> bool {
 }
 
 /// The best table for each class of rows.
-pub(super) fn classes(weights: &Weights<'_>, effort: &Effort) -> Best {
+pub(super) fn classes(best: &mut Best<'_>, effort: &Effort, progress: &mut dyn FnMut()) {
+    let weights = best.weights;
     let mut means: Vec<f64> = weights.rows().filter(|row| !is_zero(row)).map(mean_magnitude).collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means.get(((means.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or(0.125);
     let zero_rows = means.len() < weights.shape.rows;
     let limit = limit(weights.values);
-    let mut best = Best { model: Model::Uniform, cost: u64::MAX };
     for class_bits in u8::from(zero_rows)..=2 {
         let places = (1u8 << class_bits) - u8::from(zero_rows);
         let (low, high) = match places {
@@ -60,68 +92,63 @@ pub(super) fn classes(weights: &Weights<'_>, effort: &Effort) -> Best {
         };
         let step = ((high - low) as f64 / (places.max(2) - 1) as f64).round() as u8;
         for shape in effort.shapes() {
-            let params = classes::Params { shape, class_bits, zero_rows, limit, base: low, step };
-            best.offer(Model::Classes(params), weights);
+            progress();
+            best.offer(Model::Classes(classes::Params { shape, class_bits, zero_rows, limit, base: low, step }));
         }
     }
-    best
 }
 
-/// The best mean and scale from weights before. `may` says whether parameters are allowed.
-pub(super) fn predictive(
-    weights: &Weights<'_>,
-    effort: &Effort,
-    may: &dyn Fn(&predictive::Params) -> bool,
-    progress: &mut dyn FnMut(),
-) -> Best {
-    let start = start(weights);
-    let mut best = Best { model: Model::Predictive(start), cost: cost(&Model::Predictive(start), weights) };
-    let mut current = start;
-    let mut offer = |best: &mut Best, current: &mut predictive::Params, params: predictive::Params| {
+/// The best mean and scale from weights before.
+pub(super) fn predictive(best: &mut Best<'_>, effort: &Effort, progress: &mut dyn FnMut()) {
+    let mut found = best.empty();
+    let mut current = start(best.weights);
+    let mut offer = |found: &mut Best<'_>, current: &mut predictive::Params, params: predictive::Params| {
         progress();
-        if may(&params) && best.offer(Model::Predictive(params), weights) {
+        if found.offer(Model::Predictive(params)) {
             *current = params;
         }
     };
     let kept = current;
-    effort.shapes().for_each(|shape| offer(&mut best, &mut current, predictive::Params { shape, ..kept }));
+    offer(&mut found, &mut current, kept);
+    effort.shapes().for_each(|shape| offer(&mut found, &mut current, predictive::Params { shape, ..kept }));
     if kept.peaks {
         let kept = current;
-        offer(&mut best, &mut current, predictive::Params { peaks: false, ..kept });
+        offer(&mut found, &mut current, predictive::Params { peaks: false, ..kept });
     }
-    let gaps = predictive::Params { gaps: true, ..current };
-    if effort.level > 1 && weights.rows().any(|row| !is_zero(row) && row.contains(&0)) {
-        offer(&mut best, &mut current, gaps);
+    if best.weights.rows().any(|row| !is_zero(row) && row.contains(&0)) {
+        let kept = current;
+        offer(&mut found, &mut current, predictive::Params { gaps: true, ..kept });
     }
-    for width in widths(weights.shape) {
+    for width in widths(best.weights.shape) {
         let mut trial = predictive::Params { width, ..current };
-        let mut trial_best = Best { model: Model::Predictive(trial), cost: u64::MAX };
-        trial_best.offer(Model::Predictive(trial), weights);
-        let candidates = distances(weights.shape, width as usize, effort);
+        let mut trial_found = found.empty();
+        trial_found.offer(Model::Predictive(trial));
+        let candidates = distances(best.weights.shape, width as usize, effort);
         while (trial.tap_count as usize) < effort.taps {
             let kept = trial;
             for &distance in candidates.iter().filter(|d| !kept.distances().contains(d)) {
                 let mut params = kept;
                 params.taps[kept.tap_count as usize] = distance;
                 params.tap_count += 1;
-                offer(&mut trial_best, &mut trial, params);
+                offer(&mut trial_found, &mut trial, params);
             }
             if trial == kept {
                 break;
             }
         }
-        if trial_best.cost < best.cost {
-            (best, current) = (trial_best, trial);
+        if trial_found.cost < found.cost {
+            (found, current) = (trial_found, trial);
         }
     }
     let kept = current;
-    effort.shapes().for_each(|shape| offer(&mut best, &mut current, predictive::Params { shape, ..kept }));
-    for step in [-8i16, -4, 4, 8, -2, 2].into_iter().take(effort.bases) {
-        let base = (current.base as i16 + step).clamp(0, 255) as u8;
-        let params = predictive::Params { base, ..current };
-        offer(&mut best, &mut current, params);
+    effort.shapes().for_each(|shape| offer(&mut found, &mut current, predictive::Params { shape, ..kept }));
+    for step in [-8i16, 8, -4, 4, -2, 2].into_iter().take(effort.bases) {
+        let params = predictive::Params { base: (current.base as i16 + step).clamp(0, 255) as u8, ..current };
+        offer(&mut found, &mut current, params);
     }
-    best
+    if found.cost < best.cost {
+        *best = Best { weights: best.weights, ..found };
+    }
 }
 
 /// What the weights themselves say.

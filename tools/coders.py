@@ -1,0 +1,58 @@
+"""Sizes that general coders reach on a file of int8 weights; one JSON object on standard output.
+
+Called by `cargo xtask bench compress --peers` as `coders.py FILE BITS ROWSxLENGTH ...`, a shape for every tensor. Weights of four bits are
+coded one and two a byte, and the smaller size counts. Coders that are absent are left out. zpaq stores names and dates: only what its archive
+takes beyond the file's own block counts is not separable, so the whole archive counts. DeepCABAC (nncodec) is measured where it is installed.
+"""
+
+import bz2
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import brotli
+
+
+def command(arguments, data, result):
+    """Bytes of the file that a command makes of `data`, which it finds as `in`; none if there is no such command."""
+    if shutil.which(arguments[0]) is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "in").write_bytes(data)
+        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return (Path(folder) / result).stat().st_size
+
+
+def xz(data):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    return len(lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters))
+
+
+CODERS = {
+    "zstd -22": lambda data: command(["zstd", "--ultra", "-22", "-q", "in", "-o", "out"], data, "out"),
+    "xz -9e": xz,
+    "brotli -11": lambda data: len(brotli.compress(data, quality=11, lgwin=24)),
+    "bzip2": lambda data: len(bz2.compress(data, 9)),
+    "lrzip -z": lambda data: command(["lrzip", "-z", "-T", "-q", "-o", "out", "in"], data, "out"),
+    "zpaq -m5": lambda data: command(["zpaq", "add", "out.zpaq", "in", "-m5"], data, "out.zpaq"),
+}
+
+
+def packed(data):
+    """Two weights a byte, the first in the low half."""
+    data = data + b"\0" * (len(data) % 2)
+    return bytes((low & 15) | (high & 15) << 4 for low, high in zip(data[::2], data[1::2]))
+
+
+def main():
+    data, bits = Path(sys.argv[1]).read_bytes(), int(sys.argv[2])
+    forms = [data, packed(data)] if bits == 4 else [data]
+    sizes = {name: [coder(form) for form in forms] for name, coder in CODERS.items()}
+    print(json.dumps({name: min(size) for name, size in sizes.items() if None not in size}))
+
+
+main()
