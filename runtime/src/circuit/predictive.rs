@@ -329,7 +329,7 @@ impl<'s> Predictive<'s> {
             channel: if channels > 1 { after(rows.saturating_mul(positions) + position, 10, 50) } else { 0 },
             position: if positions > 1 { after(rows.saturating_mul(channels), 50, 500) } else { 0 },
             taps: (weights.ilog2() as i32 - 2).clamp(6, 11),
-            least_shift: (self.params.limit as i32).ilog2() as i32 - 4,
+            least_shift: ((self.params.limit as i32).ilog2() as i32 - 4).max(-3),
         }
     }
 
