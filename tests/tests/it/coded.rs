@@ -1,9 +1,13 @@
-//! Whole networks with coded weights: the same outputs in every residency, for every layout, on every instruction set of the machine.
+//! Whole networks with coded weights: the same outputs in every residency, for every layout, on every instruction set of the machine. And code
+//! itself, read by a second decoder.
 
+use crate::decoder::decode;
 use crate::firmware::{networks, samples};
+use pith::circuit::{Coded, Shape};
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
 use quantize::build::{BuildOptions, build, input_slots, prepend_preprocess};
+use quantize::circuit::weights::encode;
 use quantize::data;
 use quantize::execute::{Runner, quantize};
 use quantize::graph::simplify;
@@ -54,5 +58,61 @@ fn networks_are_the_same_in_every_residency() {
                 }
             }
         }
+    }
+}
+
+/// Weights as networks have them: bell-shaped, with scales of rows and channels, neighbours alike, scaled to the largest of a row, and pruned.
+fn weights(random: &mut impl FnMut() -> f64, shape: Shape, bits: u8, pruned: &str) -> Vec<i8> {
+    let mut bell = || (0..6).map(|_| random()).sum::<f64>() - 3.0;
+    let channels: Vec<f64> = (0..shape.channels).map(|_| bell().exp2()).collect();
+    let limit = f64::from((1u32 << (bits - 1)) - 1);
+    let mut all = Vec::new();
+    for r in 0..shape.rows {
+        let mut last = vec![0.0; shape.channels];
+        let mut row = Vec::new();
+        for _ in 0..shape.positions {
+            for (last, scale) in last.iter_mut().zip(&channels) {
+                *last = 0.6 * *last + bell() * scale;
+                row.push(*last);
+            }
+        }
+        let largest = row.iter().fold(1e-9f64, |m, w| m.max(w.abs()));
+        all.extend(row.iter().enumerate().map(|(i, w)| match pruned {
+            "rows" if r % 2 == 0 => 0,
+            "channels" if i % shape.channels % 3 == 0 => 0,
+            "small" if w.abs() < 0.3 * largest => 0,
+            _ => (w / largest * limit).round() as i8,
+        }));
+    }
+    all
+}
+
+#[test]
+fn a_decoder_written_from_the_format_agrees() {
+    let mut state = 7u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let shapes = [(1, 1, 1), (7, 1, 1), (1, 1, 40), (6, 9, 8), (12, 25, 3), (20, 1, 33), (24, 9, 1), (3, 10, 4)];
+    let mut models = std::collections::BTreeMap::new();
+    for (rows, positions, channels) in shapes {
+        let shape = Shape { rows, positions, channels };
+        for bits in 2..=8 {
+            for pruned in ["", "rows", "channels", "small"] {
+                let weights = weights(&mut random, shape, bits, pruned);
+                for level in [0, 1, 2, 5, 9] {
+                    let code = encode(&weights, shape, bits, level);
+                    let what = format!("{shape:?}, {bits} bits, {pruned}, level {level}");
+                    let coded = Coded::new_checked(&code, bits, weights.len()).expect(&what);
+                    assert_eq!(decode(&code, bits.into(), weights.len()).as_ref(), Some(&weights), "{what}");
+                    *models.entry((coded.model(), pruned)).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    println!("{models:?}");
+    for pruned in ["", "rows", "channels", "small"] {
+        assert!(["classes", "predictive"].iter().all(|model| models.contains_key(&(model, pruned))), "{models:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod coded;
+mod decoder;
 mod firmware;
 mod import;
 mod onnx_nodes;
