@@ -206,19 +206,25 @@ impl Unpacker<'_, '_> {
     }
 }
 
+/// Most weights of a coded constant, and most bytes of it decoded: sums of a few of them fit the machine's words, which may have 32 bits.
+const MAX_LEN: u32 = 1 << 29;
+
 /// Checks a coded constant by itself and returns the bytes that it takes decoded.
 pub(crate) fn check(constant: &Constant, stored: &[u8]) -> Result<u64, &'static str> {
-    let len = usize::try_from(constant.len).map_err(|_| "length")?;
-    let Shape { rows: n, .. } = Coded::new_checked(stored, constant.bits, len)?.shape();
-    let k = len / n.max(1);
+    if constant.len > MAX_LEN {
+        return Err("length");
+    }
+    let Shape { rows: n, .. } = Coded::new_checked(stored, constant.bits, constant.len as usize)?.shape();
+    let k = constant.len as usize / n.max(1);
     let Some(layout) = Layout::from_code(constant.layout) else {
         return Ok((constant.len as u64 * constant.bits as u64).div_ceil(8));
     };
     if !layout.holds(constant.bits) || k > MAX_K {
         return Err("width or length of weights in blocks");
     }
-    // Of at most 2^16 columns of a byte each and 2^28 rows, 64 bits hold the product.
-    Ok(n.div_ceil(layout.rows()) as u64 * layout.block_bytes(constant.bits, k) as u64)
+    // Both factors have at most 32 bits.
+    let bytes = n.div_ceil(layout.rows()) as u64 * layout.block_bytes(constant.bits, k) as u64;
+    if bytes <= MAX_LEN as u64 { Ok(bytes) } else { Err("length") }
 }
 
 /// Bytes that a checked constant takes decoded.

@@ -44,8 +44,13 @@ fn run() -> Result<(), &'static str> {
     let counter = Counter::start(&mut core.SYST);
     defmt::info!("model of {} bytes, arena of {} bytes", model.header().file_bytes, model.arena_bytes());
 
-    let (decoded, decoding) = counter.ticks(|| decode(model, &mut arena.0));
-    let model = decoded?;
+    let (model, decoding) = match uses::decodes_once(USES) {
+        true => {
+            let (decoded, ticks) = counter.ticks(|| decode(model, &mut arena.0));
+            (decoded?, ticks)
+        }
+        false => (model, 0),
+    };
 
     let sample_bytes: usize = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize).sum();
     let touched = touched_bytes(&model, &mut arena.0, sample_bytes)?;
@@ -93,9 +98,6 @@ fn run() -> Result<(), &'static str> {
 
 /// The model with its weights decoded, as far as they are decoded once. `memory` is free before the first run.
 fn decode(model: Model<'static>, memory: &mut [u8]) -> Result<Model<'static>, &'static str> {
-    if !uses::decodes_once(USES) {
-        return Ok(model);
-    }
     let decoded = cortex_m::singleton!(: Aligned<[u8; DECODED_BYTES]> = Aligned([0; DECODED_BYTES]));
     let decoded = &mut decoded.ok_or("the memory for weights is taken")?.0;
     if !model.constants().iter().any(|c| c.is_coded() && c.residency == Constant::IN_FLASH) {

@@ -292,4 +292,16 @@ fn coded_weights_give_the_same_outputs() {
     refused(budget(&[]), &["--clock-mhz", "cortex-m4"], Some(&output));
     let (code, text, err) = budget(&["--clock-mhz", "80"]);
     assert!(code == 0 && !text.contains("decode_instructions"), "{err}{text}");
+
+    // The recipe says it too.
+    let output = folder.path("recipe.pith");
+    let with = |text: &str| {
+        let recipe = folder.write("recipe.toml", text.as_bytes());
+        let more = ["--target", "cortex-m4", "--recipe", &recipe, "--json"];
+        build(&digits("digits.onnx"), &digits("digits_train.npz"), &output, &more)
+    };
+    refused(with("[compress]\nlevel = 12\n"), &["compress.level", "12"], Some(&output));
+    refused(with("[compress]\nlevel = 1\ndecode = \"rom\"\n"), &["recipe.toml", "rom"], Some(&output));
+    let (code, text, err) = with("[compress]\nlevel = 3\ndecode = \"flash\"\n");
+    assert!(code == 0 && text.contains("\"decode\": \"flash\""), "{err}{text}");
 }
