@@ -2,19 +2,23 @@
 
 Called by `cargo xtask bench compress --peers` as `coders.py FILE BITS ROWSxLENGTH ...`, a shape for every tensor. Weights of four bits are
 coded one and two a byte, and the smaller size counts. Coders that are absent are left out. zpaq stores names and dates: only what its archive
-takes beyond the file's own block counts is not separable, so the whole archive counts. DeepCABAC (nncodec) is measured where it is installed.
+takes beyond the file's own block counts is not separable, so the whole archive counts. DeepCABAC is the entropy coder of nncodec alone, without
+its container: a context model for each tensor, the better of its two profiles, decoded back.
 """
 
 import bz2
+import importlib.util
 import json
 import lzma
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 import brotli
+import numpy as np
 
 
 def command(arguments, data, result):
@@ -42,6 +46,38 @@ CODERS = {
 }
 
 
+def deepcabac(data, shapes):
+    """Bytes of nncodec's coder; none where it is not installed. Its extension is loaded alone: the package around it wants PyTorch."""
+    found = list((Path(sysconfig.get_path("purelib")) / "nncodec" / "extensions").glob("deepCABAC*.so"))
+    if not found:
+        return None
+    spec = importlib.util.spec_from_file_location("deepCABAC", found[0])
+    coder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(coder)
+    weights = np.frombuffer(data, np.int8).astype(np.int32)
+    ends = np.cumsum([rows * length for rows, length in shapes])
+    tensors = [np.ascontiguousarray(t.reshape(shape)) for t, shape in zip(np.split(weights, ends[:-1]), shapes)]
+    off = [coder.HdspMode.AlwaysOff, np.zeros(2, np.int8)]
+    unary = 11
+
+    def size(profile):
+        encoder, decoder = coder.Encoder(), coder.Decoder()
+        for tensor in tensors:
+            encoder.initCtxModels(unary, 1)
+            skipped = (~tensor.any(axis=1)).astype(np.int32)
+            encoder.encodeLayer(tensor, 0, 0, profile, 0, profile, skipped, *off, 0, 0)
+        code = bytearray(encoder.finish().tobytes())
+        decoder.setStream(code)
+        for tensor in tensors:
+            decoder.initCtxModels(unary)
+            decoded = np.zeros_like(tensor)
+            decoder.decodeLayer(decoded, 0, 0, profile, 0, *off, 0, 0)
+            assert (decoded == tensor).all()
+        return len(code)
+
+    return min(size(0), size(1))
+
+
 def packed(data):
     """Two weights a byte, the first in the low half."""
     data = data + b"\0" * (len(data) % 2)
@@ -51,7 +87,9 @@ def packed(data):
 def main():
     data, bits = Path(sys.argv[1]).read_bytes(), int(sys.argv[2])
     forms = [data, packed(data)] if bits == 4 else [data]
+    shapes = [tuple(map(int, shape.split("x"))) for shape in sys.argv[3:]]
     sizes = {name: [coder(form) for form in forms] for name, coder in CODERS.items()}
+    sizes["DeepCABAC"] = [deepcabac(data, shapes)]
     print(json.dumps({name: min(size) for name, size in sizes.items() if None not in size}))
 
 

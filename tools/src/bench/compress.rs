@@ -279,9 +279,23 @@ fn run_peers(tensors: &[Tensor], bits: u8) -> Result<BTreeMap<String, u64>, Tool
     serde_json::from_str(&call(&mut python)?).map_err(|e| ToolError(format!("tools/coders.py: {e}")))
 }
 
+/// DeepCABAC.
+const NNCODEC: &str = "nncodec==2.1.3";
+
 /// A Python with the coders' packages, installed first if it is not there.
 fn python() -> Result<PathBuf, ToolError> {
-    super::peers::environment(&root().join("target/coders"), Path::new("tools/coders-requirements.txt"))
+    let folder = root().join("target/coders");
+    let python = super::peers::environment(&folder, Path::new("tools/coders-requirements.txt"))?;
+    // Without what its package asks for, PyTorch among them; it is compiled, which needs a C++ compiler and minutes.
+    let stamp = folder.join(NNCODEC);
+    if !stamp.exists() {
+        let pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-deps", NNCODEC];
+        match call(Command::new(&python).args(pip)) {
+            Ok(_) => std::fs::write(&stamp, "").map_err(|e| ToolError(e.to_string()))?,
+            Err(e) => eprintln!("DeepCABAC is left out: {e}"),
+        }
+    }
+    Ok(python)
 }
 
 fn chart(report: &Report) -> Chart {
