@@ -152,7 +152,7 @@ fn em_never_lowers_the_likelihood() {
         let leaves =
             [Leaves::Categorical, Leaves::Parametric(Family::Laplace, 2), Leaves::Parametric(Family::Logistic, 1)];
         let mut circuit = hclt(&tree, 4, 3, leaves[round as usize % 3], round);
-        let schedule = Schedule { phases: vec![], full: 12, batch: 64, pseudocount: 0.0 };
+        let schedule = Schedule { phases: vec![], full: 12, batch: 64, pseudocount: 0.0, full_pseudocount: 0.0 };
         let mut last = f64::NEG_INFINITY;
         for epoch in 0..schedule.epochs() {
             let mean = em::epoch(&mut circuit, &data, &schedule, epoch, 0, &mut Workspace::default(), &mut |_| ());
