@@ -107,13 +107,13 @@ fn coded_weights_give_the_desktop_bytes() {
 }
 
 /// A built network, what it is fed, and what it gives on the desktop.
-struct Network {
-    built: Built,
-    inputs: Vec<Vec<Vec<i8>>>,
-    expected: Vec<Vec<Vec<i8>>>,
+pub(crate) struct Network {
+    pub(crate) built: Built,
+    pub(crate) inputs: Vec<Vec<Vec<i8>>>,
+    pub(crate) expected: Vec<Vec<Vec<i8>>>,
 }
 
-fn network(path: &Path, set: &Path, scale: f64, count: usize) -> Network {
+pub(crate) fn network(path: &Path, set: &Path, scale: f64, count: usize) -> Network {
     let mut recipe = Recipe::default();
     recipe.preprocess.scale = scale;
     let graph = prepend_preprocess(simplify(import(path).unwrap()), &recipe.preprocess).unwrap();
