@@ -1,7 +1,7 @@
 //! Likelihoods and flows of a batch of samples, region by region.
 //!
 //! Values are linear, not logarithmic: a row of units of one sample is scaled by a power of two after its product, so that its largest value
-//! lies in `[1, 2)`, and the exponents are summed over the subtree. A sum layer is then one matrix product (see [`dense`](super::dense)).
+//! lies in `[1, 2)`, and the exponents are summed over the subtree. A sum layer is then one matrix product (see [`dense`]).
 //!
 //! A flow is what a sample sends through an edge, its expected count; the flow of the root is 1:
 //!
