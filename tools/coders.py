@@ -1,8 +1,7 @@
 """Sizes that general coders reach on a file of int8 weights; one JSON object on standard output.
 
-Called by `cargo xtask bench compress --peers` as `coders.py FILE BITS ROWSxLENGTH ...`, a shape for every tensor. Weights of four bits are
-coded one and two a byte, and the smaller size counts. Coders that are absent are left out. zpaq stores names and dates: only what its archive
-takes beyond the file's own block counts is not separable, so the whole archive counts. DeepCABAC (nncodec) is measured where it is installed.
+Called by `cargo xtask bench compress --peers` as `coders.py BITS FILE ...`: the same weights in several orders. Weights of four bits are coded
+one and two a byte. The smallest size counts. Coders that are absent are left out.
 """
 
 import bz2
@@ -37,7 +36,7 @@ CODERS = {
     "xz -9e": xz,
     "brotli -11": lambda data: len(brotli.compress(data, quality=11, lgwin=24)),
     "bzip2": lambda data: len(bz2.compress(data, 9)),
-    "lrzip -z": lambda data: command(["lrzip", "-z", "-T", "-q", "-o", "out", "in"], data, "out"),
+    "lrzip -z": lambda data: command(["lrzip", "-z", "-T", "-L", "9", "-q", "-o", "out", "in"], data, "out"),
     "zpaq -m5": lambda data: command(["zpaq", "add", "out.zpaq", "in", "-m5"], data, "out.zpaq"),
 }
 
@@ -49,8 +48,9 @@ def packed(data):
 
 
 def main():
-    data, bits = Path(sys.argv[1]).read_bytes(), int(sys.argv[2])
-    forms = [data, packed(data)] if bits == 4 else [data]
+    forms = [Path(name).read_bytes() for name in sys.argv[2:]]
+    if sys.argv[1] == "4":
+        forms += [packed(data) for data in forms]
     sizes = {name: [coder(form) for form in forms] for name, coder in CODERS.items()}
     print(json.dumps({name: min(size) for name, size in sizes.items() if None not in size}))
 
