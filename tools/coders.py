@@ -17,13 +17,13 @@ import brotli
 
 
 def command(arguments, data, result):
-    """Bytes of the file that a command makes of `data`, which it finds as `in`; none if there is no such command."""
+    """Bytes of the file that a command makes of `data`, which it finds as `in`; none if it is absent or fails."""
     if shutil.which(arguments[0]) is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").write_bytes(data)
-        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return (Path(folder) / result).stat().st_size
+        ran = subprocess.run(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return (Path(folder) / result).stat().st_size if ran.returncode == 0 else None
 
 
 def xz(data):
@@ -51,8 +51,8 @@ def main():
     forms = [Path(name).read_bytes() for name in sys.argv[2:]]
     if sys.argv[1] == "4":
         forms += [packed(data) for data in forms]
-    sizes = {name: [coder(form) for form in forms] for name, coder in CODERS.items()}
-    print(json.dumps({name: min(size) for name, size in sizes.items() if None not in size}))
+    sizes = {name: [size for form in forms if (size := coder(form)) is not None] for name, coder in CODERS.items()}
+    print(json.dumps({name: min(size) for name, size in sizes.items() if size}))
 
 
 main()
