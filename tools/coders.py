@@ -1,9 +1,8 @@
 """Sizes that general coders reach on a file of int8 weights; one JSON object on standard output.
 
-Called by `cargo xtask bench compress --peers` as `coders.py FILE BITS ROWSxLENGTH ...`, a shape for every tensor. Weights of four bits are
-coded one and two a byte, and the smaller size counts. Coders that are absent are left out. zpaq stores names and dates: only what its archive
-takes beyond the file's own block counts is not separable, so the whole archive counts. DeepCABAC is the entropy coder of nncodec alone, without
-its container: a context model for each tensor, the better of its two profiles, decoded back.
+Called by `cargo xtask bench compress --peers` as `coders.py BITS ROWSxLENGTH,... FILE ...`: the shapes of all tensors, and the same weights in several
+orders. Weights of four bits are coded one and two a byte. The smallest size counts. Coders that are absent are left out. DeepCABAC is the
+entropy coder of nncodec alone, without its container: a context model for each tensor, the better of its two profiles, decoded back.
 """
 
 import bz2
@@ -22,13 +21,13 @@ import numpy as np
 
 
 def command(arguments, data, result):
-    """Bytes of the file that a command makes of `data`, which it finds as `in`; none if there is no such command."""
+    """Bytes of the file that a command makes of `data`, which it finds as `in`; none if it is absent or fails."""
     if shutil.which(arguments[0]) is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").write_bytes(data)
-        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return (Path(folder) / result).stat().st_size
+        ran = subprocess.run(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return (Path(folder) / result).stat().st_size if ran.returncode == 0 else None
 
 
 def xz(data):
@@ -41,7 +40,7 @@ CODERS = {
     "xz -9e": xz,
     "brotli -11": lambda data: len(brotli.compress(data, quality=11, lgwin=24)),
     "bzip2": lambda data: len(bz2.compress(data, 9)),
-    "lrzip -z": lambda data: command(["lrzip", "-z", "-T", "-q", "-o", "out", "in"], data, "out"),
+    "lrzip -z": lambda data: command(["lrzip", "-z", "-T", "-L", "9", "-q", "-o", "out", "in"], data, "out"),
     "zpaq -m5": lambda data: command(["zpaq", "add", "out.zpaq", "in", "-m5"], data, "out.zpaq"),
 }
 
@@ -85,12 +84,12 @@ def packed(data):
 
 
 def main():
-    data, bits = Path(sys.argv[1]).read_bytes(), int(sys.argv[2])
-    forms = [data, packed(data)] if bits == 4 else [data]
-    shapes = [tuple(map(int, shape.split("x"))) for shape in sys.argv[3:]]
-    sizes = {name: [coder(form) for form in forms] for name, coder in CODERS.items()}
-    sizes["DeepCABAC"] = [deepcabac(data, shapes)]
-    print(json.dumps({name: min(size) for name, size in sizes.items() if None not in size}))
+    orders = [Path(name).read_bytes() for name in sys.argv[3:]]
+    forms = orders + [packed(data) for data in orders if sys.argv[1] == "4"]
+    shapes = [tuple(map(int, shape.split("x"))) for shape in sys.argv[2].split(",")]
+    sizes = {name: [size for form in forms if (size := coder(form)) is not None] for name, coder in CODERS.items()}
+    sizes["DeepCABAC"] = [size for data in orders if (size := deepcabac(data, shapes)) is not None]
+    print(json.dumps({name: min(size) for name, size in sizes.items() if size}))
 
 
 main()

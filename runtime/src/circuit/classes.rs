@@ -53,7 +53,7 @@ impl Params {
     /// Instructions that a weight takes on a Cortex-M4, fitted to counts in an emulator.
     pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
         let weights = shape.rows.saturating_mul(shape.row());
-        (46 + 100 / shape.row() + (9_000 + (7_000 << self.class_bits)) / weights) as u32
+        (47 + 150 / shape.row() + (9_000 + (7_000 << self.class_bits)) / weights) as u32
     }
 
     /// log2 of a class's scale, in 2^-16.

@@ -114,9 +114,9 @@ impl Table {
     /// `2^16 F(z)` for `z` in units of 2^-15.
     #[inline(always)]
     pub fn at(&self, z: i32) -> u32 {
-        let z = z.wrapping_add(8 << 15).clamp(0, (16 << 15) - 1) as u32;
-        let entry = self.entries[(z >> 12) as usize & 127];
-        (entry & 0xFFFF) + (((entry >> 16) * (z & 0xFFF)) >> 12)
+        let z = z.clamp(-8 << 15, (8 << 15) - 1);
+        let entry = self.entries[((z >> 12) + 64) as usize & 127];
+        (entry & 0xFFFF) + (((entry >> 16) * (z as u32 & 0xFFF)) >> 12)
     }
 
     /// About where `F` is `value / 2^16`, within 8.

@@ -144,7 +144,7 @@ impl Params {
     pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
         let taps = self.tap_count as usize;
         let weights = shape.rows.saturating_mul(shape.row());
-        let shares = (270 + 65 * taps) / shape.channels + 350 / shape.row() + 9_000 / weights;
+        let shares = (270 + 30 * taps) / shape.channels + 350 / shape.row() + 9_000 / weights;
         (238 + 22 * taps + shares) as u32
     }
 }
@@ -241,7 +241,9 @@ impl<'s> Predictive<'s> {
 
     fn read_weights<const GAP: bool>(&mut self, coder: &mut impl Coder, reach: usize) {
         let Shape { positions, channels, .. } = self.shape;
-        let mut walk = Walk { scale: self.base, rate: 0, peak: 0, step: 0, is_seen: !self.params.peaks, gradients: 0 };
+        // Without peaks it is as if the largest had been seen.
+        let largest = if self.params.peaks { 0 } else { 1 << 15 };
+        let mut walk = Walk { scale: self.base, rate: 0, peak: 0, step: 0, largest, gradients: 0 };
         let window = core::mem::take(&mut self.window);
         let cells = Cell::from_mut(&mut *window).as_slice_of_cells();
         let mut sources: Sources = [&[]; MAX_TAPS];
@@ -282,7 +284,7 @@ impl<'s> Predictive<'s> {
                 continue;
             }
             if walk.step & 7 == 0 {
-                walk.refresh(coded);
+                walk.refresh(coded, limit * limit);
             }
             walk.step += 1;
             let mut mean = 0i32;
@@ -296,9 +298,7 @@ impl<'s> Predictive<'s> {
             let k = coder.code(&leaf);
             let w = if GAP { k + k.signum() * gap } else { k };
             to.set(w as i8);
-            if walk.peak > 0 && k.abs() == limit {
-                (walk.is_seen, walk.peak) = (true, 0);
-            }
+            walk.largest = walk.largest.max(k * k);
 
             let mut z = (((w << 8) - mean) * scale.mantissa) >> (13 + scale.shift);
             let mut magnitude = z.abs();
@@ -313,7 +313,7 @@ impl<'s> Predictive<'s> {
             // A scale far below the weights around would make a step of any size.
             let step = (z.clamp(-1024, 1023) * scale.mantissa) >> (scale.shift.max(rates.least_shift) + rates.taps - 3);
             for (a, value) in self.taps.iter_mut().zip(&values) {
-                *a = a.wrapping_add((value.wrapping_mul(step) + 32) >> 6);
+                *a = a.wrapping_add(value.wrapping_mul(step) >> 6);
             }
         }
     }
@@ -361,20 +361,19 @@ struct Walk {
     peak: i32,
     /// Weights before this one.
     step: usize,
-    is_seen: bool,
+    /// Square of the largest magnitude, as it is coded.
+    largest: i32,
     /// Sum over the position.
     gradients: i32,
 }
 
 impl Walk {
-    /// What is set anew before every eighth weight, of `coded`.
+    /// What is set anew before every eighth weight, of `coded`. No peak is expected once the largest square is `end`.
     #[inline(always)]
-    fn refresh(&mut self, coded: usize) {
+    fn refresh(&mut self, coded: usize, end: i32) {
         self.rate = (LOG2_E / (self.step.min(1 << 16) as u32 + 14)).max(LOG2_E / 100) as i32;
-        if !self.is_seen {
-            let left = coded.saturating_sub(self.step).clamp(1, 1 << 15) as i32;
-            self.peak = ((1 << 15) / left).min(32_000);
-        }
+        let left = coded.saturating_sub(self.step).clamp(1, 1 << 15) as i32;
+        self.peak = if self.largest < end { ((1 << 15) / left).min(32_000) } else { 0 };
     }
 }
 

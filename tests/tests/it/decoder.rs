@@ -17,7 +17,7 @@ pub fn decode(bytes: &[u8], bits: u32, len: usize) -> Option<Vec<i8>> {
         2 => predictive(shape, bits, &mut header),
         _ => return None,
     };
-    (coder.state == 1 << 16 && coder.words.is_empty()).then(|| weights.into_iter().map(|w| w as i8).collect())
+    (coder.state == 1 << 16 && coder.words.is_empty() && coder.is_as_told()).then(|| weights.into_iter().map(|w| w as i8).collect())
 }
 
 #[derive(Clone, Copy)]
@@ -50,11 +50,12 @@ impl Header<'_> {
         }
     }
 
-    /// The state, then words.
+    /// The state, the check, then words.
     fn code(&self) -> Coder {
         let state = u32::from_le_bytes(self.0[..4].try_into().expect("four bytes"));
-        let words = self.0[4..].chunks(2).map(|w| u16::from_le_bytes([w[0], w[1]])).collect();
-        Coder { state: state as u64, words }
+        let mut words: VecDeque<u16> = self.0[4..].chunks(2).map(|w| u16::from_le_bytes([w[0], w[1]])).collect();
+        let told = words.pop_front().expect("a check");
+        Coder { state: state as u64, words, check: state, told }
     }
 }
 
@@ -62,6 +63,8 @@ impl Header<'_> {
 struct Coder {
     state: u64,
     words: VecDeque<u16>,
+    check: u32,
+    told: u16,
 }
 
 impl Coder {
@@ -78,7 +81,12 @@ impl Coder {
         self.state = (end - start) as u64 * (self.state >> bits) + slot - start as u64;
         if self.state < 1 << 16 {
             self.state = self.state << 16 | self.words.pop_front().unwrap_or(0) as u64;
+            self.check = self.check.rotate_left(5) ^ self.state as u32;
         }
+    }
+
+    fn is_as_told(&self) -> bool {
+        (self.check % 65_536) ^ (self.check / 65_536) == self.told as u32
     }
 
     /// One of `2^bits` values of equal probability.

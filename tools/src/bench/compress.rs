@@ -9,8 +9,8 @@
 //! | filters | 127 | of every tensor the half of output channels with the smaller Euclidean norm is set to zero |
 //! | weights | 127 | of every tensor the half of weights with the smaller magnitude is set to zero |
 //!
-//! Everything that Pith stores for a tensor counts. The coders get the integers of all tensors in one stream, int4 also two a byte, and the
-//! smaller counts; their figures stand in `tools/data/coders.toml`, or `--peers` measures them.
+//! Everything that Pith stores for a tensor counts. The coders get the integers of all tensors in one stream, in two orders, int4 also two a
+//! byte, and the smallest counts; their figures stand in `tools/data/coders.toml`, or `--peers` measures them.
 
 use super::picture::{Bar, Chart, Group, Panel};
 use super::{chosen, default_folder, files, write};
@@ -267,15 +267,25 @@ fn decode_on_core(tensors: &[Tensor], constants: &[Vec<u8>], bits: u8, core: Cor
     Ok(pairs.iter().map(|&[ticks, _]| ticks as f64 * machine.instructions_per_tick).collect())
 }
 
-/// Bytes that every coder makes of all tensors in one stream.
+/// Bytes that every coder makes of all tensors in one stream: filters as Pith has them, or channel by channel as ONNX has them.
 fn run_peers(tensors: &[Tensor], bits: u8) -> Result<BTreeMap<String, u64>, ToolError> {
     let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
-    let bytes: Vec<u8> = tensors.iter().flat_map(|t| t.values.iter().map(|&w| w as u8)).collect();
-    let path = scratch.path().join("weights.bin");
-    std::fs::write(&path, &bytes).map_err(|e| ToolError(e.to_string()))?;
-    let shapes: Vec<String> = tensors.iter().map(|t| format!("{}x{}", t.shape.rows, t.shape.row())).collect();
+    let by_channel = |t: &Tensor| -> Vec<i8> {
+        let (p, c) = (t.shape.positions, t.shape.channels);
+        t.values.chunks(p * c).flat_map(|row| (0..p * c).map(|i| row[i % p * c + i / p])).collect()
+    };
+    let orders =
+        [tensors.iter().flat_map(|t| t.values.clone()).collect(), tensors.iter().flat_map(by_channel).collect()];
     let mut python = Command::new(python()?);
-    python.arg(root().join("tools/coders.py")).arg(&path).arg(bits.to_string()).args(shapes);
+    let shapes: Vec<String> = tensors.iter().map(|t| format!("{}x{}", t.shape.rows, t.shape.row())).collect();
+    python.arg(root().join("tools/coders.py")).arg(bits.to_string()).arg(shapes.join(","));
+    for (values, name) in orders.iter().zip(["position", "channel"]) {
+        let values: &Vec<i8> = values;
+        let path = scratch.path().join(name);
+        std::fs::write(&path, values.iter().map(|&w| w as u8).collect::<Vec<u8>>())
+            .map_err(|e| ToolError(e.to_string()))?;
+        python.arg(path);
+    }
     serde_json::from_str(&call(&mut python)?).map_err(|e| ToolError(format!("tools/coders.py: {e}")))
 }
 

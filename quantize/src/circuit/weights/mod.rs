@@ -6,13 +6,15 @@
 //! |---|---|---|---|---|---|
 //! | 0 | none: every value equally probable | | | | reading back |
 //! | 1, 2 | classes | | | few, all | fastest decoding |
-//! | 3 | and predictive | 0.1 | 2 | few | |
-//! | 4 | | 0.06 | 3 | few | |
-//! | 5 | | 0.04 | 4 | few | |
-//! | 6, default | | 0.03 | 4 | all | devices |
-//! | 7 | | 0.01 | 6 | all | |
-//! | 8 | | 0.003 | 10 | all | |
+//! | 3 | and predictive | 0.2 | 1 | few | |
+//! | 4 | | 0.15 | 1 | few | |
+//! | 5 | | 0.1 | 1 | few | |
+//! | 6, default | | 0.08 | 1 | all | devices |
+//! | 7 | | 0.02 | 6 | all | |
+//! | 8 | | 0.005 | 10 | all | |
 //! | 9 | | 0 | 15 | all | smallest |
+//!
+//! Up to the default whole networks stay below 250 instructions a weight, and near 300 where single weights were pruned.
 //!
 //! A limit on the decoding cost or on memory leaves out what exceeds it.
 
@@ -72,11 +74,11 @@ impl Effort {
         let level = level.min(9);
         Effort {
             level,
-            taps: [0, 0, 0, 2, 3, 4, 4, 6, 10, 15][level as usize],
+            taps: [0, 0, 0, 1, 1, 1, 1, 6, 10, 15][level as usize],
             all_shapes: level == 2 || level > 5,
             bases: if level > 6 { 6 } else { 2 },
             reach: if level < 9 { 4096 } else { usize::MAX },
-            price: [0, 0, 0, 66, 39, 26, 20, 7, 2, 0][level as usize],
+            price: [0, 0, 0, 131, 98, 66, 52, 13, 3, 0][level as usize],
         }
     }
 

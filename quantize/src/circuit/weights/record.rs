@@ -103,12 +103,12 @@ pub fn cost(model: &Model, weights: &Weights<'_>) -> u64 {
 pub fn emit(model: &Model, weights: &Weights<'_>) -> Vec<u8> {
     let record = run(model, weights, true);
     let mut bytes = header(model, weights);
-    let mut buffer = vec![0; 2 * record.intervals.len() + 4];
+    let mut buffer = vec![0; 2 * record.intervals.len() + 6];
     let mut coder = rans::Encoder::new(&mut buffer);
     for &(start, freq, bits) in record.intervals.iter().rev() {
         coder.put(start, freq, bits).expect("the buffer has two bytes for every symbol");
     }
-    bytes.extend_from_slice(coder.finish().expect("the buffer has four more bytes"));
+    bytes.extend_from_slice(coder.finish().expect("the buffer has six more bytes"));
     bytes
 }
 
