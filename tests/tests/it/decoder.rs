@@ -17,7 +17,9 @@ pub fn decode(bytes: &[u8], bits: u32, len: usize) -> Option<Vec<i8>> {
         2 => predictive(shape, bits, &mut header),
         _ => return None,
     };
-    (coder.state == 1 << 16 && coder.words.is_empty() && coder.is_as_told()).then(|| weights.into_iter().map(|w| w as i8).collect())
+    let check = (coder.check % 65_536) ^ (coder.check / 65_536);
+    let is_whole = coder.state == 1 << 16 && coder.words.is_empty() && check == coder.told as u32;
+    is_whole.then(|| weights.into_iter().map(|w| w as i8).collect())
 }
 
 #[derive(Clone, Copy)]
@@ -85,10 +87,6 @@ impl Coder {
         }
     }
 
-    fn is_as_told(&self) -> bool {
-        (self.check % 65_536) ^ (self.check / 65_536) == self.told as u32
-    }
-
     /// One of `2^bits` values of equal probability.
     fn equal(&mut self, bits: u32) -> i64 {
         self.symbol(bits, 0..=(1 << bits) - 1, |s| s)
@@ -111,7 +109,7 @@ impl Leaf {
             0 => (2, 0),
             k => ([3, 4, 6, 8][(k - 1) / 4 % 4], 1 << ((k - 1) % 4)),
         };
-        let normal: Vec<i64> = (0..=177).map(|i| if i < 177 { normal(i as f64 / 32.0) } else { 1 << 15 }).collect();
+        let normal: Vec<i64> = (0..=176).map(|i| normal(i as f64 / 32.0)).collect();
         let at = |z: i64| {
             let entry = |i: i64| normal.get(i as usize).copied().unwrap_or(1 << 15);
             let (i, part) = (z >> 16, z % 65_536 / 16);
@@ -119,11 +117,8 @@ impl Leaf {
         };
         let eighth = 4 * 52_290 * ((16 - weight) * 2 + weight * width) / 32;
         let half = |i: i64| ((16 - weight) * at(i * eighth) + weight * at(i * eighth / width * 2) + 8) / 16;
-        Leaf(
-            (-64..=64)
-                .map(|i: i64| if i < 0 { (1 << 15) - half(-i) } else { ((1 << 15) + half(i)).min(65_535) })
-                .collect(),
-        )
+        let value = |i: i64| if i < 0 { (1 << 15) - half(-i) } else { ((1 << 15) + half(i)).min(65_535) };
+        Leaf((-64..=64).map(value).collect())
     }
 
     /// At `z`, in 2^-15, between entries.
@@ -252,10 +247,7 @@ fn predictive(shape: Shape, bits: u32, header: &mut Header<'_>) -> (Vec<i64>, Co
         let (mut row_scale, mut row_rate, mut peak, mut steps, mut largest) = (base, 0, 0, 0, 0);
         for position in 0..shape.positions {
             let rate = |n: usize, from: i64, least: i64| (LOG2_E / (n.min(1 << 16) as i64 + from)).max(LOG2_E / least);
-            let channel_rate = match shape.channels {
-                1 => 0,
-                _ => rate(rows * shape.positions + position, 10, 50),
-            };
+            let channel_rate = if shape.channels > 1 { rate(rows * shape.positions + position, 10, 50) } else { 0 };
             let position_rate = if shape.positions > 1 { rate(rows * shape.channels, 50, 500) } else { 0 };
             let tap_shift = ((rows * coded + position * shape.channels + 1).ilog2() as i64 - 2).clamp(6, 11);
             let mut gradients = 0;

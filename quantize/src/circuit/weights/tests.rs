@@ -139,11 +139,11 @@ fn damaged_streams_end_and_are_noticed() {
                 _ => damaged[r.below(bytes.len() as u64) as usize] ^= 1 << r.below(8),
             }
             tried += 1;
-            // The coder's end is a weak check beside the file's: damage near the end may pass.
             accepted += usize::from(decode(&damaged, bits, values.len()).is_some_and(|found| found != values));
         }
     }
-    assert!(accepted * 50 < tried, "{accepted} of {tried}");
+    println!("{accepted} of {tried}");
+    assert!(accepted * 1000 < tried, "{accepted} of {tried}");
 }
 
 #[test]
@@ -170,9 +170,9 @@ fn golden_streams() {
 }
 
 const GOLDEN: [u32; 20] = [
-    4213818518, 2346559886, 4038119708, 3690484292, 3677071137, 2118781554, 2343735790, 4035909327, 2547120799,
-    1738336412, 329290701, 662440710, 1277742971, 409781124, 3494089206, 3129435098, 1342508241, 2938002101,
-    1618302187, 4281793704,
+    2717815373, 1016465479, 1357118720, 2114738440, 2155818121, 832639655, 3716164758, 3236631723, 1874043215,
+    1716134931, 342714650, 4203687984, 299075508, 1940479547, 3802649385, 2523168970, 1464531339, 1590062877,
+    2421618453, 4031157534,
 ];
 
 #[test]
