@@ -4,6 +4,7 @@
 
 use crate::cases::model::{Builder, Memory};
 use crate::damage::every_operator;
+use pith::circuit::Coded;
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::{Engine, Model};
@@ -52,4 +53,27 @@ fn golden_files_are_reproduced_and_run() {
             assert_eq!(engine.output(0), expected);
         }
     }
+}
+
+/// `codes.bin`: 12 rows of 9 positions by 5 channels, then codes of them under every model, each behind its length.
+#[test]
+fn golden_codes_are_decoded() {
+    let file = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/codes.bin")).unwrap();
+    let (weights, mut rest) = file.split_at(540);
+    let mut models = std::collections::BTreeSet::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (code, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+        rest = after;
+        let coded = Coded::new_checked(code, 8, weights.len()).unwrap();
+        models.insert(coded.model());
+        let mut state = vec![0; coded.state_words()];
+        let mut decoder = coded.decoder(&mut state).unwrap();
+        for expected in weights.chunks(45) {
+            let mut row = [0; 45];
+            decoder.row(&mut row);
+            assert!(row.iter().zip(expected).all(|(&w, &e)| w == e as i8), "{}", coded.model());
+        }
+        assert!(decoder.is_finished(), "{}", coded.model());
+    }
+    assert_eq!(models.len(), 3);
 }

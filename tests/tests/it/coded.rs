@@ -123,7 +123,7 @@ fn weights(random: &mut impl FnMut() -> f64, shape: Shape, bits: u8, pruned: &st
         let largest = row.iter().fold(1e-9f64, |m, w| m.max(w.abs()));
         all.extend(row.iter().enumerate().map(|(i, w)| match pruned {
             "rows" if r % 2 == 0 => 0,
-            "channels" if i % shape.channels % 3 == 0 => 0,
+            "channels" if (i % shape.channels).is_multiple_of(3) => 0,
             "small" if w.abs() < 0.3 * largest => 0,
             _ => (w / largest * limit).round() as i8,
         }));
