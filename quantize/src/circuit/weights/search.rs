@@ -23,6 +23,8 @@ pub(super) struct Limits {
 pub(super) struct Best<'w> {
     weights: &'w Weights<'w>,
     limits: Limits,
+    /// Weights outside of rows that are zero, which cost no instructions to speak of.
+    priced: u64,
     pub model: Model,
     cost: u64,
 }
@@ -30,14 +32,16 @@ pub(super) struct Best<'w> {
 impl<'w> Best<'w> {
     /// Every value equally probable: what everything else must beat.
     pub fn new(weights: &'w Weights<'w>, limits: Limits) -> Best<'w> {
-        let mut best = Best { weights, limits, model: Model::Uniform, cost: 0 };
+        let kept = weights.rows().filter(|row| row.iter().any(|&w| w != 0)).count();
+        let priced = (kept * weights.shape.row()) as u64;
+        let mut best = Best { weights, limits, priced, model: Model::Uniform, cost: 0 };
         best.cost = best.price(&Model::Uniform);
         best
     }
 
     fn price(&self, model: &Model) -> u64 {
         let instructions = model.instructions_per_weight(self.weights.shape) as u64;
-        cost(model, self.weights) + self.limits.price * instructions * self.weights.values.len() as u64
+        cost(model, self.weights) + self.limits.price * instructions * self.priced
     }
 
     /// Takes the model if it is cheaper and within the limits; whether it was.
