@@ -116,11 +116,12 @@ impl Leaf for Table {
         }
         let (start, end) = (self.starts[m & 255] as u32, self.starts[(m + 1) & 255] as u32);
         let freq = end - start;
-        match m {
-            0 => (0, 0, 2 * freq),
-            _ if slot < 2 * start + freq => (m as i32, 2 * start, freq),
-            _ => (-(m as i32), 2 * start + freq, freq),
+        if m == 0 {
+            return (0, 0, 2 * freq);
         }
+        // The sign is as good as random: no branch.
+        let minus = u32::from(slot >= 2 * start + freq);
+        ((m as i32 ^ -(minus as i32)) + minus as i32, 2 * start + freq * minus, freq)
     }
 }
 
