@@ -324,6 +324,7 @@ fn chart(report: &Report) -> Chart {
         ),
         series: vec![("Pith".into(), "#2563eb"), ("best of the others".into(), "#9ca3af")],
         columns: 2,
+        is_linear: true,
         panels: report
             .rows
             .iter()

@@ -494,6 +494,7 @@ fn picture(report: &Report) -> Chart {
         ),
         series: vec![("Pith".into(), "#2563eb"), ("int8".into(), "#8b95a5"), ("float32".into(), "#cdd2da")],
         columns: 2,
+        is_linear: false,
         panels: report.networks.iter().map(panel).collect(),
     }
 }

@@ -358,6 +358,7 @@ fn picture(report: &Report) -> Chart {
             .into(),
         series: vec![("Pith".into(), "#2563eb"), ("best peer (CMSIS-NN)".into(), "#b6bcc6")],
         columns: 3,
+        is_linear: false,
         panels: models.into_iter().map(panel).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! Horizontal bars on a logarithmic axis, in panels that share it.
+//! Horizontal bars, in panels that share their axis.
 
 use std::fmt::Write;
 
@@ -12,6 +12,8 @@ pub struct Chart {
     pub series: Vec<(String, &'static str)>,
     /// Panels beside one another.
     pub columns: usize,
+    /// From zero, for values of one size; else a logarithmic axis.
+    pub is_linear: bool,
     /// In reading order.
     pub panels: Vec<Panel>,
 }
@@ -90,6 +92,9 @@ impl Chart {
         if min > max || min <= 0.0 {
             return (0.1, 1.0);
         }
+        if self.is_linear {
+            return (0.0, max);
+        }
         let below = ticks(min / 10.0, min * 0.8).last().copied().unwrap_or(min / 10.0);
         (below, max)
     }
@@ -99,12 +104,15 @@ impl Chart {
         let texts = panel.groups.iter().flat_map(|g| &g.bars).map(|b| b.text.chars().count()).max().unwrap_or(0) as f64;
         let start = left + CHAR * labels + 8.0;
         let room = width - (start - left) - CHAR * texts - 6.0;
-        let at = |value: f64| room * (value / min).ln() / (max / min).ln();
+        let at = |value: f64| match self.is_linear {
+            true => room * value / max,
+            false => room * (value / min).ln() / (max / min).ln(),
+        };
         text(svg, left, top + 12.0, "font-size=\"13\" font-weight=\"bold\"", &panel.title);
         let (first, bottom) = (top + 24.0, top + height(panel) - 30.0);
         // Where there are many, only powers of ten.
-        let mut marks = ticks(min, max);
-        if marks.len() > 8 {
+        let mut marks = if self.is_linear { even_ticks(max) } else { ticks(min, max) };
+        if marks.len() > 8 && !self.is_linear {
             marks.retain(|t| t.log10().fract() == 0.0);
         }
         for tick in marks {
@@ -143,6 +151,13 @@ fn height(panel: &Panel) -> f64 {
     24.0 + groups.sum::<f64>() + 30.0
 }
 
+/// From zero, at most eight steps of 1, 2 or 5 times a power of ten.
+fn even_ticks(max: f64) -> Vec<f64> {
+    let power = 10f64.powf(max.log10().floor() - 1.0);
+    let step = [1.0, 2.0, 5.0, 10.0, 20.0].map(|s| s * power).into_iter().find(|s| max / s <= 8.0).unwrap_or(max);
+    (0..=(max / step) as usize).map(|i| i as f64 * step).collect()
+}
+
 /// 1, 2, 5 times powers of ten within the ends.
 fn ticks(min: f64, max: f64) -> Vec<f64> {
     let decades = min.log10().floor() as i32..=max.log10().ceil() as i32;
@@ -175,6 +190,7 @@ mod tests {
             subtitle: String::new(),
             series: vec![("Pith".into(), "#000")],
             columns: 3,
+            is_linear: false,
             panels: vec![panel],
         };
         assert_eq!(chart.axis(), (0.1, 9.4));
