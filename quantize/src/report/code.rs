@@ -4,7 +4,9 @@ use super::layers::{Layer, short};
 use super::{grouped, table};
 use crate::pack::Residency;
 use pith::Model;
-use pith::circuit::Coded;
+use pith::circuit::{Coded, Shape};
+use pith::format::blocks::Layout;
+use pith::format::tensor::Constant;
 use serde::Serialize;
 
 /// The coded weights of a layer; the keys are stable.
@@ -12,7 +14,7 @@ use serde::Serialize;
 pub struct Code {
     /// Weights.
     pub weights: u64,
-    /// Bytes that they would take raw: bits times count.
+    /// Bytes that they would take raw, with the padding of their layout.
     pub raw_bytes: u64,
     /// Bytes that they take, everything included.
     pub coded_bytes: u64,
@@ -35,13 +37,22 @@ impl Code {
         let (weights, coded_bytes) = (constant.len as u64, constant.bytes as u64);
         Some(Code {
             weights,
-            raw_bytes: (weights * constant.bits as u64).div_ceil(8),
+            raw_bytes: raw_bytes(&constant, coded.shape()),
             coded_bytes,
             bits_per_weight: 8.0 * coded_bytes as f64 / weights.max(1) as f64,
             model: coded.model(),
             decode_instructions: coded.instructions_per_weight() as u64 * weights,
             decode: residency.name(),
         })
+    }
+}
+
+/// Bytes of blocks beyond the output stages that coded weights leave in a constant of their own; of other weights all.
+fn raw_bytes(constant: &Constant, shape: Shape) -> u64 {
+    let stages = (9 * shape.rows).next_multiple_of(4);
+    match Layout::from_code(constant.layout) {
+        Some(layout) => (layout.matrix_bytes(constant.bits, shape.rows, shape.row()) - stages) as u64,
+        None => (constant.len as u64 * constant.bits as u64).div_ceil(8),
     }
 }
 

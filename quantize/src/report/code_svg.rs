@@ -1,10 +1,12 @@
 //! Coded weights as a picture: for every layer with weights a bar of what it takes, before one of what it would take raw.
 
 use super::grouped;
-use super::layers::{Layer, Summary};
-use super::plan_svg::{escape, label};
+use super::layers::{Layer, Summary, shortened};
+use super::plan_svg::escape;
 use std::fmt::Write;
 
+/// Characters of a layer's name: its end, which tells layers of a kind apart.
+const LABEL: usize = 28;
 const BAR: f64 = 16.0;
 const STEP: f64 = 24.0;
 const LEFT: f64 = 190.0;
@@ -53,7 +55,7 @@ pub fn code_svg(summary: &Summary, title: &str) -> String {
             escape(&layer.name),
             LEFT - 8.0,
             y + 12.0,
-            escape(&label(&layer.name, &layer.op)),
+            escape(&shortened(&layer.name, LABEL)),
             wide(raw(layer)),
             y + 4.0,
             wide(layer.weight_bytes),

@@ -223,9 +223,13 @@ impl Summary {
 
 /// Names that exporters join from many parts are cut at the front: the end says more.
 pub(super) fn short(name: &str) -> String {
-    const WIDTH: usize = 44;
+    shortened(name, 44)
+}
+
+/// The end of a name, at most `width` characters.
+pub(super) fn shortened(name: &str, width: usize) -> String {
     match name.chars().count() {
-        n if n > WIDTH => format!("...{}", name.chars().skip(n - WIDTH + 3).collect::<String>()),
+        n if n > width => format!("...{}", name.chars().skip(n - width + 3).collect::<String>()),
         _ => name.into(),
     }
 }
