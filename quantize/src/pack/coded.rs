@@ -4,7 +4,7 @@
 //! predicted instructions is kept by coding the dearest matrices at lower levels.
 
 use super::plan::{PlanOptions, worthwhile_tiles};
-use crate::circuit::weights::encode;
+use crate::circuit::weights::{Options, encode_with};
 use crate::lower::{ConstantSpec, Program};
 use pith::circuit::{Coded, Shape};
 use pith::format::NONE;
@@ -102,8 +102,14 @@ impl Matrix {
         Some(Matrix { weights, shape: Shape { rows, positions, channels }, bits: constant.record.bits })
     }
 
-    fn code(&self, level: u8) -> Vec<u8> {
-        encode(&self.weights, self.shape, self.bits, level)
+    /// In tiles the decoder's state and a row must fit the operator's scratch memory.
+    fn code(&self, level: u8, residency: Residency) -> Vec<u8> {
+        let mut options = Options::level(level);
+        if residency == Residency::Tile {
+            let row = self.shape.row().next_multiple_of(4);
+            options.max_state_bytes = options.max_state_bytes.min(MAX_WORK_BYTES.saturating_sub(row));
+        }
+        encode_with(&self.weights, self.shape, self.bits, &options, &mut || ())
     }
 
     fn instructions(&self, code: &[u8]) -> f64 {
@@ -145,7 +151,7 @@ pub(super) fn encode_all(
         .par_iter()
         .map(|matrix| {
             let (matrix, floor) = matrix.as_ref()?;
-            let code = smaller(matrix.code(options.level), *floor);
+            let code = smaller(matrix.code(options.level, options.residency), *floor);
             progress("coding", total);
             code
         })
@@ -160,8 +166,10 @@ pub(super) fn encode_all(
         let dearest = dearest.filter(|&i| costs[i] > 0.0 && costs.iter().sum::<f64>() > budget);
         let Some(i) = dearest else { return codes };
         levels[i] -= 1;
-        codes[i] =
-            matrices[i].as_ref().filter(|_| levels[i] > 0).and_then(|(m, floor)| smaller(m.code(levels[i]), *floor));
+        codes[i] = matrices[i]
+            .as_ref()
+            .filter(|_| levels[i] > 0)
+            .and_then(|(m, floor)| smaller(m.code(levels[i], options.residency), *floor));
     }
 }
 

@@ -9,15 +9,15 @@
 //! Everything that adapts does so by a step along the gradient of the code length. With `z = (w - mean) / scale`:
 //!
 //! ```text
-//! a[i]                   += rate * clamp(z, -3, 3) * w[t - distance[i]] / scale
-//! row, channel, position += rate * log2(e) * (min(|z|, 3.5) - 1)
+//! a[i]                   += rate * clamp(z, -4, 4) * w[t - distance[i]] / scale
+//! row, channel, position += rate * log2(e) * (min(|z|, 4) - 1)
 //! ```
 //!
 //! | estimate | rate, for its `n`-th step | starts |
 //! |---|---|---|
-//! | `row` | `max(1 / (n + 12), 1/100)` | in every row, at a mean of earlier rows' ends |
+//! | `row` | `max(1 / (n + 14), 1/100)`, set anew every eighth step | in every row, at a mean of earlier rows' ends |
 //! | `channel`, if there are several | `max(1 / (n + 10), 1/50)` | once, at 0 |
-//! | `position`, if there are several | `max(1 / (n + 50), 1/500)`, `n` counting rows times channels | once, at 0 |
+//! | `position`, if there are several | `max(1 / (n + 50), 1/500)`, `n` counting rows times channels, once for all of a position | once, at 0 |
 //! | `a` | `2^-k`, `k = log2(weights so far + 1) - 2` within 6 and 11 | once, at 0 |
 //!
 //! Three things are told beside the code, each if the header says so. **Zero channels**, **zero rows**: a bit for each, and their weights

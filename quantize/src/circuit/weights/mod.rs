@@ -14,7 +14,7 @@
 //! | 8 | | 0.005 | 10 | all | |
 //! | 9 | | 0 | 15 | all | smallest |
 //!
-//! Up to the default whole networks stay below 250 instructions a weight, and near 300 where single weights were pruned.
+//! Up to the default whole networks stay below 250 instructions a weight, and take 300 to 360 where single weights were pruned.
 //!
 //! A limit on the decoding cost or on memory leaves out what exceeds it.
 
