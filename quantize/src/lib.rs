@@ -21,6 +21,7 @@ pub mod lower;
 pub mod npy;
 pub mod onnx;
 pub mod pack;
+pub mod prune;
 pub mod recipe;
 pub mod report;
 pub mod scheme;

@@ -7,12 +7,21 @@
 use super::{BinaryKind, Clamp, Graph, Op, TensorId, Window, eval};
 use ndarray::{ArrayD, Axis};
 
+/// What becomes of batch norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchNorms {
+    /// They are folded into the weights beside them: inference.
+    Folded,
+    /// They stay: training.
+    Kept,
+}
+
 /// Applies every rule until nothing changes.
-pub fn fold(mut graph: Graph) -> Graph {
-    let rules = [
+pub fn fold(mut graph: Graph, norms: BatchNorms) -> Graph {
+    type Rule = fn(&mut Graph, usize) -> bool;
+    let mut rules: Vec<Rule> = vec![
         constant,
         binary_with_constant,
-        batch_norm,
         affine_into_producer,
         affine_into_consumer,
         identity,
@@ -21,6 +30,9 @@ pub fn fold(mut graph: Graph) -> Graph {
         pad_into_window,
         global_pool,
     ];
+    if norms == BatchNorms::Folded {
+        rules.push(batch_norm);
+    }
     while (0..graph.nodes.len()).any(|i| rules.iter().any(|rule| rule(&mut graph, i))) {
         graph = graph.compact();
     }

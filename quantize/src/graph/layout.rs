@@ -5,7 +5,7 @@
 //! a `Linear`, or reach an input or output, whose [`super::Port::onnx_axes`] then record the order. What cannot sink is hoisted
 //! towards the inputs instead. A transpose that moves only axes of length 1 is a reshape.
 
-use super::fold::{constant_of, sole_producer};
+use super::fold::{BatchNorms, constant_of, sole_producer};
 use super::{Graph, Op, TensorId};
 use ndarray::{ArrayD, Axis, IxDyn};
 
@@ -13,7 +13,7 @@ const NCHW_TO_NHWC: [usize; 4] = [0, 2, 3, 1];
 const NHWC_TO_NCHW: [usize; 4] = [0, 3, 1, 2];
 
 /// Removes every transpose that can be removed.
-pub fn remove_transposes(mut graph: Graph) -> Graph {
+pub fn remove_transposes(mut graph: Graph, norms: BatchNorms) -> Graph {
     type Rule = fn(&mut Graph, usize) -> bool;
     let cancel: [Rule; 4] = [merge, unit_axes, into_linear, at_output];
     let phases: [&[Rule]; 2] = [&[sink], &[hoist]];
@@ -25,7 +25,7 @@ pub fn remove_transposes(mut graph: Graph) -> Graph {
             if !changed && !at_input(&mut graph) {
                 break;
             }
-            graph = super::fold::fold(graph.compact());
+            graph = super::fold::fold(graph.compact(), norms);
         }
     }
     graph
@@ -296,7 +296,7 @@ mod tests {
     fn check(graph: Graph, transposes_left: usize) {
         let x: Vec<ArrayD<f32>> = graph.inputs.iter().map(|p| input(graph.shape(p.tensor))).collect();
         let expected = eval::run(&graph, &x).unwrap();
-        let after = remove_transposes(graph);
+        let after = remove_transposes(graph, BatchNorms::Folded);
         let count = after.nodes.iter().filter(|n| matches!(n.op, Op::Transpose { .. })).count();
         assert_eq!(count, transposes_left, "{:?}", after.nodes.iter().map(|n| n.op.name()).collect::<Vec<_>>());
         let fed: Vec<ArrayD<f32>> =

@@ -10,16 +10,20 @@
 //! - [`shape`]: the shape of every operator's output, from its inputs' (the only shape rules of the project);
 //! - [`scalar`]: scalar functions, the meaning of every element-wise operator;
 //! - [`eval`]: the float meaning of the whole graph (calibration, tests);
+//! - [`parameters`]: the trainable numbers as one flat vector;
 //! - [`fold`], [`fuse`], [`layout`]: exact rewrites, each a function from graph to graph.
 
 pub mod eval;
 pub mod fold;
 pub mod fuse;
 pub mod layout;
+pub mod parameters;
 pub mod scalar;
 pub mod shape;
 
+pub use fold::BatchNorms;
 use ndarray::ArrayD;
+pub use parameters::{Parameter, Role};
 pub use scalar::ScalarFn;
 
 /// Index of a tensor in [`Graph::tensors`].
@@ -321,12 +325,21 @@ impl Graph {
 }
 
 /// Every exact rewrite until nothing changes: the graph that is calibrated and quantized.
-pub fn simplify(mut graph: Graph) -> Graph {
+pub fn simplify(graph: Graph) -> Graph {
+    rewrite(graph, BatchNorms::Folded)
+}
+
+/// The same, but batch norms stay: the graph that is trained and pruned. `simplify` of it is the graph for inference.
+pub fn trainable(graph: Graph) -> Graph {
+    rewrite(graph, BatchNorms::Kept)
+}
+
+fn rewrite(mut graph: Graph, norms: BatchNorms) -> Graph {
     let size = |g: &Graph| (g.nodes.len(), g.nodes.iter().map(|n| n.op.name()).collect::<Vec<_>>());
     // Each round ends smaller or equal; a handful suffices for real networks.
     for _ in 0..16 {
         let before = size(&graph);
-        graph = fold::fold(fuse::fuse(layout::remove_transposes(fuse::fuse(graph.compact()))));
+        graph = fold::fold(fuse::fuse(layout::remove_transposes(fuse::fuse(graph.compact()), norms)), norms);
         if size(&graph) == before {
             break;
         }
