@@ -27,3 +27,4 @@ pub mod report;
 pub mod scheme;
 pub mod shrink;
 pub mod target;
+pub mod train;

@@ -1,0 +1,50 @@
+//! Training: any graph that the importer accepts, forward and backward, on `burn`. The only module that names burn's types.
+//!
+//! In reading order: [`windows`] (convolutions, pools and batch norms on slices), [`ops`] (the same as operators of a burn backend,
+//! with gradients), [`net`] (a graph as a differentiable function of its flat parameter vector), [`optimizer`], [`augment`],
+//! [`session`] (a run: batches, steps, progress) and [`checkpoint`].
+
+mod augment;
+mod checkpoint;
+mod net;
+mod ops;
+mod optimizer;
+mod session;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+pub use augment::Augment;
+pub use net::{Batch, Device, Goal, Gradient, Moments, Net};
+pub use optimizer::{Optimizer, Rule};
+pub use session::{Data, Hooks, Session, Status, Step, Teacher, TrainOptions, accuracy};
+
+use std::path::PathBuf;
+
+/// Why a network is not trained.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum TrainError {
+    #[error("node '{node}' ({op}) cannot be trained: {what}")]
+    Unsupported { node: String, op: &'static str, what: &'static str },
+    #[error(
+        "the set has no labels or wanted outputs 'y', and there is no teacher; add 'y', or distil from the original network"
+    )]
+    NoTargets,
+    #[error("the set holds no samples")]
+    Empty,
+    #[error("the wanted outputs 'y' do not fit; the network gives {expected:?} values per sample")]
+    Targets { expected: Vec<usize> },
+    #[error("training option '{field}' must be {wanted}")]
+    Option { field: &'static str, wanted: &'static str },
+    #[error("step {step}: '{layer}' is no longer finite; lower the learning rate{}", kept(.checkpoint))]
+    Diverged { step: usize, layer: String, checkpoint: Option<PathBuf> },
+    #[error("interrupted{}", kept(.checkpoint))]
+    Interrupted { checkpoint: Option<PathBuf> },
+    #[error("checkpoint {path}: {what}")]
+    Checkpoint { path: String, what: String },
+}
+
+fn kept(checkpoint: &Option<PathBuf>) -> String {
+    checkpoint.as_ref().map_or(String::new(), |path| format!(" ({} holds the last good state)", path.display()))
+}
