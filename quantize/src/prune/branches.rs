@@ -12,7 +12,9 @@ use crate::graph::{BinaryKind, Graph, Op, TensorId};
 pub(super) struct Branch {
     /// The addition.
     pub add: usize,
-    /// Its operand that stays.
+    /// Which of its two operands stays.
+    pub operand: usize,
+    /// The tensor that is.
     pub skip: TensorId,
     /// The nodes that serve the other operand alone.
     pub nodes: Vec<usize>,
@@ -44,7 +46,7 @@ fn branch(graph: &Graph, add: usize) -> Result<Branch, String> {
     let node = &graph.nodes[add];
     let candidate = |operand: usize| {
         let (branch, skip) = (node.inputs[operand], node.inputs[1 - operand]);
-        Branch { add, skip, nodes: serving(graph, add, branch, skip) }
+        Branch { add, operand: 1 - operand, skip, nodes: serving(graph, add, branch, skip) }
     };
     let depth = |b: &Branch| {
         let weights = |&&i: &&usize| matches!(reading(&graph.nodes[i].op), Reading::Mixed | Reading::Grouped(_));
@@ -59,16 +61,13 @@ fn branch(graph: &Graph, add: usize) -> Result<Branch, String> {
     if graph.shape(branch.skip) != graph.shape(node.output) {
         return Err("has no operand of the output's shape to skip to".into());
     }
-    if graph.producer(branch.skip).is_none() && graph.is_output(node.output) {
-        return Err("would make an output of an input".into());
-    }
     let upstream = upstream(graph, branch.skip);
     let reads = branch.nodes.iter().flat_map(|&i| &graph.nodes[i].inputs);
     let inside = |id: &TensorId| branch.nodes.iter().any(|&i| graph.nodes[i].output == *id);
     if reads.filter(|id| !inside(id)).any(|id| !upstream[id.0]) {
         return Err("joins two paths that do not part before it".into());
     }
-    if !is_silent(graph, &branch.nodes, node.inputs.iter().copied().find(|&id| id != branch.skip)) {
+    if !is_silent(graph, &branch.nodes, node.inputs[1 - branch.operand]) {
         return Err("has a branch whose output is not zero when its parameters are".into());
     }
     Ok(branch)
@@ -110,7 +109,7 @@ fn upstream(graph: &Graph, tensor: TensorId) -> Vec<bool> {
 }
 
 /// Whether `output` is zero when all parameters of `nodes` are.
-fn is_silent(graph: &Graph, nodes: &[usize], output: Option<TensorId>) -> bool {
+fn is_silent(graph: &Graph, nodes: &[usize], output: TensorId) -> bool {
     let mut zero = vec![false; graph.tensors.len()];
     for node in nodes.iter().map(|&i| &graph.nodes[i]) {
         let mut inputs = node.inputs.iter().map(|id| zero[id.0]);
@@ -128,5 +127,5 @@ fn is_silent(graph: &Graph, nodes: &[usize], output: Option<TensorId>) -> bool {
             _ => inputs.all(|z| z),
         };
     }
-    output.is_some_and(|id| zero[id.0])
+    zero[output.0]
 }

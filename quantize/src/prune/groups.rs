@@ -129,20 +129,37 @@ impl Groups {
         (0..self.len()).map(|j| self.of(j).iter().map(square).sum::<f64>().sqrt()).collect()
     }
 
+    /// The node of every group's first element.
+    pub(super) fn nodes(&self, graph: &Graph) -> Vec<Option<usize>> {
+        let parameters = graph.parameters();
+        let node = |j: usize| Some(parameter_of(&parameters, *self.of(j).first()?)?.node);
+        (0..self.len()).map(node).collect()
+    }
+
     /// The class of channels that every group stands for (`Filter` and `Channel`), found from its first element.
     pub(super) fn classes(&self, graph: &Graph, channels: &Channels) -> Vec<Option<usize>> {
         let parameters = graph.parameters();
         let class = |j: usize| {
             let &element = self.of(j).first()?;
-            let p = &parameters[parameters.partition_point(|p| p.range.end <= element)..];
-            class_of(graph, channels, self.kind, p.first()?, element)
+            class_of(graph, channels, self.kind, parameter_of(&parameters, element)?, element)
         };
         (0..self.len()).map(class).collect()
     }
 }
 
+/// Where an element of the flat vector stands.
+fn parameter_of(parameters: &[Parameter], element: usize) -> Option<&Parameter> {
+    parameters.get(parameters.partition_point(|p| p.range.end <= element))
+}
+
 /// The class of channels that a parameter makes (`Filter`) or reads (`Channel`).
-fn class_of(graph: &Graph, channels: &Channels, kind: Kind, parameter: &Parameter, element: usize) -> Option<usize> {
+pub(super) fn class_of(
+    graph: &Graph,
+    channels: &Channels,
+    kind: Kind,
+    parameter: &Parameter,
+    element: usize,
+) -> Option<usize> {
     let node = &graph.nodes[parameter.node];
     let (at, len) = (element - parameter.range.start, parameter.range.len());
     match kind {

@@ -5,6 +5,9 @@
 
 mod branches;
 mod channels;
+pub mod cost;
 pub mod groups;
 #[cfg(test)]
 mod networks;
+pub mod remove;
+pub mod select;
