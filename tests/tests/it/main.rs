@@ -8,3 +8,4 @@ mod import;
 mod onnx_nodes;
 mod parity;
 mod pipeline;
+mod prune;
