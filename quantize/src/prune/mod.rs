@@ -6,6 +6,7 @@
 mod branches;
 mod channels;
 pub mod cost;
+pub mod envelope;
 pub mod groups;
 #[cfg(test)]
 mod networks;
