@@ -102,6 +102,37 @@ pub fn load(path: &Path, slots: &[Slot], layout: Option<Layout>, classes: usize)
     Ok(Set { samples, is_u8, targets })
 }
 
+/// Shape `[h, w, c]` of a set's pictures, `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]`, and the number of classes of its labels: what a
+/// network that is trained from scratch is made for.
+pub fn picture_and_classes(path: &Path) -> Result<([usize; 3], usize), DataError> {
+    let file = path.display().to_string();
+    let arrays = npy::read(path).map_err(|source| DataError::Npy { file: file.clone(), source })?;
+    let find = |name: &str| {
+        arrays.iter().find(|(n, _)| n == name).map(|(_, a)| &a.values).ok_or_else(|| DataError::Missing {
+            file: file.clone(),
+            name: name.into(),
+            found: arrays.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    };
+    let picture = match *find("x")?.shape() {
+        [_, h, w] => [h, w, 1],
+        [_, c, h, w] if c < w.min(h) => [h, w, c],
+        [_, h, w, c] => [h, w, c],
+        ref other => {
+            return Err(DataError::Shape {
+                file,
+                name: "x".into(),
+                given: other.to_vec(),
+                input: "image".into(),
+                expected: vec![0, 0, 0],
+                hint: ": pictures [n, h, w] or [n, h, w, c]",
+            });
+        }
+    };
+    let largest = find("y")?.iter().fold(0.0f32, |a, &b| a.max(b));
+    Ok((picture, largest as usize + 1))
+}
+
 fn labels(file: &str, y: &npy::Array, n: usize, classes: usize) -> Result<Targets, DataError> {
     let given = y.values.shape().first().copied().unwrap_or(0);
     if given != n {

@@ -23,12 +23,25 @@
 //! decode = "tile"               # or "ram", "flash"; absent: tile for a core, ram for portable files
 //! max_decode_us = 2000          # absent: no budget
 //! clock_mhz = 120               # absent: the target's
+//!
+//! [train]                       # `quantize train`; the same keys in [prune.train]
+//! epochs = 10
+//! batch = 64
+//! rule = "adamw"                # or { sgd = { momentum = 0.9 } }
+//! rate = 0.001                  # absent: the rule's usual
+//! augment = { flip = true, crop = 2, cutout = 0, noise = 0.0 }
+//!
+//! [prune]
+//! method = "wgsef"              # or "magnitude", "group_lasso"
+//! sparsify = 0.4                # share of the epochs under the pull
 //! ```
 
 use crate::data::Layout;
 use crate::pack::{CompressOptions, Residency};
+use crate::prune::training::PruneOptions;
 use crate::scheme::QuantOptions;
 use crate::target::Target;
+use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -44,6 +57,10 @@ pub struct Recipe {
     pub quantize: QuantOptions,
     /// How weights are coded.
     pub compress: Compress,
+    /// How a network is trained (`quantize train`).
+    pub train: TrainOptions,
+    /// How a network is pruned, and trained meanwhile.
+    pub prune: PruneOptions,
 }
 
 /// Coding of weights.

@@ -7,7 +7,10 @@ mod eval;
 mod input;
 mod inspect;
 mod output;
+mod prune;
 mod run;
+mod train;
+mod training;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -31,6 +34,10 @@ struct Args {
 enum Verb {
     /// Make a .pith model from an ONNX file and calibration data
     Build(build::Args),
+    /// Train a network, from a file or from scratch
+    Train(train::Args),
+    /// Remove groups of weights while training, until a budget is met
+    Prune(prune::Args),
     /// Judge a model on a set: accuracy, SQNR and errors, also layer by layer
     Eval(eval::Args),
     /// Feed inputs from an array file, write outputs to another
@@ -86,6 +93,8 @@ where
     start_log(args.verbose);
     let done = crate::execute::isa().map_err(Failure::from).and_then(|_| match args.verb {
         Verb::Build(args) => build::run(&args, out),
+        Verb::Train(args) => train::run(&args, out),
+        Verb::Prune(args) => prune::run(&args, out),
         Verb::Eval(args) => eval::run(&args, out),
         Verb::Run(args) => run::run(&args),
         Verb::Inspect(args) => inspect::run(&args, out),

@@ -12,3 +12,5 @@ pub mod groups;
 mod networks;
 pub mod remove;
 pub mod select;
+pub mod training;
+pub mod trajectory;

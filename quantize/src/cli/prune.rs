@@ -1,0 +1,293 @@
+//! `quantize prune`: a trained network and data → a smaller network, as an ONNX file again.
+
+use super::Failure;
+use super::input::{Ports, PreprocessArgs, number, spaced};
+use super::output::{Progress, check_folder, write_whole};
+use super::training::{TrainArgs, TrainProgress, affine, data, stop};
+use crate::build::{BuildOptions, build, prepend_preprocess};
+use crate::data::Set;
+use crate::graph::{Graph, simplify, trainable};
+use crate::onnx;
+use crate::pack::ModelFile;
+use crate::prune::groups::Kind;
+use crate::prune::select::Target;
+use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune};
+use crate::prune::trajectory::Kept;
+use crate::recipe::Recipe;
+use crate::report::layers::Summary;
+use crate::report::{grouped, json, table};
+use crate::train::{Teacher, accuracy};
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Trained float network
+    model: PathBuf,
+    /// Training set: .npz with x, and y unless the original network is the teacher
+    #[arg(long)]
+    data: PathBuf,
+    /// Labelled set for accuracy before and after
+    #[arg(long)]
+    test: Option<PathBuf>,
+    /// TOML file with hyper-parameters; options on the command line win
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    prune: PruneArgs,
+    #[command(flatten)]
+    preprocess: PreprocessArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+    /// Draw what happened: norms of groups, groups left, strength, loss
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print JSON: before and after with accuracy, parameters, macs, arena_bytes, weight_bytes; layers; trajectory
+    #[arg(long)]
+    json: bool,
+    /// Where the pruned ONNX file goes
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+/// What goes, and how much.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Pruning")]
+pub(super) struct PruneArgs {
+    /// filter, channel, shape, block=ROWSxCOLS (1x4, 2x4), depth or weight
+    #[arg(long, default_value = "filter", value_parser = kind)]
+    groups: Kind,
+    /// Share of the groups that go, over the whole network
+    #[arg(long, value_parser = number, group = "budget")]
+    sparsity: Option<f64>,
+    /// Share of the groups that go in every layer
+    #[arg(long, value_parser = number, group = "budget")]
+    per_layer: Option<f64>,
+    /// Multiply-accumulates that stay: a share below 1 (0.5), or a number (5M)
+    #[arg(long, value_parser = amount, group = "budget")]
+    macs: Option<Amount>,
+    /// Weights that stay: a share below 1, or a number
+    #[arg(long, value_parser = amount, group = "budget")]
+    parameters: Option<Amount>,
+    /// Bytes that int8 weights may take, such as 60K
+    #[arg(long, value_parser = amount, group = "budget")]
+    bytes: Option<Amount>,
+    /// What pulls groups to zero
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Share of the epochs under the pull; the rest trains what is left
+    #[arg(long, value_parser = number)]
+    sparsify: Option<f64>,
+}
+
+/// A share or a number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Amount {
+    Share(f64),
+    Count(u64),
+}
+
+fn amount(text: &str) -> Result<Amount, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((i, 'K' | 'k')) => (&text[..i], 1e3),
+        Some((i, 'M')) => (&text[..i], 1e6),
+        _ => (text, 1.0),
+    };
+    let value = number(digits)? * unit;
+    match value {
+        v if !(v >= 0.0 && v < 1e18) => Err(format!("'{text}' is no amount")),
+        v if v <= 1.0 && unit == 1.0 => Ok(Amount::Share(v)),
+        v => Ok(Amount::Count(v.round() as u64)),
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    let names = "choose filter, channel, shape, block=ROWSxCOLS, depth or weight";
+    match text.split_once('=') {
+        Some(("block", size)) => {
+            let (rows, cols) = size.split_once('x').ok_or(names)?;
+            let count = |t: &str| t.parse::<usize>().ok().filter(|n| (1..=64).contains(n));
+            match (count(rows), count(cols)) {
+                (Some(rows), Some(cols)) => Ok(Kind::Block { rows, cols }),
+                _ => Err(format!("'{size}' is no block; write 1x4 or 2x4")),
+            }
+        }
+        None => match text {
+            "filter" => Ok(Kind::Filter),
+            "channel" => Ok(Kind::Channel),
+            "shape" => Ok(Kind::Shape),
+            "block" => Ok(Kind::Block { rows: 1, cols: 4 }),
+            "depth" => Ok(Kind::Depth),
+            "weight" => Ok(Kind::Weight),
+            _ => Err(names.into()),
+        },
+        _ => Err(names.into()),
+    }
+}
+
+impl PruneArgs {
+    /// The budget, if one was given.
+    pub(super) fn target(&self) -> Result<Option<Target>, Failure> {
+        let share_of = |a: Amount, share: fn(f64) -> Target, count: fn(u64) -> Target| match a {
+            Amount::Share(s) => share(s),
+            Amount::Count(n) => count(n),
+        };
+        let bytes = match self.bytes {
+            Some(Amount::Share(s)) => {
+                return Err(Failure::new(format!("--bytes {s} is less than a byte; give a number such as 60K")));
+            }
+            Some(Amount::Count(n)) => Some(Target::Bytes(n)),
+            None => None,
+        };
+        Ok(self
+            .sparsity
+            .map(Target::Sparsity)
+            .or(self.per_layer.map(Target::PerLayer))
+            .or(self.macs.map(|a| share_of(a, Target::MacsShare, Target::Macs)))
+            .or(self.parameters.map(|a| share_of(a, Target::ParametersShare, Target::Parameters)))
+            .or(bytes))
+    }
+
+    fn over(&self, base: &PruneOptions) -> PruneOptions {
+        let mut options = base.clone();
+        options.method = self.method.unwrap_or(options.method);
+        options.sparsify = self.sparsify.unwrap_or(options.sparsify);
+        options
+    }
+}
+
+/// Prunes a trainable graph as the arguments say.
+pub(super) fn prune_graph(
+    graph: &Graph,
+    target: Target,
+    args: &PruneArgs,
+    train: &TrainArgs,
+    recipe: &Recipe,
+    set: &Set,
+) -> Result<Pruned, Failure> {
+    let ports = Ports::of_graph(graph);
+    let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
+    let mut options = args.over(&recipe.prune);
+    options.train = train.over(&options.train);
+    let teacher = Teacher::new(graph, train.device())?;
+    let progress = TrainProgress::new();
+    let report = |phase, status: &crate::train::Status| progress.report(phase, status);
+    let hooks =
+        PruneHooks { report: &report, stop: stop(), checkpoint: train.checkpoint()?, resume: train.resume };
+    let data = data(set, &affine);
+    let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, train.device(), &hooks);
+    progress.finish();
+    Ok(pruned?)
+}
+
+/// `--json`; the keys are stable.
+#[derive(Serialize)]
+struct Report<'a> {
+    groups: String,
+    method: Method,
+    before: Side,
+    after: Side,
+    layers: &'a [Kept],
+    trajectory: &'a crate::prune::trajectory::Trajectory,
+    seconds: f64,
+}
+
+/// A network's figures; sizes are those of the int8 model that `build` makes of it.
+#[derive(Serialize)]
+struct Side {
+    accuracy: Option<f64>,
+    parameters: u64,
+    macs: u64,
+    arena_bytes: Option<u64>,
+    weight_bytes: u64,
+}
+
+pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
+    check_folder(&args.output)?;
+    args.svg.as_deref().map(check_folder).transpose()?;
+    let started = Instant::now();
+    let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
+    recipe.preprocess = args.preprocess.over(&recipe.preprocess);
+    let Some(target) = args.prune.target()? else {
+        return Err(Failure::new("no budget; give --sparsity, --per-layer, --macs, --parameters or --bytes"));
+    };
+    let graph = trainable(onnx::import(&args.model)?);
+    let ports = Ports::of_graph(&graph);
+    let set = ports.load(&args.data, recipe.preprocess.layout)?;
+    let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
+    let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &set)?;
+    let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
+    let judge = |graph: &Graph| match &test {
+        Some(test) => accuracy(graph, &data(test, &affine), args.train.device()),
+        None => Ok(None),
+    };
+    let before = side(&graph, &set, &recipe, judge(&graph)?)?;
+    let after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
+    write_whole(&args.output, &onnx::encode(&pruned.graph)?)?;
+    if let Some(path) = &args.svg {
+        write_whole(path, crate::report::prune_svg::trajectory_svg(&pruned.trajectory).as_bytes())?;
+    }
+    let report = Report {
+        groups: args.prune.groups.to_string(),
+        method: args.prune.over(&recipe.prune).method,
+        before,
+        after,
+        layers: &pruned.layers,
+        trajectory: &pruned.trajectory,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    let text = if args.json { json(&report) } else { text(&report, args) };
+    Ok(out.write_all(text.as_bytes())?)
+}
+
+/// Builds the int8 model of a network for its sizes.
+fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Result<Side, Failure> {
+    let raw = prepend_preprocess(simplify(graph.clone()), &recipe.preprocess)?;
+    let samples = spaced(set.samples.clone(), recipe.calibrate.samples.min(64));
+    // One choice is enough for sizes.
+    let mut quick = recipe.clone();
+    quick.quantize.observer = Some(crate::calibrate::Observer::MinMax);
+    quick.quantize.bias_correction = Some(false);
+    quick.quantize.equalize = Some(false);
+    let progress = Progress::new();
+    let step = |step: &'static str, n: usize| progress.advance(step, n);
+    let built = build(raw, &samples, &set.is_u8, &quick, BuildOptions::default(), &step)?;
+    progress.finish();
+    let file = ModelFile::new(&built.packed.bytes);
+    let model = super::input::parse_packed(std::path::Path::new("the pruned model"), &file)?;
+    let summary = Summary::of_model(&model);
+    let parameters = simplify(graph.clone()).theta().iter().filter(|v| **v != 0.0).count() as u64;
+    Ok(Side {
+        accuracy,
+        parameters,
+        macs: summary.macs,
+        arena_bytes: summary.arena_bytes,
+        weight_bytes: summary.weight_bytes,
+    })
+}
+
+fn text(report: &Report<'_>, args: &Args) -> String {
+    let rows: Vec<Vec<String>> = report
+        .layers
+        .iter()
+        .map(|l| vec![l.layer.clone(), l.before.to_string(), l.after.to_string()])
+        .collect();
+    let (b, a) = (&report.before, &report.after);
+    let share = |b: u64, a: u64| format!("{} -> {} ({:.1} %)", grouped(b), grouped(a), 100.0 * a as f64 / b.max(1) as f64);
+    let accuracy = match (b.accuracy, a.accuracy) {
+        (Some(b), Some(a)) => format!("{:.2} % -> {:.2} %", 100.0 * b, 100.0 * a),
+        _ => "not judged (--test)".into(),
+    };
+    format!(
+        "{}\naccuracy   {accuracy}\nparameters {} not zero\nMACs       {}\nweights    {} bytes as int8\narena      {} bytes\nwrote      {} in {:.1} s\n",
+        table(&["layer", "groups", "kept"], &rows),
+        share(b.parameters, a.parameters),
+        share(b.macs, a.macs),
+        share(b.weight_bytes, a.weight_bytes),
+        share(b.arena_bytes.unwrap_or(0), a.arena_bytes.unwrap_or(0)),
+        args.output.display(),
+        report.seconds
+    )
+}

@@ -1,0 +1,383 @@
+//! Pruning while training: from a trained network to one that meets a budget exactly.
+//!
+//! The first share of the epochs trains under a pull that a proximal operator applies after every step, layer by layer:
+//!
+//! `t = theta - rate * step`,  `theta = (1 + s) prox_{s F_k}(t)`,
+//!
+//! where `F_k` is the group envelope with the number of groups `k` that the layer will keep. The factor `1 + s` takes back the ridge
+//! that `prox` applies to every group: the operator is then that of `F_k(theta) - |theta|^2 / 2`, which is zero exactly where at most
+//! `k` groups are left, so that those which stay are not shortened and those which go feel the same pull whatever their size. `k`
+//! comes from the budget ([`select`]), asked again every epoch until half of this phase is over. The strength `s` of every layer
+//! follows the number of groups that are left: it grows while more are left than a cubic schedule wants, and shrinks while fewer are;
+//! nobody sets it. With AdamW the groups' metric is the mean of the rule's own.
+//!
+//! Then the groups that the budget keeps are projected out of the parameters, the rest leaves the graph ([`remove`]), moments of batch
+//! norms are refreshed, and the remaining epochs train the small network with its support frozen.
+//!
+//! Two baselines share all of this but the pull: magnitude pruning has none, group lasso a soft threshold that does not know `k`.
+
+use super::cost::{Cost, Costs};
+use super::envelope::{Scale, Solver, Weights, group_lasso_prox};
+use super::groups::{GroupError, Groups, Kind};
+use super::remove::remove;
+use super::select::{BudgetError, Target, select};
+use super::trajectory::{Kept, Trajectory};
+use crate::graph::{Graph, Role};
+use crate::train::{Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// What pulls groups to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The group envelope.
+    #[default]
+    Wgsef,
+    /// Nothing: the smallest norms go at once.
+    Magnitude,
+    /// A soft threshold.
+    GroupLasso,
+}
+
+/// How a network is pruned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneOptions {
+    /// The pull.
+    pub method: Method,
+    /// Share of the epochs under the pull; the rest trains what is left.
+    pub sparsify: f64,
+    /// How it is trained.
+    pub train: TrainOptions,
+}
+
+impl Default for PruneOptions {
+    fn default() -> PruneOptions {
+        PruneOptions { method: Method::Wgsef, sparsify: 0.4, train: TrainOptions::default() }
+    }
+}
+
+/// Why a network is not pruned.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// Nothing can go.
+    #[error(transparent)]
+    Groups(#[from] GroupError),
+    /// It cannot be so small.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// An option makes no sense.
+    #[error("pruning option '{field}' must be {wanted}")]
+    Option {
+        /// Which.
+        field: &'static str,
+        /// What it may be.
+        wanted: &'static str,
+    },
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The smaller network.
+    pub graph: Graph,
+    /// Groups before and after, by layer.
+    pub layers: Vec<Kept>,
+    /// Cost of the original.
+    pub before: Cost,
+    /// Cost of what is left.
+    pub after: Cost,
+    /// What happened on the way.
+    pub trajectory: Trajectory,
+}
+
+/// What a run does beside pruning.
+pub struct PruneHooks<'h> {
+    /// Called after every step, with the phase's name.
+    pub report: &'h dyn Fn(&'static str, &Status),
+    /// Set when the user wants to stop.
+    pub stop: &'h AtomicBool,
+    /// Where checkpoints go; the phases use names beside it.
+    pub checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoints that are there.
+    pub resume: bool,
+}
+
+/// Prunes a graph from [`crate::graph::trainable`].
+pub fn prune(
+    graph: &Graph,
+    kind: Kind,
+    target: Target,
+    data: &Data<'_>,
+    teacher: Option<&Teacher>,
+    options: &PruneOptions,
+    device: &Device,
+    hooks: &PruneHooks<'_>,
+) -> Result<Pruned, PruneError> {
+    if !(0.0..=1.0).contains(&options.sparsify) {
+        return Err(PruneError::Option { field: "sparsify", wanted: "a share, 0 to 1" });
+    }
+    let groups = Groups::find(graph, kind)?;
+    let costs = Costs::new(graph, &groups);
+    // An impossible budget is refused before anything is trained.
+    select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
+    let before = costs.total(&vec![true; groups.len()]);
+    let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
+    let score = worth(&groups, &groups.norms(&sparse.theta()));
+    let kept = select(&score, &costs, target, &groups)?;
+    let after = costs.total(&kept);
+    let layers = counts(&groups, &kept);
+    let frozen = frozen(&sparse, &groups, &kept);
+    let small = remove(sparse, &groups, &kept);
+    let graph = finetune(&small, frozen, data, teacher, options, device, hooks)?;
+    Ok(Pruned { graph, layers, before, after, trajectory })
+}
+
+/// Epochs under the pull, and after it.
+fn epochs(options: &PruneOptions) -> (usize, usize) {
+    let first = (options.train.epochs as f64 * options.sparsify).round() as usize;
+    (first, options.train.epochs - first)
+}
+
+/// What every group is worth: its squared norm against the mean of its layer, because the layers' scales do not compare.
+pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
+    let mut sums = vec![(0.0f64, 0usize); groups.layers.len()];
+    for (&l, n) in groups.layer.iter().zip(norms) {
+        sums[l] = (sums[l].0 + n * n, sums[l].1 + 1);
+    }
+    let against = |(&l, n): (&usize, &f64)| {
+        let mean = sums[l].0 / sums[l].1.max(1) as f64;
+        if mean > 0.0 { n * n / mean } else { 0.0 }
+    };
+    groups.layer.iter().zip(norms).map(against).collect()
+}
+
+fn counts(groups: &Groups, kept: &[bool]) -> Vec<Kept> {
+    let mut layers: Vec<Kept> =
+        groups.layers.iter().map(|l| Kept { layer: l.clone(), before: 0, after: 0 }).collect();
+    for (&l, &kept) in groups.layer.iter().zip(kept) {
+        layers[l].before += 1;
+        layers[l].after += usize::from(kept);
+    }
+    layers
+}
+
+/// A phase's own checkpoint.
+fn beside(checkpoint: &Option<PathBuf>, phase: &str) -> Option<PathBuf> {
+    let path = checkpoint.as_ref()?;
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{phase}"));
+    Some(path.with_file_name(name))
+}
+
+fn session(
+    graph: &Graph,
+    options: &TrainOptions,
+    device: &Device,
+    checkpoint: Option<&Path>,
+    resume: bool,
+) -> Result<Session, TrainError> {
+    let mut session = Session::new(graph, options, device)?;
+    if let Some(path) = checkpoint.filter(|p| resume && p.exists()) {
+        session.resume(path)?;
+    }
+    Ok(session)
+}
+
+/// The pull on all layers of a network.
+struct Pull<'g> {
+    groups: &'g Groups,
+    method: Method,
+    /// Groups of every layer, as a range.
+    ranges: Vec<std::ops::Range<usize>>,
+    /// Groups that every layer will keep.
+    k: Vec<usize>,
+    /// Strength of a step in every layer.
+    strength: Vec<f64>,
+    solver: Solver,
+}
+
+/// Strength that the controllers start with, their step, and their bounds.
+const START: f64 = 1e-4;
+const GROWTH: f64 = 1.05;
+const WEAKEST: f64 = 1e-7;
+const STRONGEST: f64 = 10.0;
+
+/// Share of the phase after which no more groups should be left than are kept.
+const ARRIVAL: f64 = 0.85;
+
+impl<'g> Pull<'g> {
+    fn new(groups: &'g Groups, method: Method) -> Pull<'g> {
+        let layers = groups.layers.len();
+        let first = |l: usize| groups.layer.partition_point(|&own| own < l);
+        let ranges = (0..layers).map(|l| first(l)..first(l + 1)).collect();
+        let strength = vec![START; layers];
+        Pull { groups, method, ranges, k: vec![0; layers], strength, solver: Solver::default() }
+    }
+
+    /// Groups that a layer should have left at a share of the phase: a cubic from all to `k` (Zhu, Gupta 2017).
+    fn wanted(&self, layer: usize, done: f64) -> f64 {
+        let (all, k) = (self.ranges[layer].len() as f64, self.k[layer] as f64);
+        let rest = (1.0 - done / ARRIVAL).max(0.0);
+        k + (all - k) * rest.powi(3)
+    }
+
+    /// Applies the operator to the parameters after a step; returns the norms of all groups after it.
+    fn apply(&mut self, step: &mut Step<'_>) -> Vec<f64> {
+        let norms = self.groups.norms(step.theta);
+        let metric = self.metric(step);
+        let mut after = vec![0.0; norms.len()];
+        for layer in 0..self.ranges.len() {
+            let range = self.ranges[layer].clone();
+            let h = &metric[range.clone()];
+            let factors = self.factors(layer, &norms[range.clone()], h);
+            for (j, factor) in range.zip(factors) {
+                after[j] = norms[j] * factor;
+                if factor != 1.0 {
+                    self.groups.of(j).iter().for_each(|&i| step.theta[i] *= factor as f32);
+                }
+            }
+            let left = after[self.ranges[layer].clone()].iter().filter(|n| **n > 0.0).count() as f64;
+            let grows = left > self.wanted(layer, step.done);
+            let factor = if grows { GROWTH } else { 1.0 / GROWTH };
+            self.strength[layer] = (self.strength[layer] * factor).clamp(WEAKEST, STRONGEST);
+        }
+        after
+    }
+
+    fn factors(&mut self, layer: usize, norms: &[f64], h: &[f64]) -> Vec<f64> {
+        let s = self.strength[layer];
+        match self.method {
+            Method::Magnitude => vec![1.0; norms.len()],
+            Method::Wgsef => {
+                let weights = Weights { h: Scale::Each(h), ..Weights::default() };
+                let prox = self.solver.prox(norms, &weights, self.k[layer] as f64, s);
+                prox.factors.iter().zip(h).map(|(p, h)| (p * (1.0 + s / h)).min(1.0)).collect()
+            }
+            Method::GroupLasso => {
+                // In units of the layer's mean norm, so that one starting strength serves all.
+                let mean = norms.iter().sum::<f64>() / norms.len().max(1) as f64;
+                let scaled: Vec<f64> = norms.iter().zip(h).map(|(n, h)| n * h).collect();
+                group_lasso_prox(&scaled, Scale::All(1.0), s * mean)
+            }
+        }
+    }
+
+    /// Metric of every group against the mean of its layer.
+    fn metric(&self, step: &Step<'_>) -> Vec<f64> {
+        let own = step.optimizer.metric();
+        if own.is_empty() {
+            return vec![1.0; self.groups.len()];
+        }
+        let mean = |ids: &[usize]| ids.iter().map(|&i| own[i] as f64).sum::<f64>() / ids.len().max(1) as f64;
+        let mut h: Vec<f64> = (0..self.groups.len()).map(|j| mean(self.groups.of(j))).collect();
+        for range in &self.ranges {
+            let layer = &mut h[range.clone()];
+            let mean = layer.iter().sum::<f64>() / layer.len().max(1) as f64;
+            // Groups without gradients keep a metric that is not zero.
+            layer.iter_mut().for_each(|v| *v = if mean > 0.0 { (*v / mean).max(1e-2) } else { 1.0 });
+        }
+        h
+    }
+}
+
+/// Trains under the pull.
+fn sparsify(
+    graph: &Graph,
+    groups: &Groups,
+    costs: &Costs,
+    target: Target,
+    data: &Data<'_>,
+    teacher: Option<&Teacher>,
+    options: &PruneOptions,
+    device: &Device,
+    hooks: &PruneHooks<'_>,
+) -> Result<(Graph, Trajectory), PruneError> {
+    let mut trajectory = Trajectory::new(&groups.layers, &groups.layer, 200);
+    let (epochs, _) = epochs(options);
+    if epochs == 0 {
+        return Ok((graph.clone(), trajectory));
+    }
+    let train = TrainOptions { epochs, ..options.train.clone() };
+    let path = beside(&hooks.checkpoint, "sparsify");
+    let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
+    let per_epoch = data.samples.len().div_ceil(train.batch.max(1)).max(1);
+    let every = (per_epoch * epochs / 300).max(1);
+    let mut pull = Pull::new(groups, options.method);
+    let mut count = session.step;
+    let mut refused = None;
+    let mut after_step = |step: &mut Step<'_>| {
+        if count.is_multiple_of(per_epoch) && (step.done < 0.5 || pull.k.iter().all(|&k| k == 0)) {
+            match select(&worth(groups, &groups.norms(step.theta)), costs, target, groups) {
+                Ok(kept) => pull.k = counts(groups, &kept).into_iter().map(|l| l.after).collect(),
+                Err(e) => refused = Some(e),
+            }
+        }
+        let norms = pull.apply(step);
+        if count.is_multiple_of(every) {
+            let wanted = (0..pull.k.len()).map(|l| pull.wanted(l, step.done)).sum();
+            let lambda = pull.strength.iter().sum::<f64>() / pull.strength.len().max(1) as f64 / step.rate.max(1e-9) as f64;
+            trajectory.record(count, &norms, wanted, lambda, step.loss);
+        }
+        count += 1;
+    };
+    let report = |status: &Status| (hooks.report)("sparsify", status);
+    session.run(data, teacher, &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path })?;
+    match refused {
+        Some(e) => Err(e.into()),
+        None => Ok((session.graph(), trajectory)),
+    }
+}
+
+/// Parameters that stay zero in the removed graph, which for channels are none.
+fn frozen(graph: &Graph, groups: &Groups, kept: &[bool]) -> Option<Vec<bool>> {
+    match groups.kind {
+        Kind::Filter | Kind::Channel | Kind::Depth => None,
+        Kind::Shape | Kind::Block { .. } | Kind::Weight => {
+            // Kernels may shrink on removal, so zeros are found in what is left.
+            let left = remove(graph.clone(), groups, kept);
+            let theta = left.theta();
+            let mut frozen = vec![false; theta.len()];
+            for p in left.parameters().into_iter().filter(|p| p.role == Role::Weight) {
+                p.range.for_each(|i| frozen[i] = theta[i] == 0.0);
+            }
+            Some(frozen)
+        }
+    }
+}
+
+/// Trains what is left, with its support frozen.
+fn finetune(
+    graph: &Graph,
+    frozen: Option<Vec<bool>>,
+    data: &Data<'_>,
+    teacher: Option<&Teacher>,
+    options: &PruneOptions,
+    device: &Device,
+    hooks: &PruneHooks<'_>,
+) -> Result<Graph, PruneError> {
+    let (_, epochs) = epochs(options);
+    let train = TrainOptions { epochs, ..options.train.clone() };
+    let path = beside(&hooks.checkpoint, "finetune");
+    let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
+    if session.step == 0 {
+        session.refresh(data, REFRESH);
+    }
+    let mut after_step = |step: &mut Step<'_>| {
+        if let Some(frozen) = &frozen {
+            step.theta.iter_mut().zip(frozen).filter(|(_, f)| **f).for_each(|(t, _)| *t = 0.0);
+        }
+    };
+    let report = |status: &Status| (hooks.report)("fine-tune", status);
+    session.run(data, teacher, &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path })?;
+    session.refresh(data, REFRESH);
+    Ok(session.graph())
+}
+
+/// Samples that moments of batch norms are taken from.
+const REFRESH: usize = 2048;
