@@ -1,7 +1,8 @@
 //! From a trained ONNX network to a `.pith` file.
 //!
 //! Data flows one way, and a module imports only what stands before it in this list:
-//! [`graph`] (the IR and its exact rewrites), [`onnx`] (import, float oracle), [`npy`] and [`data`] (sets), [`calibrate`]
+//! [`random`] (seeded numbers), [`graph`] (the IR and its exact rewrites), [`networks`] (to train from scratch), [`onnx`]
+//! (import, export, float oracle), [`npy`] and [`data`] (sets), [`calibrate`]
 //! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records), [`circuit`] (coded weights),
 //! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`correct`]
 //! (its mean error), [`recipe`] (every default), [`build`] (all of it
@@ -18,10 +19,12 @@ pub mod data;
 pub mod execute;
 pub mod graph;
 pub mod lower;
+pub mod networks;
 pub mod npy;
 pub mod onnx;
 pub mod pack;
 pub mod prune;
+pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod scheme;

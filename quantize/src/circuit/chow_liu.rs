@@ -190,7 +190,7 @@ fn centroid(neighbours: &[Vec<usize>], is_cut: &[bool], member: usize) -> usize 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuit::random::Random;
+    use crate::random::Random;
 
     /// Variables in a chain, each like the one before it three times out of four.
     fn chain(variables: usize) -> Data {

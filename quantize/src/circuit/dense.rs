@@ -121,7 +121,7 @@ fn tile<S: Simd, const R: usize, const C: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuit::random::Random;
+    use crate::random::Random;
 
     #[test]
     fn products_agree_with_their_definition() {

@@ -10,8 +10,8 @@
 use super::dense::LANES;
 use super::evaluate::{Batch, Flow, Workspace, flows};
 use super::inputs::Inputs;
-use super::random::Random;
 use super::{Circuit, Data, Region};
+use crate::random::Random;
 use fearless_simd::{Level, Simd, dispatch, f32x16, prelude::*};
 use std::ops::Range;
 use std::sync::Mutex;

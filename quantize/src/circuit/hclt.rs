@@ -3,8 +3,8 @@
 
 use super::chow_liu::Tree;
 use super::inputs::{Component, Family, Inputs};
-use super::random::Random;
 use super::{Circuit, Region, stride};
+use crate::random::Random;
 
 /// What input units are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,13 +26,13 @@ pub mod em;
 pub mod evaluate;
 pub mod hclt;
 pub mod inputs;
-pub mod random;
 pub mod sample;
 pub mod sparsify;
 #[cfg(test)]
 mod tests;
 pub mod weights;
 
+pub use crate::random;
 use inputs::Inputs;
 
 /// A distribution over `variables` integers, in regions: children before parents, a subtree contiguous, the root last.

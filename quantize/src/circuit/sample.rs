@@ -1,7 +1,7 @@
 //! Samples of a circuit: from the root down, a sum picks one of its units, a product takes all of its parts.
 
-use super::random::Random;
 use super::{Circuit, Data};
+use crate::random::Random;
 
 /// Draws `samples` rows.
 pub fn sample(circuit: &Circuit, samples: usize, seed: u64) -> Data {

@@ -5,8 +5,8 @@
 
 use super::evaluate::{Flow, Workspace};
 use super::inputs::Inputs;
-use super::random::Random;
 use super::{Circuit, Data, Region, em, stride};
+use crate::random::Random;
 
 /// Removes the `share` of all sum edges that have the smallest flow on `data`, but the largest of a sum unit; then units that nothing reaches.
 pub fn prune(circuit: &mut Circuit, data: &Data, share: f32, work: &mut Workspace) {

@@ -5,10 +5,10 @@ use super::em::{self, Schedule};
 use super::evaluate::{Batch, Workspace, bits_per_dimension, flows, log_likelihoods, total_log_likelihood};
 use super::hclt::{Leaves, hclt};
 use super::inputs::{Family, Inputs};
-use super::random::Random;
 use super::sample::sample;
 use super::sparsify::{grow, prune, prune_units};
 use super::{Circuit, Data, Region, checkpoint, chow_liu, cost, stride};
+use crate::random::Random;
 use pith::circuit::rans64::MAX_BITS;
 use pith::circuit::tree::Tree;
 

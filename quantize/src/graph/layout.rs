@@ -96,7 +96,8 @@ fn into_linear(graph: &mut Graph, i: usize) -> bool {
     order.iter_mut().enumerate().for_each(|(i, v)| *v = i);
     let positions: Vec<usize> = order.view().permuted_axes(IxDyn(&inverse(&perm))).iter().copied().collect();
     if let Op::Linear { weight, .. } = &mut graph.nodes[i].op {
-        *weight = weight.select(Axis(1), &positions);
+        // Parameters are slices, so the elements stay in row-major order.
+        *weight = weight.select(Axis(1), &positions).as_standard_layout().into_owned();
     }
     graph.nodes[reshape].inputs = vec![source];
     true

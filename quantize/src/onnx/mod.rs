@@ -1,5 +1,5 @@
-//! Import of ONNX files, and the float oracle. The only module that names tract types: tract reads the protobuf and runs the
-//! original network; the translation to the IR is ours.
+//! Import and export of ONNX files, and the float oracle. The only module that names tract types: tract has the protobuf
+//! messages and runs the original network; the translation to the IR and back is ours.
 //!
 //! Nodes are translated one by one and literally (see `ops`); [`crate::graph::simplify`] makes the result small. Values that
 //! depend on constants alone are computed here, so that chains of `Shape`, `Gather`, `Concat` end as numbers. The batch axis, if
@@ -10,12 +10,14 @@ mod consts;
 mod ops;
 mod oracle;
 mod proto;
+mod write;
 
 use crate::graph::Graph;
 pub use oracle::{Oracle, OracleError};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tract_onnx::pb;
+pub use write::{ExportError, encode};
 
 /// Why a file cannot be imported; every message names the file's part and the fix.
 #[derive(Debug, thiserror::Error)]

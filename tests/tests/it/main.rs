@@ -3,6 +3,7 @@
 mod cli;
 mod coded;
 mod decoder;
+mod export;
 mod firmware;
 mod import;
 mod onnx_nodes;

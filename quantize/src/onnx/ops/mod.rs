@@ -6,7 +6,7 @@
 mod elementwise;
 mod linear;
 mod pool;
-mod resize;
+pub(super) mod resize;
 mod shape;
 
 use super::build::{Builder, Fault, Value};

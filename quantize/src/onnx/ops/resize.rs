@@ -65,10 +65,10 @@ pub(super) fn resize(b: &mut Builder, node: &NodeProto) -> Result<Vec<Value>, Fa
 }
 
 /// Interpolation and coordinate rules.
-struct Rule {
-    linear: bool,
-    coordinates: String,
-    nearest: String,
+pub(in crate::onnx) struct Rule {
+    pub linear: bool,
+    pub coordinates: String,
+    pub nearest: String,
 }
 
 impl Rule {
@@ -93,8 +93,23 @@ impl Rule {
         Ok(rule)
     }
 
+    /// Every rule of opset 13, the usual ones first.
+    pub(in crate::onnx) fn all() -> impl Iterator<Item = Rule> {
+        let coordinates = ["asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"];
+        let rule = |linear, coordinates: &str, nearest: &str| Rule {
+            linear,
+            coordinates: coordinates.into(),
+            nearest: nearest.into(),
+        };
+        let nearest = coordinates.into_iter().flat_map(move |coordinates| {
+            let modes = ["floor", "round_prefer_floor", "round_prefer_ceil", "ceil"];
+            modes.map(|mode| rule(false, coordinates, mode))
+        });
+        nearest.chain(coordinates.map(|coordinates| rule(true, coordinates, "floor")))
+    }
+
     /// One tap per output position of an axis of `n` elements that becomes `m`.
-    fn taps(&self, n: usize, m: usize, scale: f64) -> Vec<Tap> {
+    pub(in crate::onnx) fn taps(&self, n: usize, m: usize, scale: f64) -> Vec<Tap> {
         let last = (n - 1) as f64;
         let source = |i: usize| {
             let i = i as f64;
