@@ -227,7 +227,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
     write_whole(&args.output, &onnx::encode(&pruned.graph)?)?;
     if let Some(path) = &args.svg {
-        write_whole(path, crate::report::prune_svg::trajectory_svg(&pruned.trajectory).as_bytes())?;
+        write_whole(path, crate::report::prune_svg::trajectory_svg(&pruned.trajectory, &graph.name).as_bytes())?;
     }
     let report = Report {
         groups: args.prune.groups.to_string(),

@@ -263,7 +263,7 @@ impl<'g> Pull<'g> {
                 // In units of the layer's mean norm, so that one starting strength serves all.
                 let mean = norms.iter().sum::<f64>() / norms.len().max(1) as f64;
                 let scaled: Vec<f64> = norms.iter().zip(h).map(|(n, h)| n * h).collect();
-                group_lasso_prox(&scaled, Scale::All(1.0), s * mean)
+                group_lasso_prox(&scaled, Scale::Same(1.0), s * mean)
             }
         }
     }

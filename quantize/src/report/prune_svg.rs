@@ -220,7 +220,7 @@ pub fn channels_svg(layers: &[Kept], title: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuit::random::Random;
+    use crate::random::Random;
 
     /// Groups of five layers, of which most fall to zero.
     fn run() -> Trajectory {

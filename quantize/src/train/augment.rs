@@ -1,6 +1,6 @@
 //! Random changes of training samples that keep their meaning: mirrored, shifted and partly covered pictures, noise on signals.
 
-use crate::circuit::random::Random;
+use crate::random::Random;
 use serde::{Deserialize, Serialize};
 
 /// What is done to every sample, each time anew; nothing by default.

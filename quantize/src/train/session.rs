@@ -8,7 +8,7 @@ use super::augment::Augment;
 use super::net::{Batch, Device, Goal, Moments, Net};
 use super::optimizer::{Optimizer, Rule, clip, cosine};
 use super::{TrainError, checkpoint};
-use crate::circuit::random::Random;
+use crate::random::Random;
 use crate::data::Targets;
 use crate::graph::{Graph, Op, Role};
 use ndarray::ArrayD;

@@ -4,7 +4,7 @@
 use super::ops::WindowOps;
 use super::windows::Geometry;
 use super::*;
-use crate::circuit::random::Random;
+use crate::random::Random;
 use crate::data::Targets;
 use crate::graph::scalar::{Binary, ScalarFn, Unary};
 use crate::graph::{BinaryKind, Clamp, Graph, Op, Tap, TensorId, Window, eval};

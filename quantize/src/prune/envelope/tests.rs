@@ -3,7 +3,7 @@
 use super::{
     Line, Prox, Scale, Solver, Weights, conjugate, group_lasso_lambda, group_lasso_prox, prox, subgradient, value,
 };
-use crate::circuit::random::Random;
+use crate::random::Random;
 
 /// Norms of Gaussian groups with one weight.
 fn gaussian(random: &mut Random, m: usize) -> Vec<f64> {
