@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod groups;
 #[cfg(test)]
 mod networks;
+pub mod reconstruct;
 pub mod remove;
 pub mod select;
 pub mod training;
