@@ -474,7 +474,9 @@ impl Step {
         // Lanes beyond the last pixel of a row are idle.
         let lanes = self.out_w.next_multiple_of(shape.lanes);
         let all = (n.div_ceil(rows) * runs).saturating_mul(run.div_ceil(sparse::DEPTH));
-        let pays = blocks.saturating_mul(lanes) < (all / 2).saturating_mul(self.out_w);
+        // Where bytes are multiplied four at a time, reading them and turning outputs is what takes long.
+        let least = if shape.wide { 2 } else { 8 };
+        let pays = blocks.saturating_mul(lanes) < (all / least).saturating_mul(self.out_w);
         let fits = self.map.channels.is_multiple_of(sparse::DEPTH) && self.stride_h.max(self.stride_w) <= MAX_PHASES;
         if !pays || !fits {
             return self;

@@ -159,10 +159,9 @@ pub fn sparse<const USES: u64>(
             let (bias, multiplier, shift) = band.stage(row);
             for (pixel, at) in at.into_iter().take(pixels).enumerate() {
                 let sum = band.blocks().fold(bias, |acc, (block, weights)| {
-                    let four = weights.get(DEPTH * row..).unwrap_or(&[]).iter().take(DEPTH).enumerate();
-                    four.fold(acc, |acc, (i, &w)| {
-                        acc.wrapping_add((w as i8 as i32).wrapping_mul(patches.get(pixel, DEPTH * block + i)))
-                    })
+                    let weights = weights.get(DEPTH * row..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; DEPTH]);
+                    let products = weights.iter().zip(patches.four(pixel, block));
+                    products.fold(acc, |acc, (&w, q)| acc.wrapping_add(w as i8 as i32 * q as i32))
                 });
                 if let Some(out) = output.get_mut(at + first + row) {
                     *out = to.stage(sum, multiplier, shift);

@@ -256,6 +256,15 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         bytes_per_k(self.layout, self.bits, self.pixels) == 1
     }
 
+    /// Four activations of a pixel in a patch of pairs of 8 bits, `4 * index ..` in order.
+    #[inline(always)]
+    pub fn four(&self, pixel: usize, index: usize) -> [i16; 4] {
+        let words: &[i16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+        let start = pair_index(self.pixels, pixel, 4 * index);
+        let [a, c, b, d] = words.get(start..).and_then(<[i16]>::first_chunk).copied().unwrap_or_default();
+        [a, b, c, d]
+    }
+
     /// Activation `k` of a pixel, with [`Layout::offset`].
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
