@@ -10,6 +10,7 @@ use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::header::Header;
 use crate::format::op::{self, Head, Op, kind};
+use crate::format::sparse::Sparse;
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{ALIGN, MAX_RANK, NONE};
 use crate::model::Model;
@@ -28,7 +29,12 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
     // Of resident constants in the decoded region.
     let mut end = 0;
     for (index, record) in model.constants().iter().enumerate() {
-        let known = record.encoding == Constant::ENCODING_RAW || uses::decodes(USES) && record.is_coded();
+        let known = match record.encoding {
+            Constant::ENCODING_RAW => true,
+            Constant::ENCODING_CODED => uses::decodes(USES),
+            Constant::ENCODING_SPARSE => uses::has_sparse(USES),
+            _ => false,
+        };
         if !known || record.next_precision != NONE {
             return Err(Error::Unsupported {
                 what: "a constant's encoding (coded, block-sparse or several precisions)",
@@ -40,7 +46,7 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
                     end = u64::next_multiple_of(end, ALIGN as u64).saturating_add(bytes);
                 }
             }),
-            false => constant(model, index as u16, record),
+            false => constant::<USES>(model, index as u16, record),
         };
         checked.map_err(|what| Error::Constant { index, what })?;
     }
@@ -98,7 +104,13 @@ fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> 
     coded::check(c, bytes)
 }
 
-fn constant(model: &Model<'_>, id: u16, c: &Constant) -> Check {
+fn constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> Check {
+    if uses::has_sparse(USES) && c.encoding == Constant::ENCODING_SPARSE {
+        let is_sparse = c.kind == Constant::KIND_BLOCKS && c.bits == 8 && c.sparse_rows().is_some();
+        ensure(is_sparse, "kind, width or layout of block-sparse weights")?;
+        let required = model.header().required_features & Header::SPARSE != 0;
+        ensure(required, "encoding: the header does not require it")?;
+    }
     ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS) && c.residency == 0, "layout or reserved bytes")?;
     let bytes = model.stored_bytes(id);
     ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
@@ -298,13 +310,17 @@ impl View<'_, '_> {
     /// The weights' constant if it lies in blocks, whose bytes and scratch memory are then checked. The record has no channels.
     fn blocks<const USES: u64>(&self, op: &Op<'_>, weights: u16, channels: u16) -> Result<bool, &'static str> {
         let Ok(&constant) = self.find(weights, Constant::KIND_BLOCKS) else { return Ok(false) };
-        let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
         let (n, k) = ops::matrix_shape(op).ok_or("weight shape")?;
         ensure(constant.len as u64 == n as u64 * k as u64, "weight shape")?;
-        if uses::decodes(USES) && constant.is_coded() {
+        let sparse = constant.sparse_rows().filter(|_| uses::has_sparse(USES));
+        if let Some(rows) = sparse {
+            ensure(channels == NONE, "channels: weights in blocks bring their own")?;
+            Sparse::new_checked(rows, n, k, self.model.stored_bytes(weights))?;
+        } else if uses::decodes(USES) && constant.is_coded() {
             self.constant(channels, Constant::KIND_CHANNELS, n as u64)?;
         } else {
             ensure(channels == NONE, "channels: weights in blocks bring their own")?;
+            let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
             Blocks::new_checked(layout, constant.bits, n, k, self.model.stored_bytes(weights))?;
         }
         let needed = ops::scratch_bytes(op, &constant, false);

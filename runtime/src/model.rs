@@ -207,7 +207,8 @@ fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> 
     if header.header_bytes as usize != size_of::<Header>() {
         return Err(Error::Header { what: "header length" });
     }
-    let known = if uses::decodes(USES) { Header::CODED } else { 0 };
+    let coded = if uses::decodes(USES) { Header::CODED } else { 0 };
+    let known = coded | if uses::has_sparse(USES) { Header::SPARSE } else { 0 };
     if header.required_features & !known != 0 {
         return Err(Error::Unsupported { what: "a required feature of this model" });
     }

@@ -6,6 +6,7 @@
 use crate::format::blocks::Layout;
 use crate::format::header::Header;
 use crate::format::op::{self, Head, Op, kind};
+use crate::format::sparse;
 use crate::format::tensor::Constant;
 use crate::model::Model;
 use crate::ops;
@@ -51,6 +52,8 @@ pub enum Weights {
     Packed,
     /// In blocks.
     Blocks,
+    /// In blocks of which only some are stored.
+    Sparse,
 }
 
 /// Operators of a kind.
@@ -71,6 +74,16 @@ pub const fn has(uses: u64, kind: u8) -> bool {
 /// Whether `uses` has operators of a kind with such weights.
 pub const fn has_weights(uses: u64, kind: u8, weights: Weights) -> bool {
     uses & operators_with(kind, weights) != 0
+}
+
+/// Whether `uses` has block-sparse matrices.
+pub const fn has_sparse(uses: u64) -> bool {
+    has_weights(uses, kind::CONV, Weights::Sparse) || has_weights(uses, kind::LINEAR, Weights::Sparse)
+}
+
+/// Whether `uses` has matrices in blocks that are all stored.
+pub const fn has_dense(uses: u64) -> bool {
+    has_weights(uses, kind::CONV, Weights::Blocks) || has_weights(uses, kind::LINEAR, Weights::Blocks)
 }
 
 /// Matrices in blocks of a layout.
@@ -158,6 +171,10 @@ const fn filter(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) ->
 }
 
 const fn weights(kind: u8, layout: u8, bits: u8) -> u64 {
+    if sparse::rows_of(layout).is_some() {
+        // They share their patches.
+        return operators_with(kind, Weights::Sparse) | blocks_of(Layout::Pairs, 8);
+    }
     match (Layout::from_code(layout), bits) {
         (Some(layout), _) => operators_with(kind, Weights::Blocks) | blocks_of(layout, bits),
         (None, 8) => operators_with(kind, Weights::Bytes),

@@ -18,9 +18,11 @@ use crate::error::Error;
 use crate::format::NONE;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Op};
+use crate::format::sparse::{self, Sparse};
+use crate::format::tensor::Constant;
 use crate::isa::Isa;
 use crate::kernels::generic::Packed;
-use crate::kernels::lanes::{Depthwise, Map, Matrix, Shape, Table, stage_words};
+use crate::kernels::lanes::{self, Depthwise, Map, Matrix, Planes, Shape, Table, stage_words};
 use crate::kernels::{self, Output};
 use crate::model::Model;
 use crate::ops::{self, Channels};
@@ -34,6 +36,9 @@ const MAX_BYTES: usize = 1 << 28;
 
 /// Most vectors of depthwise weights that are repeated along a row of pixels.
 const MAX_PERIOD: usize = 8;
+
+/// Largest stride of a convolution in planes.
+const MAX_PHASES: usize = 4;
 
 /// Where the packed weights of an operator lie.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -163,7 +168,12 @@ impl<'a> Workspace<'a> {
             tensor.offset as usize..tensor.offset as usize + tensor.len as usize
         };
         let map = self.map.get_mut(..step.map_bytes(shape))?;
-        if !(table.fill)(&step.map, arena.get(range(from))?, map) {
+        let input = arena.get(range(from))?;
+        let is_filled = match step.kind {
+            Kind::Sparse { .. } => (table.fill_planes)(&step.planes(), input, map),
+            _ => (table.fill)(&step.map, input, map),
+        };
+        if !is_filled {
             return None;
         }
         let to_stage = Output { zero_point: model.tensor(to).zero_point, min: act_min, max: act_max };
@@ -208,7 +218,7 @@ impl Call<'_> {
     /// Elements of a row of the output.
     fn out_row(&self) -> usize {
         match self.step.kind {
-            Kind::Matrix { n, .. } => self.step.out_w * n,
+            Kind::Matrix { n, .. } | Kind::Sparse { n, .. } => self.step.out_w * n,
             Kind::Depthwise { .. } => self.step.out_w * self.step.map.channels,
         }
     }
@@ -236,6 +246,24 @@ impl Call<'_> {
     fn run(&self, first: usize, rows: usize, output: &mut [i8]) -> bool {
         let Call { table, step, weights, doubles, to, .. } = *self;
         let (shape, out_row) = (table.shape, self.out_row());
+        if let Kind::Sparse { rows: of_block, n, .. } = step.kind {
+            let (planes, row_step) = (step.planes(), 4 * step.planes().columns());
+            let Some(map) = self.map.get(first * row_step..) else { return false };
+            let mut sparse = lanes::Sparse {
+                planes: map,
+                plane_bytes: planes.plane_bytes(),
+                out_h: rows,
+                out_w: step.out_w,
+                row_step,
+                rows: of_block,
+                bands: weights,
+                n,
+                doubles,
+                to,
+                output,
+            };
+            return (table.sparse)(&mut sparse);
+        }
         let pixel = step.map.pitch * shape.element();
         let row = step.map.columns * pixel;
         let Some(map) = self.map.get(first * step.stride_h * row..) else { return false };
@@ -281,6 +309,7 @@ impl Call<'_> {
                 };
                 (table.depthwise)(&mut depthwise, shape)
             }
+            Kind::Sparse { .. } => false,
         }
     }
 }
@@ -351,6 +380,15 @@ enum Kind {
         /// Vectors run along a row of pixels, not along the channels of one.
         side_by_side: bool,
     },
+    /// Block-sparse, in planes.
+    Sparse {
+        kernel_w: usize,
+        n: usize,
+        /// Of a block.
+        rows: usize,
+        /// At least as many as are stored.
+        blocks: usize,
+    },
 }
 
 impl Step {
@@ -391,11 +429,13 @@ impl Step {
             }
             _ => return None,
         };
+        let step = step.in_planes(model, op, shape);
         let columns = match step.kind {
             Kind::Matrix { runs, run, n } => runs.checked_mul(run)?.checked_mul(n)?,
             Kind::Depthwise { kernel_h, kernel_w, .. } => {
                 kernel_h.checked_mul(kernel_w)?.checked_mul(step.map.pitch)?
             }
+            Kind::Sparse { n, blocks, .. } => n.checked_add(blocks)?,
         };
         let map = step.map.rows.checked_mul(step.map.columns)?.checked_mul(step.map.pitch)?;
         (columns.max(map) < MAX_BYTES).then_some(step)
@@ -425,11 +465,38 @@ impl Step {
         Some(Step { map, out_h, out_w, stride_h, stride_w, kind })
     }
 
+    /// The same operator in planes, if its weights are block-sparse and that is worth it.
+    fn in_planes(self, model: &Model<'_>, op: &Op<'_>, shape: Shape) -> Step {
+        let Kind::Matrix { runs, run, n } = self.kind else { return self };
+        let weights = op.weights().map_or(Constant::default(), |id| model.constant(id));
+        let Some(rows) = weights.sparse_rows().filter(|_| shape.sparse) else { return self };
+        let blocks = weights.bytes as usize / (sparse::DEPTH * rows + 1);
+        // Lanes beyond the last pixel of a row are idle.
+        let lanes = self.out_w.next_multiple_of(shape.lanes);
+        let all = (n.div_ceil(rows) * runs).saturating_mul(run.div_ceil(sparse::DEPTH));
+        // Where bytes are multiplied four at a time, reading them and turning outputs is what takes long.
+        let least = if shape.wide { 2 } else { 8 };
+        let pays = blocks.saturating_mul(lanes) < (all / least).saturating_mul(self.out_w);
+        let fits = self.map.channels.is_multiple_of(sparse::DEPTH) && self.stride_h.max(self.stride_w) <= MAX_PHASES;
+        if !pays || !fits {
+            return self;
+        }
+        let kernel_w = run / self.map.channels.max(1);
+        Step { kind: Kind::Sparse { kernel_w, n, rows, blocks }, ..self }
+    }
+
+    fn planes(&self) -> Planes {
+        Planes { map: self.map, stride_h: self.stride_h, stride_w: self.stride_w }
+    }
+
     fn map_bytes(&self, shape: Shape) -> usize {
+        if let Kind::Sparse { .. } = self.kind {
+            return self.planes().bytes(shape.depth()).next_multiple_of(ALIGN);
+        }
         let extra = match self.kind {
             // The last group of a kernel row may reach beyond its taps.
             Kind::Depthwise { .. } => shape.depth() * self.map.pitch * shape.element(),
-            Kind::Matrix { .. } => 0,
+            _ => 0,
         };
         (self.map.bytes(shape.element()) + extra).next_multiple_of(ALIGN)
     }
@@ -439,6 +506,9 @@ impl Step {
             Kind::Matrix { runs, run, n } => n.div_ceil(shape.lanes) * shape.block_bytes(runs, run),
             Kind::Depthwise { kernel_h, kernel_w, vectors, .. } => {
                 vectors * Depthwise::vector_bytes(shape, kernel_h, kernel_w)
+            }
+            Kind::Sparse { n, rows, blocks, .. } => {
+                n.div_ceil(rows) * lanes::band_bytes(rows) + blocks * lanes::block_bytes(rows, shape.wide)
             }
         }
     }
@@ -450,8 +520,8 @@ impl Step {
         to.fill(0);
         let mut doubles = false;
         // Stage of `channel` into lane `lane` of arrays of `lanes`; `sum` is what the sum has too much.
-        let mut stage = |channel: usize, sum: i32, to: &mut [u8], lane: usize, lanes: usize| {
-            let (bias, multiplier, shift) = source.stage(channel);
+        let mut stage = |stage: (i32, i32, u8), sum: i32, to: &mut [u8], lane: usize, lanes: usize| {
+            let (bias, multiplier, shift) = stage;
             let words = stage_words(bias.wrapping_sub(sum), multiplier, shift, zero_out)?;
             doubles |= words[3] != 0;
             for (i, word) in words.into_iter().enumerate() {
@@ -473,20 +543,74 @@ impl Step {
         match self.kind {
             Kind::Matrix { runs, run, n } => {
                 let (padded, row) = (shape.groups(run) * shape.depth(), shape.row);
+                let block_bytes = shape.block_bytes(runs, run);
+                // Weight `k` of a channel; returns what it adds to the surplus.
+                let put = |to: &mut [u8], channel: usize, k: usize, w: i8| -> Option<i32> {
+                    let weights =
+                        to.get_mut(channel / shape.lanes * block_bytes + Shape::stage_bytes(shape.lanes)..)?;
+                    let at = k / run * padded + k % run;
+                    put(weights, (at / row * shape.lanes + channel % shape.lanes) * row + at % row, w)?;
+                    Some(surplus(w, at & 2 != 0))
+                };
+                let mut stage = |to: &mut [u8], channel: usize, words: (i32, i32, u8), sum: i32| {
+                    let head = to.get_mut(channel / shape.lanes * block_bytes..)?;
+                    stage(words, sum, head, channel % shape.lanes, shape.lanes)
+                };
+                if let Weights::Sparse(sparse) = &source.weights {
+                    for (first, band) in (0..n).step_by(sparse.rows()).zip(sparse.bands()) {
+                        for channel in first..n.min(first + sparse.rows()) {
+                            let mut sum = 0i32;
+                            for (place, weights) in band.blocks() {
+                                let four = weights.chunks(sparse::DEPTH).nth(channel - first).unwrap_or(&[]);
+                                let columns = sparse::DEPTH * place..(sparse::DEPTH * (place + 1)).min(runs * run);
+                                for (k, &w) in columns.zip(four) {
+                                    sum = sum.wrapping_add(put(to, channel, k, w as i8)?);
+                                }
+                            }
+                            stage(to, channel, band.stage(channel - first), sum)?;
+                        }
+                    }
+                    return Some(doubles);
+                }
                 for channel in 0..n {
-                    let block_bytes = shape.block_bytes(runs, run);
-                    let block = to.get_mut(channel / shape.lanes * block_bytes..)?.get_mut(..block_bytes)?;
-                    let (head, weights) = block.split_at_mut_checked(Shape::stage_bytes(shape.lanes))?;
-                    let lane = channel % shape.lanes;
                     let mut sum = 0i32;
                     for column in 0..runs * run {
                         let k = source.layout.map_or(column, |layout| ops::matrix_column(op, layout, column));
                         let w = source.weight(channel * runs * run + k, channel, column);
-                        let at = k / run * padded + k % run;
-                        sum = sum.wrapping_add(surplus(w, at & 2 != 0));
-                        put(weights, (at / row * shape.lanes + lane) * row + at % row, w)?;
+                        sum = sum.wrapping_add(put(to, channel, k, w)?);
                     }
-                    stage(channel, sum, head, lane, shape.lanes)?;
+                    stage(to, channel, source.stage(channel), sum)?;
+                }
+            }
+            Kind::Sparse { kernel_w, n, rows, .. } => {
+                let (Weights::Sparse(sparse), planes) = (&source.weights, self.planes()) else { return None };
+                let mut rest = to;
+                for (first, band) in (0..n).step_by(rows).zip(sparse.bands()) {
+                    let bytes = lanes::band_bytes(rows) + band.count() * lanes::block_bytes(rows, shape.wide);
+                    let (to, after) = core::mem::take(&mut rest).split_at_mut_checked(bytes)?;
+                    let (head, blocks) = to.split_at_mut_checked(lanes::band_bytes(rows))?;
+                    head.get_mut(..4)?.copy_from_slice(&(band.count() as u32).to_le_bytes());
+                    let mut sums = [0i32; 2];
+                    let blocks = blocks.chunks_exact_mut(lanes::block_bytes(rows, shape.wide));
+                    for ((place, weights), to) in band.blocks().zip(blocks) {
+                        let k = place * sparse::DEPTH;
+                        let (tap, channel) = (k / self.map.channels, k % self.map.channels);
+                        let offset = planes.offset(channel / shape.depth(), tap / kernel_w, tap % kernel_w);
+                        to.get_mut(..4)?.copy_from_slice(&(offset as u32).to_le_bytes());
+                        for (i, &w) in weights.iter().enumerate() {
+                            let (row, i, w) = (i / sparse::DEPTH, i % sparse::DEPTH, w as i8);
+                            sums[row % 2] = sums[row % 2].wrapping_add(surplus(w, false));
+                            let slot = (i / shape.depth() * rows + row) * shape.depth() + i % shape.depth();
+                            put(to.get_mut(4..)?, slot, w)?;
+                        }
+                    }
+                    for row in 0..rows {
+                        let sum = sums[row % 2];
+                        // Rows beyond the last have a stage that always serves.
+                        let words = if first + row < n { band.stage(row) } else { (0, 0, 33) };
+                        stage(words, sum, head.get_mut(4 + 16 * row..)?, 0, 1)?;
+                    }
+                    rest = after;
                 }
             }
             Kind::Depthwise { kernel_h, kernel_w, vectors, side_by_side } => {
@@ -509,7 +633,7 @@ impl Step {
                         sum = sum.wrapping_add(surplus(w, at & 1 != 0));
                         put(weights, (at / taps * shape.vector() + lane) * taps + at % taps, w)?;
                     }
-                    stage(channel, sum, head, lane, shape.vector())?;
+                    stage(source.stage(channel), sum, head, lane, shape.vector())?;
                 }
             }
         }
@@ -521,6 +645,7 @@ impl Step {
 enum Weights<'m> {
     RowMajor(Packed<'m>, Channels<'m>),
     Blocks(Blocks<'m>),
+    Sparse(Sparse<'m>),
 }
 
 struct Source<'m> {
@@ -540,6 +665,11 @@ impl<'m> Source<'m> {
             _ => return None,
         };
         let constant = model.constant(weights);
+        if let Some(rows) = constant.sparse_rows() {
+            let (n, k) = ops::matrix_shape(op)?;
+            let weights = Weights::Sparse(Sparse::new(rows, n, k, bytes));
+            return Some(Source { weights, layout: None, zero_point: 0 });
+        }
         match Layout::from_code(constant.layout) {
             Some(layout) => {
                 let (n, k) = ops::matrix_shape(op)?;
@@ -563,6 +693,7 @@ impl<'m> Source<'m> {
         match &self.weights {
             Weights::RowMajor(packed, _) => packed.get(index),
             Weights::Blocks(blocks) => blocks.weight(row, column) as i8,
+            Weights::Sparse(_) => 0,
         }
     }
 
@@ -570,6 +701,7 @@ impl<'m> Source<'m> {
         match &self.weights {
             Weights::RowMajor(_, channels) => channels.get(channel),
             Weights::Blocks(blocks) => blocks.stage(channel),
+            Weights::Sparse(_) => (0, 0, 33),
         }
     }
 }

@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, riscv32) or nucleo-l4r5zi
     #[arg(long, default_value = "portable", value_parser = target)]
     target: Target,
+    /// Keep weights dense where most of their blocks are zeros
+    #[arg(long)]
+    no_sparse: bool,
     /// Leave operator names out of the file
     #[arg(long)]
     strip_names: bool,
@@ -160,7 +163,13 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let samples = spaced(set.samples, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,
-        pack: PackOptions { strip_names: args.strip_names, isa: args.target.isa, compress, ..PackOptions::default() },
+        pack: PackOptions {
+            strip_names: args.strip_names,
+            isa: args.target.isa,
+            compress,
+            sparse: !args.no_sparse,
+            ..PackOptions::default()
+        },
     };
     let progress = Progress::new();
     let built = build(graph, &samples, &set.is_u8, &recipe, options, &|step, n| progress.advance(step, n))?;

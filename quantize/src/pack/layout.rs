@@ -1,9 +1,8 @@
 //! Weights in the order in which a target's kernels read them.
 
-use super::coded::{self, CompressOptions, Residency};
-use super::plan::PlanOptions;
+use super::coded::{self, Residency};
+use super::{PackOptions, sparse};
 use crate::lower::{ConstantSpec, Program};
-use pith::Isa;
 use pith::format::NONE;
 use pith::format::blocks::{self, Layout, MAX_K};
 use pith::format::op::Op;
@@ -14,18 +13,27 @@ use pith::ops;
 /// Lays the weights of convolutions and linear layers out for `isa`, each with its output stage; constants that nobody names any more are
 /// removed. What has no such kernel (groups, dilation, other widths, a convolution's zero point outside of int8) stays row-major.
 ///
+/// Weights of 8 bits whose blocks are mostly zeros become block-sparse where that is smaller and predicted to be faster, unless `options` forbid it or
+/// weights are coded: a code takes zeros for nearly nothing, and decodes to dense weights.
+///
 /// With a level of compression, weights are coded where that is smaller; coded blocks leave the output stage in the operator's own constant. Returns
 /// what is to be said about operators whose weights stay raw though their code is smaller.
 pub fn lay_out(
     program: &mut Program,
-    isa: Isa,
-    plan: PlanOptions,
-    compress: CompressOptions,
+    options: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Vec<String> {
+    let PackOptions { isa, plan, compress, .. } = options;
+    sparse::make_dense(program);
     let blocks = |i: usize| isa.layout().and_then(|layout| in_blocks(program, &program.ops[i].record, layout));
     let mut blocks: Vec<Option<ConstantSpec>> = (0..program.ops.len()).map(blocks).collect();
     let mut codes = vec![None; program.ops.len()];
+    if options.sparse && compress.level == 0 {
+        for (spec, blocks) in program.ops.iter().zip(&mut blocks) {
+            let sparse = sparse::choose(program, &spec.record, isa, blocks.as_ref().map(|blocks| blocks.bytes.len()));
+            *blocks = sparse.or(blocks.take());
+        }
+    }
     if compress.level > 0 {
         let floor = |i: usize| {
             let op = &program.ops[i].record;
@@ -69,37 +77,77 @@ fn coded_constant(raw: ConstantSpec, code: Vec<u8>, residency: Residency) -> Con
     ConstantSpec { record, bytes: code, decoded: raw.bytes }
 }
 
+/// The weight matrix of a convolution or linear layer and its output stage as they are lowered.
+pub(super) struct RowMajor<'p> {
+    pub record: Constant,
+    weights: Packed<'p>,
+    /// A constant of channels.
+    stages: &'p [u8],
+    pub n: usize,
+    pub k: usize,
+    /// Of the input.
+    pub zero_point: i32,
+}
+
+impl<'p> RowMajor<'p> {
+    /// None of what must stay row-major whatever the target.
+    pub(super) fn of(program: &'p Program, op: &Op<'_>) -> Option<RowMajor<'p>> {
+        let (weights, channels, input) = match op {
+            Op::Conv(c) if ops::conv_fits(c) => (c.weights, c.channels, c.input),
+            Op::Linear(l) => (l.weights, l.channels, l.input),
+            _ => return None,
+        };
+        let (n, k) = ops::matrix_shape(op)?;
+        let weights = program.constants.get(weights as usize)?;
+        let record = weights.record;
+        let zero_point = program.tensors[input as usize].record.zero_point;
+        // A convolution's borders hold the zero point.
+        let zero_fits = matches!(op, Op::Linear(_)) || (-128..=127).contains(&zero_point);
+        if record.kind != Constant::KIND_WEIGHTS || record.is_coded() || k > MAX_K || !zero_fits {
+            return None;
+        }
+        let stages = &program.constants.get(channels as usize)?.bytes;
+        Some(RowMajor {
+            record,
+            weights: Packed { bytes: &weights.bytes, bits: record.bits },
+            stages,
+            n,
+            k,
+            zero_point,
+        })
+    }
+
+    pub(super) fn weight(&self, row: usize, column: usize) -> i8 {
+        self.weights.get(row * self.k + column)
+    }
+
+    /// Bias, multiplier and shift of a row.
+    pub(super) fn stage(&self, row: usize) -> (i32, i32, u8) {
+        let word = |at: usize| self.stages[at..].first_chunk().map_or(0, |&bytes| i32::from_le_bytes(bytes));
+        (word(4 * row), word(4 * (self.n + row)), self.stages[8 * self.n + row])
+    }
+
+    /// Bytes with the output stage.
+    pub(super) fn bytes(&self) -> usize {
+        self.record.bytes as usize + self.stages.len()
+    }
+}
+
 fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {
-    let (weights, channels, input) = match op {
-        Op::Conv(c) if ops::conv_fits(c) => (c.weights, c.channels, c.input),
-        Op::Linear(l) => (l.weights, l.channels, l.input),
-        _ => return None,
-    };
-    let (n, k) = ops::matrix_shape(op)?;
-    let weights = &program.constants[weights as usize];
-    if weights.record.kind != Constant::KIND_WEIGHTS || weights.record.is_coded() {
+    let matrix = RowMajor::of(program, op)?;
+    let (n, k, bits) = (matrix.n, matrix.k, matrix.record.bits);
+    if !layout.holds(bits) {
         return None;
     }
-    let bits = weights.record.bits;
-    let zero_point = program.tensors[input as usize].record.zero_point;
-    // A convolution's borders hold the zero point.
-    let zero_fits = matches!(op, Op::Linear(_)) || (-128..=127).contains(&zero_point);
-    if !layout.holds(bits) || k > MAX_K || !zero_fits {
-        return None;
-    }
-    let channels = &program.constants[channels as usize].bytes;
-    let word = |at: usize| i32::from_le_bytes([channels[at], channels[at + 1], channels[at + 2], channels[at + 3]]);
-    let stage = |row: usize| (word(4 * row), word(4 * (n + row)), channels[8 * n + row]);
-    let packed = Packed { bytes: &weights.bytes, bits };
-    let weight = |row: usize, column: usize| packed.get(row * k + ops::matrix_column(op, layout, column));
+    let weight = |row: usize, column: usize| matrix.weight(row, ops::matrix_column(op, layout, column));
     let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
-    blocks::emit(layout, bits, (n, k), zero_point, weight, stage, &mut bytes);
+    blocks::emit(layout, bits, (n, k), matrix.zero_point, weight, |row| matrix.stage(row), &mut bytes);
     let record = Constant {
         kind: Constant::KIND_BLOCKS,
         layout: layout.code(),
         bytes: bytes.len() as u32,
         offset: 0,
-        ..weights.record
+        ..matrix.record
     };
     Some(ConstantSpec { record, bytes, decoded: Vec::new() })
 }

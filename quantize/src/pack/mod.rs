@@ -3,6 +3,7 @@
 mod coded;
 mod layout;
 mod plan;
+mod sparse;
 
 use crate::lower::{ConstantSpec, Program};
 pub use coded::{CompressOptions, Residency};
@@ -40,6 +41,8 @@ pub struct PackOptions {
     pub strip_names: bool,
     /// How weights are coded.
     pub compress: CompressOptions,
+    /// Store weights block-sparse where that is smaller and predicted to be faster; coded weights never are.
+    pub sparse: bool,
 }
 
 impl Default for PackOptions {
@@ -49,6 +52,7 @@ impl Default for PackOptions {
             isa: Isa::Generic,
             strip_names: false,
             compress: CompressOptions::NONE,
+            sparse: true,
         }
     }
 }
@@ -96,7 +100,7 @@ pub fn pack_visibly(
             return Err(PackError::TooMany { what, count });
         }
     }
-    let notes = lay_out(&mut program, options.isa, options.plan, options.compress, progress);
+    let notes = lay_out(&mut program, options, progress);
     let (plan, scratch) = plan(&mut program, options.plan, options.isa);
     let mut text = String::new();
     let mut intern = |name: &str| {
@@ -168,7 +172,9 @@ pub fn pack_visibly(
     };
     let is_coded = constants.iter().any(Constant::is_coded);
     let file_bytes = u32::try_from(bytes.len()).map_err(|_| PackError::TooLarge)?;
-    let required_features = if is_coded { Header::CODED } else { 0 };
+    let is_sparse = constants.iter().any(|c| c.encoding == Constant::ENCODING_SPARSE);
+    let feature = |used: bool, bit: u32| if used { bit } else { 0 };
+    let required_features = feature(is_coded, Header::CODED) | feature(is_sparse, Header::SPARSE);
     let mut header = Header { file_bytes, required_features, decoded_bytes: decoded_bytes(&program), ..header };
     seal(&mut bytes, &mut header);
     if is_coded {

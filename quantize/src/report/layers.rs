@@ -1,6 +1,7 @@
 //! What a model consists of, layer by layer.
 
 use super::code::{Code, code_table};
+use super::sparse::{Blocks, sparse_table};
 use super::{grouped, shape, table};
 use crate::execute::shape_of;
 use crate::graph::{Graph, Op, eval};
@@ -55,6 +56,9 @@ pub struct Layer {
     /// Of coded weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+    /// Of block-sparse weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<Blocks>,
 }
 
 /// One input or output.
@@ -89,6 +93,7 @@ impl Summary {
                     weight_bytes: weights.bytes as u64,
                     arena_offset: Some(output.offset as u64),
                     code: op.weights().and_then(|id| Code::of(model, id)),
+                    sparse: Blocks::of(model, &op),
                 }
             })
             .collect();
@@ -143,6 +148,7 @@ impl Summary {
                     weight_bytes: 4 * weights as u64,
                     arena_offset: None,
                     code: None,
+                    sparse: None,
                 }
             })
             .collect();
@@ -194,6 +200,7 @@ impl Summary {
         let mut text = table(&["#", "layer", "op", "output", "MACs", "bits", "weights B", "at B"], &rows);
         text.push('\n');
         text.push_str(&code_table(&self.layers));
+        text.push_str(&sparse_table(&self.layers));
         for (kind, ports) in [("input ", &self.inputs), ("output", &self.outputs)] {
             for p in ports {
                 let raw = match (p.scale, p.zero_point) {

@@ -5,6 +5,7 @@ pub mod code_svg;
 pub mod layers;
 pub mod plan_svg;
 pub mod prune_svg;
+pub mod sparse;
 
 use serde::Serialize;
 

@@ -16,7 +16,7 @@ pub struct Header {
     pub file_bytes: u32,
     /// CRC-32 (ISO-HDLC) of the bytes from offset 16 to the end of the file.
     pub crc32: u32,
-    /// Bits of features a reader must know: [`Header::CODED`]; all others are reserved (see FORMAT.md).
+    /// Bits of features a reader must know: [`Header::CODED`], [`Header::SPARSE`]; all others are reserved (see FORMAT.md).
     pub required_features: u32,
     /// Arena size that the plan needs.
     pub arena_bytes: u32,
@@ -59,4 +59,6 @@ pub struct Header {
 impl Header {
     /// A required feature: some constants are coded.
     pub const CODED: u32 = 1;
+    /// A required feature: some constants are block-sparse.
+    pub const SPARSE: u32 = 2;
 }

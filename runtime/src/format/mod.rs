@@ -8,12 +8,14 @@
 //! - [`header`]: the first bytes: version, checksum, section table;
 //! - [`tensor`]: activations, constants, inputs and outputs;
 //! - [`op`]: one record per operator;
-//! - [`blocks`]: weights laid out for matrix kernels.
+//! - [`blocks`]: weights laid out for matrix kernels;
+//! - [`sparse`]: weights of which only some blocks are stored.
 
 pub mod blocks;
 pub mod crc32;
 pub mod header;
 pub mod op;
+pub mod sparse;
 pub mod tensor;
 
 /// Required alignment in bytes of a model file and of an arena.

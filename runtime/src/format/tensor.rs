@@ -39,13 +39,13 @@ impl Tensor {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Constant {
-    /// One of the associated `ENCODING` values; 2 (block-sparse) is reserved.
+    /// One of the associated `ENCODING` values.
     pub encoding: u8,
     /// One of the associated `KIND` values.
     pub kind: u8,
     /// Bits of one element: 2 ..= 8 for weights, 8, 16 or 32 else.
     pub bits: u8,
-    /// For [`Constant::KIND_BLOCKS`] the code of a [`super::blocks::Layout`], else 0.
+    /// For [`Constant::KIND_BLOCKS`] the code of a [`super::blocks::Layout`], or that of [`super::sparse`]; else 0.
     pub layout: u8,
     /// Number of elements (for [`Constant::KIND_CHANNELS`]: of channels; for [`Constant::KIND_BLOCKS`]: of weights without padding).
     pub len: u32,
@@ -65,6 +65,8 @@ impl Constant {
     /// Weights as [`crate::circuit`] codes them. The other fields mean what they mean of the decoded constant; blocks are coded without their
     /// output stage, which stays in the operator's own constant.
     pub const ENCODING_CODED: u8 = 1;
+    /// Weights of 8 bits in blocks of which only some are stored, see [`super::sparse`].
+    pub const ENCODING_SPARSE: u8 = 2;
     /// Decoded once, into RAM, see [`crate::Model::decode_into`].
     pub const IN_RAM: u16 = 0;
     /// Decoded once, into flash, see [`crate::Model::decode_with`].
@@ -81,6 +83,11 @@ impl Constant {
     pub const KIND_U16: u8 = 3;
     /// Weights of a convolution or linear layer with their output stage, see [`super::blocks`].
     pub const KIND_BLOCKS: u8 = 4;
+
+    /// Rows of a block if it is block-sparse.
+    pub const fn sparse_rows(&self) -> Option<usize> {
+        if self.encoding == Constant::ENCODING_SPARSE { super::sparse::rows_of(self.layout) } else { None }
+    }
 
     /// Whether it is decoded at all.
     pub const fn is_coded(&self) -> bool {

@@ -15,6 +15,7 @@ use super::patch::{Rows, sum_shift};
 use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::fixed::HighWord;
 use crate::format::blocks::{Blocks, Layout};
+use crate::format::sparse::Sparse;
 use crate::uses::has_blocks;
 
 /// A naked function's body. The assembler must be told of the extension where it is an option.
@@ -311,9 +312,14 @@ macro_rules! rescale {
 /// Output stage of three pixels, and the branch to the next block.
 macro_rules! finish_x3 {
     () => {
+        concat!("ldr r6, [sp, #32]\n", "add r6, r12, r6\n", finish_x3_at!())
+    };
+}
+
+/// [`finish_x3`] with the multipliers at r6.
+macro_rules! finish_x3_at {
+    () => {
         concat!(
-            "ldr r6, [sp, #32]\n",
-            "add r6, r12, r6\n",
             "ldr r10, [sp, #28]\n",
             "ldm r6, {{r6, r7, r8}}\n",
             "uxtb r9, r8\n",
@@ -521,9 +527,14 @@ macro_rules! two_quads_x1 {
 /// Output stage of one pixel, and the branch to the next block.
 macro_rules! finish_x1 {
     () => {
+        concat!("ldr r6, [sp, #32]\n", "add r6, r12, r6\n", finish_x1_at!())
+    };
+}
+
+/// [`finish_x1`] with the multipliers at r6.
+macro_rules! finish_x1_at {
+    () => {
         concat!(
-            "ldr r6, [sp, #32]\n",
-            "add r6, r12, r6\n",
             "ldr r10, [sp, #28]\n",
             "ldm r6, {{r6, r7, r8}}\n",
             "uxtb r9, r8\n",
@@ -685,6 +696,342 @@ unsafe extern "C" fn pairs_s2_x1(_: &Call) {
         "bne 2b",
         end_narrow_x1!(),
         finish_x1!(),
+    )
+}
+
+/// Block-sparse: one or two rows times three pixels or one, for matrices that [`Sparse::rescales_by_high_word`]. Of a block, 2 rows: 23 instructions for 24
+/// products of three pixels, 12 for 8 of one; 1 row: 14 for 12, and 8 for 4. False if a length is wrong.
+pub fn sparse(
+    sparse: &Sparse<'_>,
+    patches: &[i8],
+    pixels: usize,
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) -> bool {
+    let (n, rows) = (sparse.n(), sparse.rows());
+    let fits = |&at: &usize| at.checked_add(n).is_some_and(|end| end <= output.len());
+    let served = patches.len() == Layout::Pairs.padded_k(8, sparse.k()) * 2 * pixels
+        && patches.as_ptr().align_offset(4) == 0
+        && sparse.as_bytes().as_ptr().align_offset(4) == 0
+        && at.iter().take(pixels).all(fits)
+        && n > 0;
+    let kernel = match (rows, pixels) {
+        (2, 3) if served => sparse_2x4_x3,
+        (2, 1) if served => sparse_2x4_x1,
+        (1, 3) if served => sparse_1x4_x3,
+        (1, 1) if served => sparse_1x4_x1,
+        _ => return false,
+    };
+    let whole = match n % rows {
+        0 => sparse.as_bytes().len(),
+        _ => sparse.bands().last().map_or(0, |band| sparse.as_bytes().len() - band.len()),
+    };
+    let bytes = sparse.as_bytes();
+    let mut call = Call {
+        acts: patches.as_ptr(),
+        acts_end: patches.as_ptr(),
+        weights: bytes.as_ptr(),
+        weights_end: bytes.as_ptr().wrapping_add(whole),
+        out: at.map(|at| output.as_mut_ptr().wrapping_add(at)),
+        rounding: 2 * to.zero_point + 1,
+        to_multipliers: 0,
+        skip: 0,
+        sums: [0; 3],
+    };
+    if whole > 0 {
+        // SAFETY: views of block-sparse weights are made of bytes that `Sparse::new_checked` has accepted: whole bands, as many as `n` rows have, none of
+        // whose blocks leaves a row of `k`. So blocks are read inside of the bytes and activations inside of `patches`, whose length and alignment were
+        // checked above; a band's outputs per pixel lie in `output`, as `fits` has checked.
+        unsafe { kernel(&call) };
+    }
+    if whole < bytes.len() {
+        // The last band has a row that nobody wants: its outputs go to a place of their own.
+        let mut last = [[0i8; 2]; 3];
+        call.weights = call.weights_end;
+        call.weights_end = bytes.as_ptr_range().end;
+        call.out = last.each_mut().map(|pair| pair.as_mut_ptr());
+        // SAFETY: as above with one band; two outputs per pixel go to `last`.
+        unsafe { kernel(&call) };
+        for (pair, at) in last.iter().zip(at).take(pixels) {
+            if let Some(to) = output.get_mut(at + n - 1) {
+                *to = pair[0];
+            }
+        }
+    }
+    at.into_iter().take(pixels).for_each(|at| clamp(to, output.get_mut(at..at + n).unwrap_or(&mut [])));
+    true
+}
+
+/// Begins a band at r12 with its blocks: `count` from `$count`, `$stage` bytes before the blocks, `$bytes` a shift of a block's. The stage's place goes to
+/// `[sp, #8]`, the end of the blocks to `[sp, #4]` and r3; branches to `4:` if there is none. Leaves in r6 how many blocks the first run lacks.
+macro_rules! begin_sparse {
+    ($count:literal, $stage:literal, $shift:literal) => {
+        concat!(
+            "str r12, [sp, #8]\n",
+            "ldrh r6, [r12, #",
+            $count,
+            "]\n",
+            "add r12, r12, #",
+            $stage,
+            "\n",
+            "ldr lr, [sp, #0]\n",
+            "cmp r6, #0\n",
+            "beq 4f\n",
+            "add r7, r6, #3\n",
+            "bic r7, r7, #3\n",
+            "add r7, r7, r6, lsl #",
+            $shift,
+            "\n",
+            "add r7, r7, r12\n",
+            "str r7, [sp, #4]\n",
+            "rsb r6, r6, #0\n",
+            "and r6, r6, #3\n",
+        )
+    };
+}
+
+/// Enters a run of four blocks at number r6.
+macro_rules! enter_run {
+    () => {
+        concat!(
+            "tbb [pc, r6]\n",
+            "7:\n",
+            ".byte (20f - 7b) / 2\n",
+            ".byte (21f - 7b) / 2\n",
+            ".byte (22f - 7b) / 2\n",
+            ".byte (23f - 7b) / 2\n",
+        )
+    };
+}
+
+/// A block of two rows and three pixels, whose gap lies `$gap` bytes behind r12.
+macro_rules! block_2x4_x3 {
+    ($gap:literal) => {
+        concat!(
+            "ldrb r10, [r12, #",
+            $gap,
+            "]\n",
+            "ldrd r6, r8, [r12], #8\n",
+            "add r10, r10, r10, lsl #1\n",
+            "add lr, lr, r10, lsl #3\n",
+            "sxtb16 r7, r6, ror #8\n",
+            "sxtb16 r6, r6\n",
+            "sxtb16 r9, r8, ror #8\n",
+            "sxtb16 r8, r8\n",
+            three_pixels!()
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sparse_2x4_x3(_: &Call) {
+    frame!(
+        "1:",
+        "ldrd r0, r3, [r12]",
+        "mov r1, r0",
+        "mov r2, r0",
+        "mov r4, r3",
+        "mov r5, r3",
+        begin_sparse!("18", "20", "3"),
+        enter_run!(),
+        "20:",
+        block_2x4_x3!("32"),
+        "21:",
+        block_2x4_x3!("25"),
+        "22:",
+        block_2x4_x3!("18"),
+        "23:",
+        block_2x4_x3!("11"),
+        "ldr r6, [sp, #4]",
+        "add r12, r12, #4",
+        "cmp r12, r6",
+        "bne 20b",
+        "4:",
+        "ldr r6, [sp, #8]",
+        "add r6, r6, #8",
+        finish_x3_at!(),
+    )
+}
+
+/// A block of two rows and one pixel.
+macro_rules! block_2x4_x1 {
+    ($gap:literal) => {
+        concat!(
+            "ldrb r10, [r12, #",
+            $gap,
+            "]\n",
+            "ldrd r4, r5, [r12], #8\n",
+            "add lr, lr, r10, lsl #3\n",
+            "ldrd r8, r9, [lr], #8\n",
+            quad_x1!("r4", "r5", "r8", "r9"),
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sparse_2x4_x1(_: &Call) {
+    frame!(
+        "1:",
+        "ldrd r0, r1, [r12]",
+        begin_sparse!("18", "20", "3"),
+        "mov r3, r7",
+        enter_run!(),
+        "20:",
+        block_2x4_x1!("32"),
+        "21:",
+        block_2x4_x1!("25"),
+        "22:",
+        block_2x4_x1!("18"),
+        "23:",
+        block_2x4_x1!("11"),
+        "add r12, r12, #4",
+        "cmp r12, r3",
+        "bne 20b",
+        "4:",
+        "ldr r6, [sp, #8]",
+        "add r6, r6, #8",
+        finish_x1_at!(),
+    )
+}
+
+/// One pixel of a row: weights in r6, r7.
+macro_rules! pixel_1x4 {
+    ($sum:literal) => {
+        concat!(
+            "ldrd r10, r11, [lr], #8\n",
+            "smlad ",
+            $sum,
+            ", r6, r10, ",
+            $sum,
+            "\n",
+            "smlad ",
+            $sum,
+            ", r7, r11, ",
+            $sum,
+            "\n",
+        )
+    };
+}
+
+/// A block of one row and three pixels; r4 holds 24, the bytes of four `k`.
+macro_rules! block_1x4_x3 {
+    ($gap:literal) => {
+        concat!(
+            "ldrb r10, [r12, #",
+            $gap,
+            "]\n",
+            "ldr r6, [r12], #4\n",
+            "mla lr, r10, r4, lr\n",
+            "sxtb16 r7, r6, ror #8\n",
+            "sxtb16 r6, r6\n",
+            pixel_1x4!("r0"),
+            pixel_1x4!("r1"),
+            pixel_1x4!("r2"),
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sparse_1x4_x3(_: &Call) {
+    frame!(
+        "movs r4, #24",
+        "1:",
+        "ldr r0, [r12]",
+        "mov r1, r0",
+        "mov r2, r0",
+        begin_sparse!("10", "12", "2"),
+        "mov r3, r7",
+        enter_run!(),
+        "20:",
+        block_1x4_x3!("16"),
+        "21:",
+        block_1x4_x3!("13"),
+        "22:",
+        block_1x4_x3!("10"),
+        "23:",
+        block_1x4_x3!("7"),
+        "add r12, r12, #4",
+        "cmp r12, r3",
+        "bne 20b",
+        "4:",
+        "ldr r6, [sp, #8]",
+        "ldr r10, [sp, #28]",
+        "ldrb r9, [r6, #8]",
+        "ldr r6, [r6, #4]",
+        rescale!("r0", "r1", "r2", "r6"),
+        "add r6, sp, #16",
+        "ldm r6, {{r7, r8, r9}}",
+        "strb r0, [r7], #1",
+        "strb r1, [r8], #1",
+        "strb r2, [r9], #1",
+        "stm r6, {{r7, r8, r9}}",
+        "ldr r6, [sp, #12]",
+        "cmp r12, r6",
+        "bne 1b",
+    )
+}
+
+/// A block of one row and one pixel.
+macro_rules! block_1x4_x1 {
+    ($gap:literal) => {
+        concat!(
+            "ldrb r10, [r12, #",
+            $gap,
+            "]\n",
+            "ldr r4, [r12], #4\n",
+            "add lr, lr, r10, lsl #3\n",
+            "ldrd r8, r9, [lr], #8\n",
+            "sxtb16 r2, r4\n",
+            "sxtb16 r4, r4, ror #8\n",
+            "smlad r0, r2, r8, r0\n",
+            "smlad r0, r4, r9, r0\n",
+        )
+    };
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn sparse_1x4_x1(_: &Call) {
+    frame!(
+        "1:",
+        "ldr r0, [r12]",
+        begin_sparse!("10", "12", "2"),
+        "mov r3, r7",
+        enter_run!(),
+        "20:",
+        block_1x4_x1!("16"),
+        "21:",
+        block_1x4_x1!("13"),
+        "22:",
+        block_1x4_x1!("10"),
+        "23:",
+        block_1x4_x1!("7"),
+        "add r12, r12, #4",
+        "cmp r12, r3",
+        "bne 20b",
+        "4:",
+        "ldr r6, [sp, #8]",
+        "ldr r10, [sp, #28]",
+        "ldrb r9, [r6, #8]",
+        "ldr r6, [r6, #4]",
+        "subs r9, r9, #33",
+        "bge 6f",
+        "5:",
+        "qadd r0, r0, r0",
+        "adds r9, r9, #1",
+        "blt 5b",
+        "6:",
+        "lsl r11, r10, r9",
+        "smmla r0, r0, r6, r11",
+        "add r9, r9, #1",
+        "asr r0, r0, r9",
+        "ssat r0, #8, r0",
+        "ldr r7, [sp, #16]",
+        "ldr r6, [sp, #12]",
+        "strb r0, [r7], #1",
+        "str r7, [sp, #16]",
+        "cmp r12, r6",
+        "bne 1b",
     )
 }
 

@@ -9,6 +9,7 @@ use super::patch::{Patches, pair_index, pair_shift};
 use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::fixed::saturate;
 use crate::format::blocks::Blocks;
+use crate::format::sparse::{DEPTH, Sparse};
 
 /// Weights of one constant, read by element index.
 pub trait Weights: Copy {
@@ -139,6 +140,32 @@ pub fn matrix<const USES: u64>(
                 .fold(bias, |acc, k| acc.wrapping_add(blocks.weight(row, k).wrapping_mul(patches.get(pixel, k))));
             if let Some(out) = output.get_mut(at + row) {
                 *out = to.stage(sum, multiplier, shift);
+            }
+        }
+    }
+}
+
+/// Block-sparse matrix times patches: [`matrix`] over the blocks that are stored, the others are skipped.
+pub fn sparse<const USES: u64>(
+    sparse: &Sparse<'_>,
+    patches: &Patches<'_, USES>,
+    pixels: usize,
+    to: Output,
+    output: &mut [i8],
+    at: [usize; 3],
+) {
+    for (first, band) in (0..sparse.n()).step_by(sparse.rows().max(1)).zip(sparse.bands()) {
+        for row in 0..sparse.rows().min(sparse.n() - first) {
+            let (bias, multiplier, shift) = band.stage(row);
+            for (pixel, at) in at.into_iter().take(pixels).enumerate() {
+                let sum = band.blocks().fold(bias, |acc, (block, weights)| {
+                    let weights = weights.get(DEPTH * row..).and_then(<[u8]>::first_chunk).unwrap_or(&[0; DEPTH]);
+                    let products = weights.iter().zip(patches.four(pixel, block));
+                    products.fold(acc, |acc, (&w, q)| acc.wrapping_add(w as i8 as i32 * q as i32))
+                });
+                if let Some(out) = output.get_mut(at + first + row) {
+                    *out = to.stage(sum, multiplier, shift);
+                }
             }
         }
     }

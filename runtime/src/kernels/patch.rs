@@ -17,11 +17,54 @@ use super::arm_v7m as arm;
 use super::generic;
 use super::quads;
 use crate::format::blocks::{Blocks, Layout};
-use crate::uses::has_blocks;
+use crate::format::sparse::Sparse;
+use crate::uses::{has_blocks, has_dense, has_sparse};
 #[cfg(any(pith_v6m, pith_v7m))]
 use arm::expand;
 #[cfg(not(any(pith_v6m, pith_v7m)))]
 use quads::expand;
+
+/// What patches are multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// All blocks are stored.
+    Dense(Blocks<'a>),
+    /// Some are; patches are those of [`Layout::Pairs`] of 8 bits.
+    Sparse(Sparse<'a>),
+}
+
+impl Factor<'_> {
+    /// How patches are laid out.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Factor::Dense(blocks) => blocks.layout(),
+            Factor::Sparse(_) => Layout::Pairs,
+        }
+    }
+
+    /// Width of one weight.
+    pub fn bits(&self) -> u8 {
+        match self {
+            Factor::Dense(blocks) => blocks.bits(),
+            Factor::Sparse(_) => 8,
+        }
+    }
+
+    /// Columns, without padding.
+    pub fn k(&self) -> usize {
+        match self {
+            Factor::Dense(blocks) => blocks.k(),
+            Factor::Sparse(sparse) => sparse.k(),
+        }
+    }
+
+    fn rescales_by_high_word(&self, zero_point: i32) -> bool {
+        match self {
+            Factor::Dense(blocks) => blocks.rescales_by_high_word(zero_point),
+            Factor::Sparse(sparse) => sparse.rescales_by_high_word(zero_point),
+        }
+    }
+}
 
 /// Pixels that a matrix kernel multiplies together.
 pub const fn pixels(layout: Layout) -> usize {
@@ -150,11 +193,11 @@ pub struct Patches<'s, const USES: u64> {
 
 impl<'s, const USES: u64> Patches<'s, USES> {
     /// Room for `pixels` patches, all zero; `memory` is aligned to 4 and has [`bytes`].
-    pub fn new(blocks: &Blocks<'_>, to: Output, pixels: usize, memory: &'s mut [i8]) -> Option<Patches<'s, USES>> {
-        let (layout, bits) = (blocks.layout(), blocks.bits());
-        let memory = memory.get_mut(..bytes(layout, bits, pixels, blocks.k()))?;
+    pub fn new(factor: &Factor<'_>, to: Output, pixels: usize, memory: &'s mut [i8]) -> Option<Patches<'s, USES>> {
+        let (layout, bits) = (factor.layout(), factor.bits());
+        let memory = memory.get_mut(..bytes(layout, bits, pixels, factor.k()))?;
         memory.fill(0);
-        let native = blocks.rescales_by_high_word(to.zero_point);
+        let native = factor.rescales_by_high_word(to.zero_point);
         Some(Patches { layout, bits, pixels, memory, native, sums: [0; 3] })
     }
 
@@ -213,6 +256,15 @@ impl<'s, const USES: u64> Patches<'s, USES> {
         bytes_per_k(self.layout, self.bits, self.pixels) == 1
     }
 
+    /// Four activations of a pixel in a patch of pairs of 8 bits, `4 * index ..` in order.
+    #[inline(always)]
+    pub fn four(&self, pixel: usize, index: usize) -> [i16; 4] {
+        let words: &[i16] = bytemuck::try_cast_slice(self.memory).unwrap_or(&[]);
+        let start = pair_index(self.pixels, pixel, 4 * index);
+        let [a, c, b, d] = words.get(start..).and_then(<[i16]>::first_chunk).copied().unwrap_or_default();
+        [a, b, c, d]
+    }
+
     /// Activation `k` of a pixel, with [`Layout::offset`].
     pub fn get(&self, pixel: usize, k: usize) -> i32 {
         match self.layout {
@@ -238,7 +290,23 @@ impl<'s, const USES: u64> Patches<'s, USES> {
 
     /// Multiplies with a matrix: pixel `i`'s `n` outputs begin at `output[at[i]]`. Pixels may be fewer than there is room for only if they
     /// are named again: kernels compute all of them.
-    pub fn multiply(&self, blocks: &Blocks<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
+    pub fn multiply(&self, factor: &Factor<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
+        match factor {
+            Factor::Dense(blocks) if has_dense(USES) => self.multiply_dense(blocks, to, output, at),
+            Factor::Sparse(sparse) if has_sparse(USES) => self.multiply_sparse(sparse, to, output, at),
+            _ => (),
+        }
+    }
+
+    fn multiply_sparse(&self, sparse: &Sparse<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
+        #[cfg(pith_dsp)]
+        if self.native && super::arm_dsp::sparse(sparse, self.memory, self.pixels, to, output, at) {
+            return;
+        }
+        generic::sparse(sparse, self, self.pixels, to, output, at);
+    }
+
+    fn multiply_dense(&self, blocks: &Blocks<'_>, to: Output, output: &mut [i8], at: [usize; 3]) {
         // Kernels of an instruction set return whether they served.
         #[cfg(pith_dsp)]
         if self.native && super::arm_dsp::pairs::<USES>(blocks, self.memory, self.pixels, self.sums, to, output, at) {

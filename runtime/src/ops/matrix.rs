@@ -1,4 +1,4 @@
-//! Convolutions and linear layers over weights in blocks: patches of a few output pixels times a matrix.
+//! Convolutions and linear layers over weights in blocks, all of them stored or some: patches of a few output pixels times a matrix.
 //!
 //! ```text
 //! input rows ──> ring (kernel_h rows, borders filled with the zero point) ──> patches (kernel taps in a row) ──> matrix kernel ──> output
@@ -9,9 +9,9 @@
 //! is written.
 
 use super::{Place, columns};
-use crate::format::blocks::{Blocks, Layout};
+use crate::format::blocks::Layout;
 use crate::format::op;
-use crate::kernels::patch::{self, Patches, Rows};
+use crate::kernels::patch::{self, Factor, Patches, Rows};
 use crate::kernels::{Memory, Output};
 use crate::uses::decodes_tiles;
 
@@ -101,16 +101,16 @@ pub(super) fn conv<const USES: u64>(
     c: &op::Conv,
     mut memory: Memory<'_>,
     zero_point: i8,
-    blocks: &Blocks<'_>,
+    factor: &Factor<'_>,
     place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
-    let sizes = Scratch::of(c, blocks.layout(), blocks.bits());
+    let sizes = Scratch::of(c, factor.layout(), factor.bits());
     let (ring, rest) = scratch.split_at_mut_checked(sizes.ring)?;
     let (staging, rest) = rest.split_at_mut_checked(sizes.staging)?;
     let mut group: Group<'_, USES> =
-        Group::new(blocks, place, to, patch::pixels(blocks.layout()), rest, c.out_h as usize * c.out_w as usize)?;
+        Group::new(factor, place, to, patch::pixels(factor.layout()), rest, c.out_h as usize * c.out_w as usize)?;
     let one_tap = has_one_tap(c);
     let (in_c, in_w) = (c.in_c as usize, c.in_w as usize);
     let run = c.kernel_w as usize * in_c;
@@ -150,10 +150,10 @@ pub(super) fn conv<const USES: u64>(
                 rows.copy_to(staging);
                 group.patches.put(pixel, 0, staging);
             }
-            group.end(blocks, to, memory.output());
+            group.end(factor, to, memory.output());
         }
     }
-    group.finish(blocks, to, memory.output());
+    group.finish(factor, to, memory.output());
     Some(())
 }
 
@@ -161,19 +161,19 @@ pub(super) fn conv<const USES: u64>(
 pub(super) fn linear<const USES: u64>(
     l: &op::Linear,
     mut memory: Memory<'_>,
-    blocks: &Blocks<'_>,
+    factor: &Factor<'_>,
     place: Place,
     to: Output,
     scratch: &mut [i8],
 ) -> Option<()> {
     let (k, rows) = (l.k as usize, l.rows as usize);
-    let mut group: Group<'_, USES> = Group::new(blocks, place, to, linear_pixels(l, blocks.layout()), scratch, rows)?;
+    let mut group: Group<'_, USES> = Group::new(factor, place, to, linear_pixels(l, factor.layout()), scratch, rows)?;
     for row in 0..rows {
         let pixel = group.begin();
         group.patches.put(pixel, 0, memory.input().get(row * k..(row + 1) * k)?);
-        group.end(blocks, to, memory.output());
+        group.end(factor, to, memory.output());
     }
-    group.finish(blocks, to, memory.output());
+    group.finish(factor, to, memory.output());
     Some(())
 }
 
@@ -192,7 +192,7 @@ struct Group<'s, const USES: u64> {
 impl<'s, const USES: u64> Group<'s, USES> {
     /// With fewer pixels than places there is only one.
     fn new(
-        blocks: &Blocks<'_>,
+        factor: &Factor<'_>,
         place: Place,
         to: Output,
         places: usize,
@@ -201,7 +201,7 @@ impl<'s, const USES: u64> Group<'s, USES> {
     ) -> Option<Group<'s, USES>> {
         let places = if pixels < places { 1 } else { places };
         Some(Group {
-            patches: Patches::new(blocks, to, places, memory)?,
+            patches: Patches::new(factor, to, places, memory)?,
             places,
             pixels: [0; 3],
             next: 0,
@@ -231,17 +231,17 @@ impl<'s, const USES: u64> Group<'s, USES> {
 
     /// Multiplies if all places are taken.
     #[inline(always)]
-    fn end(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
+    fn end(&mut self, factor: &Factor<'_>, to: Output, output: &mut [i8]) {
         if self.taken == self.places {
-            self.finish(blocks, to, output);
+            self.finish(factor, to, output);
             self.taken = 0;
         }
     }
 
     /// Multiplies what is left; places that hold an earlier pixel still give it the same output.
-    fn finish(&mut self, blocks: &Blocks<'_>, to: Output, output: &mut [i8]) {
+    fn finish(&mut self, factor: &Factor<'_>, to: Output, output: &mut [i8]) {
         if self.taken != 0 {
-            self.patches.multiply(blocks, to, output, self.pixels.map(|pixel| self.at(pixel)));
+            self.patches.multiply(factor, to, output, self.pixels.map(|pixel| self.at(pixel)));
         }
     }
 }

@@ -18,9 +18,11 @@ mod tiles;
 use crate::coded::{self, Source};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op, kind};
+use crate::format::sparse::Sparse;
 use crate::format::tensor::{Constant, Tensor};
 use crate::isa::Isa;
 use crate::kernels::generic::{Bytes, Packed};
+use crate::kernels::patch::Factor;
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
 use crate::uses::{self, Weights, has, has_blocks, has_weights};
@@ -76,7 +78,9 @@ pub fn dense_strides(dims: &[u32; 4]) -> [u32; 4] {
 /// Bytes of scratch memory that a record needs where it lies (`in_place`: output memory is input memory). `weights` is the record of its
 /// weights, if it has any.
 pub fn scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool) -> usize {
-    match (op, Layout::from_code(weights.layout)) {
+    // Block-sparse weights multiply the patches of pairs.
+    let layout = weights.sparse_rows().map_or(Layout::from_code(weights.layout), |_| Some(Layout::Pairs));
+    match (op, layout) {
         (Op::Depthwise(c), _) if in_place => depthwise_scratch_bytes(c),
         (Op::Conv(c), Some(layout)) => conv_scratch_bytes(c, layout, weights.bits),
         (Op::Linear(l), Some(layout)) => linear_scratch_bytes(l, layout, weights.bits),
@@ -242,10 +246,25 @@ fn multiply<const USES: u64>(
     scratch: &mut [i8],
     part: Part<'_>,
 ) -> Option<()> {
-    let in_blocks = has_weights(USES, kind::CONV, Weights::Blocks) || has_weights(USES, kind::LINEAR, Weights::Blocks);
     let constant = model.constant(op.weights()?);
     let to = |output, min, max| Output { zero_point: model.tensor(output).zero_point, min, max };
-    if let Some(layout) = Layout::from_code(constant.layout).filter(|_| in_blocks) {
+    if let Some(rows) = constant.sparse_rows().filter(|_| uses::has_sparse(USES)) {
+        let (n, k) = matrix_shape(op)?;
+        let factor = Factor::Sparse(Sparse::new(rows, n, k, part.bytes));
+        let place = Place { first: 0, pitch: n };
+        return match op {
+            Op::Conv(c) if has_weights(USES, kind::CONV, Weights::Sparse) => {
+                let to = to(c.output, c.act_min, c.act_max);
+                matrix::conv::<USES>(c, memory, model.tensor(c.input).zero_point as i8, &factor, place, to, scratch)
+            }
+            Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Sparse) => {
+                let to = to(l.output, l.act_min, l.act_max);
+                matrix::linear::<USES>(l, memory, &factor, place, to, scratch)
+            }
+            _ => None,
+        };
+    }
+    if let Some(layout) = Layout::from_code(constant.layout).filter(|_| uses::has_dense(USES)) {
         let (all, k) = matrix_shape(op)?;
         // Outputs of a pixel lie as far apart as there are channels in all.
         let (first, n) = part.rows.filter(|_| uses::decodes_tiles(USES)).unwrap_or((0, all));
@@ -259,7 +278,7 @@ fn multiply<const USES: u64>(
                     Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
                         columns::conv::<USES>(c, memory, zero_point, &blocks, place, to, scratch)
                     }
-                    _ => matrix::conv::<USES>(c, memory, zero_point, &blocks, place, to, scratch),
+                    _ => matrix::conv::<USES>(c, memory, zero_point, &Factor::Dense(blocks), place, to, scratch),
                 };
             }
             Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
@@ -268,7 +287,7 @@ fn multiply<const USES: u64>(
                     Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
                         columns::linear::<USES>(l, memory, &blocks, place, to, scratch)
                     }
-                    _ => matrix::linear::<USES>(l, memory, &blocks, place, to, scratch),
+                    _ => matrix::linear::<USES>(l, memory, &Factor::Dense(blocks), place, to, scratch),
                 };
             }
             _ => return None,

@@ -96,6 +96,23 @@ fn skew(r: &mut Random) -> u32 {
     if r.below(3) == 0 { r.below(4) as u32 } else { 0 }
 }
 
+/// Weights of 8 bits of which whole blocks are zeros, sometimes all of a band's, and how many rows a block has.
+pub fn block_sparse(r: &mut Random, n: usize, k: usize) -> (usize, Vec<i8>) {
+    let (rows, keep, long) = (1 + r.below(2), r.below(5), r.below(4) == 0);
+    let mut weights = vec![0; n * k];
+    for band in 0..n.div_ceil(rows) {
+        let empty = r.below(6) == 0;
+        for block in 0..k.div_ceil(4) {
+            // Now and then a gap that one byte does not tell.
+            let stored = !empty && r.below(4) < keep && !(long && (2..270).contains(&block));
+            for row in (band * rows..n.min((band + 1) * rows)).filter(|_| stored) {
+                weights[row * k + 4 * block..row * k + k.min(4 * block + 4)].iter_mut().for_each(|w| *w = r.s8());
+            }
+        }
+    }
+    (rows, weights)
+}
+
 /// Of what is decoded once.
 fn residency(round: usize) -> u16 {
     if round % 4 < 2 { Constant::IN_RAM } else { Constant::IN_FLASH }
@@ -182,10 +199,15 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let mut cases = Vec::new();
     let depthwise = round % 2 == 1;
     let Window { record: c, zero, out_zero } = window(r, depthwise);
-    let bits = bits(r);
     let (oc, g_in, g_out) = (c.out_c as usize, (c.in_c / c.groups) as usize, (c.out_c / c.groups) as usize);
     let taps = c.kernel_h as usize * c.kernel_w as usize;
-    let weights: Vec<i8> = (0..oc * taps * if depthwise { 1 } else { g_in }).map(|_| r.weight(bits)).collect();
+    let in_blocks = !depthwise && ops::conv_fits(&c) && (-128..=127).contains(&zero);
+    let bits = bits(r);
+    let sparse = (in_blocks && bits == 8 && r.below(2) == 0).then(|| block_sparse(r, oc, taps * g_in));
+    let weights: Vec<i8> = match &sparse {
+        Some((_, weights)) => weights.clone(),
+        None => (0..oc * taps * if depthwise { 1 } else { g_in }).map(|_| r.weight(bits)).collect(),
+    };
     let channels = entries(r, oc);
     let shape = [c.in_h, c.in_w, c.in_c].map(usize::from);
     let input = fill(r, shape.iter().product());
@@ -220,7 +242,6 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let code = Shape { rows: oc, positions: taps, channels: if depthwise { 1 } else { g_in } };
     let case = |isa: Isa, in_place: bool, wanted: bool, coded: Option<u16>| -> Option<Case> {
         let fits = c.out_h as usize * c.out_w as usize * oc <= input.len();
-        let in_blocks = !depthwise && ops::conv_fits(&c) && (-128..=127).contains(&zero);
         let layout = isa.layout().filter(|layout| in_blocks && layout.holds(bits));
         let repeats = isa != Isa::Generic && !depthwise && layout.is_none();
         let overwrites = fits && (depthwise || layout.is_some() && ops::runs_in_place(&c));
@@ -252,6 +273,24 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let what = format!("{isa:?}, {bits} bits, {coded:?}, in place {in_place}, all scratch {wanted}: {record:?}");
         Some(Case::new(what, &b, std::slice::from_ref(&input), &expected))
     };
+    let in_sparse = |rows: usize, in_place: bool| -> Option<Case> {
+        let fits = c.out_h as usize * c.out_w as usize * oc <= input.len();
+        if in_place && !(fits && ops::runs_in_place(&c)) {
+            return None;
+        }
+        let mut b = Builder { skew, ..Builder::default() };
+        let x = b.tensor(&shape, zero);
+        let y = output(&mut b, &[c.out_h, c.out_w, c.out_c].map(usize::from), out_zero, x, in_place);
+        let w = b.sparse(rows, zero, &weights, &channels);
+        let record = Op::Conv(op::Conv { input: x, output: y, weights: w, channels: NONE, ..c });
+        b.op_with_scratch(record, ops::scratch_bytes(&record, &b.record(w), in_place) as u32);
+        (b.inputs, b.outputs) = (vec![x], vec![y]);
+        let what = format!("blocks of {rows} by 4, in place {in_place}: {record:?}");
+        Some(Case::new(what, &b, std::slice::from_ref(&input), &expected))
+    };
+    if let Some((rows, _)) = sparse {
+        cases.extend([false, true].into_iter().filter_map(|in_place| in_sparse(rows, in_place)));
+    }
     for isa in [Isa::Generic].iter().chain(isas) {
         for (in_place, wanted) in [(false, false), (false, true), (true, false), (true, true)] {
             cases.extend(case(*isa, in_place, wanted, None));
@@ -328,7 +367,13 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let limit = if r.below(6) == 0 { 16_383 } else { 127 };
     let (zero, out_zero) = (r.within(-limit - 1, limit) as i32, r.within(-128, 127) as i32);
     let (act_min, act_max) = bounds(r);
-    let weights: Vec<i8> = (0..n * k).map(|_| r.weight(bits)).collect();
+    // Long rows have gaps that one byte does not tell.
+    let k = if bits == 8 && r.below(8) == 0 { 4 * k } else { k };
+    let sparse = (bits == 8 && r.below(2) == 0).then(|| block_sparse(r, n, k));
+    let weights: Vec<i8> = match &sparse {
+        Some((_, weights)) => weights.clone(),
+        None => (0..n * k).map(|_| r.weight(bits)).collect(),
+    };
     let mut channels = entries(r, n);
     // A bias near the end makes the sum wrap.
     channels[0].0 = if round.is_multiple_of(2) { i32::MAX } else { i32::MIN };
@@ -343,9 +388,9 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     }
     let skew = skew(r);
     let code = Shape { rows: n, positions: 1, channels: k };
-    let case = |isa: Isa, in_place: bool, coded: Option<u16>| -> Option<Case> {
+    let case = |isa: Isa, in_place: bool, coded: Option<u16>, sparse: Option<usize>| -> Option<Case> {
         let layout = isa.layout().filter(|layout| layout.holds(bits));
-        let overwrites = layout.is_some() && n <= k;
+        let overwrites = (layout.is_some() || sparse.is_some()) && n <= k;
         if in_place && !overwrites || isa != Isa::Generic && layout.is_none() {
             return None;
         }
@@ -353,6 +398,7 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let x = b.tensor(&[rows, k], zero);
         let y = output(&mut b, &[rows, n], out_zero, x, in_place);
         let (weights, channels) = match (layout, coded) {
+            _ if let Some(rows) = sparse => (b.sparse(rows, zero, &weights, &channels), NONE),
             (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
             (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
             (layout, Some(residency)) => (b.coded(layout, bits, &weights, code, residency), b.channels(&channels)),
@@ -373,15 +419,18 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let scratch = with_tile(&b, &record, in_place, scratch)?;
         b.op_with_scratch(record, scratch);
         (b.inputs, b.outputs) = (vec![x], vec![y]);
-        let what = format!("{isa:?}, {bits} bits, {coded:?}, in place {in_place}: {record:?}");
+        let what = format!("{isa:?}, {bits} bits, {coded:?}, blocks {sparse:?}, in place {in_place}: {record:?}");
         Some(Case::new(what, &b, std::slice::from_ref(&input), &expected))
     };
     for isa in [Isa::Generic].iter().chain(isas) {
         for in_place in [false, true] {
             for coded in [None, Some(Constant::IN_TILES), Some(residency(round))] {
-                cases.extend(case(*isa, in_place, coded));
+                cases.extend(case(*isa, in_place, coded, None));
             }
         }
+    }
+    if let Some((rows, _)) = sparse {
+        cases.extend([false, true].into_iter().filter_map(|in_place| case(Isa::Generic, in_place, None, Some(rows))));
     }
     cases
 }

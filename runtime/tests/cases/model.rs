@@ -6,6 +6,7 @@ use pith::format::blocks::{Layout, emit};
 use pith::format::crc32::crc32;
 use pith::format::header::Header;
 use pith::format::op::{ConcatInput, Head, Op};
+use pith::format::sparse;
 use pith::format::tensor::{Constant, Port, Tensor};
 use pith::format::{ALIGN, MAGIC, NONE, VERSION};
 
@@ -104,6 +105,18 @@ impl Builder {
         id
     }
 
+    /// Row-major weights `[n, k]` with their output stage, block-sparse with blocks of `rows` by four.
+    pub fn sparse(&mut self, rows: usize, zero_point: i32, weights: &[i8], entries: &[(i32, i32, u8)]) -> u16 {
+        let (n, k) = (entries.len(), weights.len() / entries.len());
+        let mut bytes = Vec::new();
+        let weight = |row: usize, column: usize| weights[row * k + column];
+        sparse::emit(rows, (n, k), zero_point, weight, |row| entries[row], |part| bytes.extend_from_slice(part));
+        let id = self.constant(Constant::KIND_BLOCKS, 8, n * k, bytes);
+        let record = &mut self.constants[id as usize].0;
+        (record.encoding, record.layout) = (Constant::ENCODING_SPARSE, sparse::code(rows));
+        id
+    }
+
     /// Coded weights: the rows of a matrix, one output channel after another, for a layout or row-major. A depthwise filter's are its channels'.
     pub fn coded(&mut self, layout: Option<Layout>, bits: u8, weights: &[i8], shape: Shape, residency: u16) -> u16 {
         let kind = if layout.is_some() { Constant::KIND_BLOCKS } else { Constant::KIND_WEIGHTS };
@@ -186,7 +199,7 @@ impl Builder {
             op_count: self.op_count,
             input_count: self.inputs.len() as u8,
             output_count: self.outputs.len() as u8,
-            required_features: if constants.iter().any(Constant::is_coded) { Header::CODED } else { 0 },
+            required_features: required_features(&constants),
             decoded_bytes: self.decoded_bytes as u32,
             ..Header::default()
         };
@@ -202,6 +215,11 @@ impl Builder {
         }
         bytes
     }
+}
+
+fn required_features(constants: &[Constant]) -> u32 {
+    let has = |feature: u32, encoding: u8| if constants.iter().any(|c| c.encoding == encoding) { feature } else { 0 };
+    has(Header::CODED, Constant::ENCODING_CODED) | has(Header::SPARSE, Constant::ENCODING_SPARSE)
 }
 
 /// Resident constants of a model, decoded.

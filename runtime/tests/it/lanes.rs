@@ -1,6 +1,7 @@
 //! Shapes that fill vectors and tiles, on every instruction set of the machine against the generic kernels: channels around multiples of the lanes,
 //! many pixels, long runs, strides, one pixel and one channel; additions and pools of odd lengths.
 
+use crate::cases::block_sparse;
 use crate::cases::model::{Builder, Memory, Random, decode};
 use pith::format::NONE;
 use pith::format::op::{self, Op};
@@ -136,6 +137,79 @@ fn convolutions_of_many_channels() {
         (b.inputs, b.outputs) = (vec![x], vec![y]);
         let input = values(&mut r, in_h as usize * in_w as usize * in_c as usize);
         run_everywhere(&b.finish(), &[input]);
+    }
+}
+
+/// In planes where a set has them, packed with their zeros elsewhere: the outputs of dense weights.
+#[test]
+fn block_sparse_layers() {
+    let mut r = Random(14);
+    for round in 0..ROUNDS {
+        let in_c = 4 * (1 + r.below(12)) as u16;
+        let out_c = [1, 2, 3, 5, 8, 16, 17, 64][r.below(8)] as u16;
+        let mut u = |n: usize| 1 + r.below(n) as u16;
+        let (kernel_h, kernel_w, stride_h, stride_w) = (u(3), u(4), u(5), u(5));
+        let (out_h, out_w, pad_top, pad_left) = (u(6), u(36), u(3) - 1, u(3) - 1);
+        let room = |out: u16, stride: u16, kernel: u16, pad: u16| ((out - 1) * stride + kernel).saturating_sub(pad);
+        let (act_min, act_max) = bounds(&mut r);
+        let c = op::Conv {
+            in_h: room(out_h, stride_h, kernel_h, pad_top).max(1),
+            in_w: room(out_w, stride_w, kernel_w, pad_left).max(1),
+            in_c,
+            out_h,
+            out_w,
+            out_c,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top,
+            pad_left,
+            groups: 1,
+            weight_zero_points: NONE,
+            act_min,
+            act_max,
+            ..op::Conv::default()
+        };
+        let (n, k) = (out_c as usize, kernel_h as usize * kernel_w as usize * in_c as usize);
+        let (rows, weights) = block_sparse(&mut r, n, k);
+        let channels = entries(&mut r, n);
+        let zero = r.within(-128, 127) as i32;
+        let linear = round % 4 == 0;
+        let windows = if linear { [1, out_w as usize, k] } else { [c.in_h, c.in_w, in_c].map(usize::from) };
+        let input = values(&mut r, windows.iter().product());
+        let file = |sparse: bool| {
+            let mut b = Builder::default();
+            let x = b.tensor(&windows, zero);
+            let y = b.tensor(&if linear { [1, out_w as usize, n] } else { [out_h, out_w, out_c].map(usize::from) }, -3);
+            let (weights, channels) = match sparse {
+                true => (b.sparse(rows, zero, &weights, &channels), NONE),
+                false => (b.weights(&weights, 8), b.channels(&channels)),
+            };
+            let (k, n, rows) = (k as u32, n as u32, out_w as u32);
+            let op = match linear {
+                true => Op::Linear(op::Linear {
+                    input: x,
+                    output: y,
+                    weights,
+                    channels,
+                    rows,
+                    k,
+                    n,
+                    weight_zero_points: NONE,
+                    act_min,
+                    act_max,
+                }),
+                false => Op::Conv(op::Conv { input: x, output: y, weights, channels, ..c }),
+            };
+            b.op_with_scratch(op, pith::ops::scratch_bytes(&op, &b.record(weights), false) as u32);
+            (b.inputs, b.outputs) = (vec![x], vec![y]);
+            b.finish()
+        };
+        let dense = run_everywhere(&file(false), std::slice::from_ref(&input));
+        assert_eq!(run_everywhere(&file(true), std::slice::from_ref(&input)), dense, "blocks of {rows}: {c:?}");
     }
 }
 

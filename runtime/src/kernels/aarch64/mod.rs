@@ -21,7 +21,8 @@ use core::arch::asm;
 use matrix::Product;
 
 /// Four lanes of signed bytes.
-const SHAPE: Shape = Shape { lanes: 4, wide: false, offset: 0, tiles: false, row: 4, taps: 4, complements: false };
+const SHAPE: Shape =
+    Shape { lanes: 4, wide: false, offset: 0, tiles: false, row: 4, taps: 4, complements: false, sparse: false };
 
 /// The kernels of a set, if this machine has it.
 pub fn table(isa: Isa) -> Option<&'static Table> {
@@ -47,6 +48,8 @@ macro_rules! entries {
                 // SAFETY: tables are private to `table`, which hands one out only where the machine has its instructions.
                 unsafe { $depthwise(d, shape) }
             },
+            fill_planes: |_, _, _| false,
+            sparse: |_| false,
             add: add::add,
             max_pool: lanes::max_pool,
             sum_rows: lanes::sum_rows,

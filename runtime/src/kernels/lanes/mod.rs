@@ -19,6 +19,7 @@ mod depthwise;
 mod map;
 mod matrix;
 mod simple;
+mod sparse;
 
 use super::{Memory, Output, Sum};
 use crate::fixed::HighWord;
@@ -32,6 +33,7 @@ pub use map::{Map, fill, quantize};
 pub(in crate::kernels) use matrix::{Destination, Rescaled};
 pub use matrix::{Matrix, matrix};
 pub use simple::{add, max_pool, sum_rows};
+pub use sparse::{Planes, Sparse, band_bytes, block_bytes, fill_planes, sparse};
 
 /// The instructions that the kernels are made of. Vectors hold [`Simd::LANES`] sums of 32 bits.
 ///
@@ -95,6 +97,8 @@ pub struct Shape {
     pub taps: usize,
     /// Whether every second pair of a matrix's run and every second tap of a filter are multiplied as `-!q`, which is `q + 1`.
     pub complements: bool,
+    /// Whether block-sparse weights are multiplied as such; else they are packed with their zeros.
+    pub sparse: bool,
 }
 
 impl Shape {
@@ -102,7 +106,7 @@ impl Shape {
     pub const fn of<S: Simd>() -> Shape {
         let depth = if S::WIDE { 2 } else { 4 };
         let (lanes, wide, offset) = (S::LANES, S::WIDE, S::OFFSET);
-        Shape { lanes, wide, offset, tiles: false, row: depth, taps: depth, complements: false }
+        Shape { lanes, wide, offset, tiles: false, row: depth, taps: depth, complements: false, sparse: true }
     }
 
     /// Activations of a group.
@@ -174,6 +178,10 @@ pub struct Table {
     pub matrix: fn(&mut Matrix<'_>, Shape) -> bool,
     /// See [`depthwise`].
     pub depthwise: fn(&mut Depthwise<'_>, Shape) -> bool,
+    /// See [`fill_planes`]; where [`Shape::sparse`].
+    pub fill_planes: fn(&Planes, &[i8], &mut [u8]) -> bool,
+    /// See [`sparse`]; where [`Shape::sparse`].
+    pub sparse: fn(&mut Sparse<'_>) -> bool,
     /// See [`crate::kernels::generic::add`].
     pub add: fn(&Sum, Memory<'_>, &[i8]),
     /// See [`max_pool`].

@@ -15,7 +15,7 @@ use crate::kernels::lanes::{self, Matrix, Shape, Simd};
 use core::arch::asm;
 
 /// Of tiles; vectors of activations are those of AVX-512.
-pub(super) const SHAPE: Shape = Shape { tiles: true, ..avx512::SHAPE };
+pub(super) const SHAPE: Shape = Shape { tiles: true, sparse: false, ..avx512::SHAPE };
 
 /// Rows of a tile.
 const ROWS: usize = 16;

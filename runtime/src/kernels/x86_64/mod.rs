@@ -25,6 +25,19 @@ macro_rules! functions {
             unsafe { lanes::depthwise::<$simd>(d, shape) }
         }
 
+        /// See [`lanes::fill_planes`].
+        #[target_feature(enable = $features)]
+        pub fn fill_planes(planes: &lanes::Planes, input: &[i8], to: &mut [u8]) -> bool {
+            lanes::fill_planes::<$simd>(planes, input, to)
+        }
+
+        /// See [`lanes::sparse`].
+        #[target_feature(enable = $features)]
+        pub fn sparse(m: &mut lanes::Sparse<'_>) -> bool {
+            // SAFETY: the features are enabled.
+            unsafe { lanes::sparse::<$simd>(m) }
+        }
+
         /// See [`lanes::add`].
         #[target_feature(enable = $features)]
         pub fn add(sum: &Sum, memory: Memory<'_>, rhs: &[i8]) {
@@ -93,6 +106,14 @@ macro_rules! entries {
             depthwise: |d, shape| {
                 // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
                 unsafe { set::depthwise(d, shape) }
+            },
+            fill_planes: |planes, input, to| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::fill_planes(planes, input, to) }
+            },
+            sparse: |m| {
+                // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
+                unsafe { set::sparse(m) }
             },
             add: |sum, memory, rhs| {
                 // SAFETY: tables are private to `table`, which hands one out only where the machine has its features.
