@@ -4,10 +4,13 @@ use super::Failure;
 use super::eval::accuracy_of;
 use super::input::{Ports, PreprocessArgs, number, read_onnx, spaced};
 use super::output::{Progress, check_folder, write_whole};
-use crate::build::{BuildOptions, Built, build};
+use super::prune::{PruneArgs, prune_graph};
+use super::training::TrainArgs;
+use crate::build::{BuildOptions, Built, build, prepend_preprocess};
 use crate::calibrate::Observer;
 use crate::execute::Runner;
-use crate::graph::eval;
+use crate::graph::{eval, simplify, trainable};
+use crate::onnx;
 use crate::pack::{ModelFile, PackOptions, Residency};
 use crate::recipe::{Compress, Recipe};
 use crate::report::layers::Summary;
@@ -72,6 +75,11 @@ pub(super) struct Args {
     /// Where the model goes
     #[arg(short, long)]
     output: PathBuf,
+    /// With a budget, the network is pruned on --data first, as `quantize prune` does
+    #[command(flatten)]
+    prune: PruneArgs,
+    #[command(flatten)]
+    train: TrainArgs,
 }
 
 /// How weights are coded.
@@ -156,9 +164,20 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let recipe = recipe(args)?;
     let compress = recipe.compress.options(args.target)?;
-    let graph = read_onnx(&args.model, &recipe.preprocess)?;
+    let target = args.prune.target()?;
+    let graph = match target {
+        Some(_) => trainable(onnx::import(&args.model)?),
+        None => read_onnx(&args.model, &recipe.preprocess)?,
+    };
     let ports = Ports::of_graph(&graph);
     let set = ports.load(&args.data, recipe.preprocess.layout)?;
+    let graph = match target {
+        Some(target) => {
+            let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &set)?;
+            prepend_preprocess(simplify(pruned.graph), &recipe.preprocess)?
+        }
+        None => graph,
+    };
     let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
     let samples = spaced(set.samples, recipe.calibrate.samples);
     let options = BuildOptions {

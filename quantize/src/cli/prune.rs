@@ -11,12 +11,13 @@ use crate::onnx;
 use crate::pack::ModelFile;
 use crate::prune::groups::Kind;
 use crate::prune::select::Target;
-use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune};
+use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune, prune_post_training};
 use crate::prune::trajectory::Kept;
 use crate::recipe::Recipe;
 use crate::report::layers::Summary;
 use crate::report::{grouped, json, table};
 use crate::train::{Teacher, accuracy};
+use ndarray::ArrayD;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -80,6 +81,9 @@ pub(super) struct PruneArgs {
     /// Share of the epochs under the pull; the rest trains what is left
     #[arg(long, value_parser = number)]
     sparsify: Option<f64>,
+    /// Do not train: remove the smallest groups, and fit every layer to the original's on calibration inputs. Fast, and worse
+    #[arg(long)]
+    post_training: bool,
 }
 
 /// A share or a number.
@@ -150,6 +154,16 @@ impl PruneArgs {
             .or(bytes))
     }
 
+    fn method_name(&self, base: &PruneOptions) -> String {
+        let name = match self.over(base).method {
+            _ if self.post_training => "post_training",
+            Method::Wgsef => "wgsef",
+            Method::Magnitude => "magnitude",
+            Method::GroupLasso => "group_lasso",
+        };
+        name.into()
+    }
+
     fn over(&self, base: &PruneOptions) -> PruneOptions {
         let mut options = base.clone();
         options.method = self.method.unwrap_or(options.method);
@@ -171,22 +185,42 @@ pub(super) fn prune_graph(
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let mut options = args.over(&recipe.prune);
     options.train = train.over(&options.train);
+    if args.post_training {
+        let samples = inputs(&set.samples, &affine, recipe.calibrate.samples);
+        let progress = Progress::new();
+        let mut step = |_: usize, layers: usize| progress.advance("fitting", layers);
+        let pruned = prune_post_training(graph, args.groups, target, &samples, &mut step)?;
+        progress.finish();
+        return Ok(pruned);
+    }
     let teacher = Teacher::new(graph, train.device())?;
     let progress = TrainProgress::new();
     let report = |phase, status: &crate::train::Status| progress.report(phase, status);
-    let hooks =
-        PruneHooks { report: &report, stop: stop(), checkpoint: train.checkpoint()?, resume: train.resume };
+    let hooks = PruneHooks { report: &report, stop: stop(), checkpoint: train.checkpoint()?, resume: train.resume };
     let data = data(set, &affine);
     let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, train.device(), &hooks);
     progress.finish();
     Ok(pruned?)
 }
 
+/// Calibration samples as the network takes them.
+fn inputs(samples: &[Vec<ArrayD<f32>>], affine: &Option<(Vec<f32>, Vec<f32>)>, count: usize) -> Vec<Vec<ArrayD<f32>>> {
+    let mut samples = spaced(samples.to_vec(), count);
+    if let Some((scale, bias)) = affine {
+        for value in samples.iter_mut().filter_map(|s| s.first_mut()) {
+            let n = scale.len();
+            value.iter_mut().enumerate().for_each(|(i, v)| *v = *v * scale[i % n] + bias[i % n]);
+        }
+    }
+    samples
+}
+
 /// `--json`; the keys are stable.
 #[derive(Serialize)]
 struct Report<'a> {
     groups: String,
-    method: Method,
+    /// `wgsef`, `magnitude`, `group_lasso`; `post_training` where nothing was trained.
+    method: String,
     before: Side,
     after: Side,
     layers: &'a [Kept],
@@ -231,7 +265,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     }
     let report = Report {
         groups: args.prune.groups.to_string(),
-        method: args.prune.over(&recipe.prune).method,
+        method: args.prune.method_name(&recipe.prune),
         before,
         after,
         layers: &pruned.layers,
@@ -269,19 +303,23 @@ fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Res
 }
 
 fn text(report: &Report<'_>, args: &Args) -> String {
-    let rows: Vec<Vec<String>> = report
-        .layers
-        .iter()
-        .map(|l| vec![l.layer.clone(), l.before.to_string(), l.after.to_string()])
-        .collect();
+    let rows: Vec<Vec<String>> =
+        report.layers.iter().map(|l| vec![l.layer.clone(), l.before.to_string(), l.after.to_string()]).collect();
     let (b, a) = (&report.before, &report.after);
-    let share = |b: u64, a: u64| format!("{} -> {} ({:.1} %)", grouped(b), grouped(a), 100.0 * a as f64 / b.max(1) as f64);
+    let share =
+        |b: u64, a: u64| format!("{} -> {} ({:.1} %)", grouped(b), grouped(a), 100.0 * a as f64 / b.max(1) as f64);
     let accuracy = match (b.accuracy, a.accuracy) {
         (Some(b), Some(a)) => format!("{:.2} % -> {:.2} %", 100.0 * b, 100.0 * a),
         _ => "not judged (--test)".into(),
     };
+    let method = match report.method.as_str() {
+        "post_training" => {
+            "post-training: the smallest groups removed, layers fitted on calibration inputs, nothing trained".into()
+        }
+        name => format!("{name}, trained"),
+    };
     format!(
-        "{}\naccuracy   {accuracy}\nparameters {} not zero\nMACs       {}\nweights    {} bytes as int8\narena      {} bytes\nwrote      {} in {:.1} s\n",
+        "{}\nmethod     {method}\naccuracy   {accuracy}\nparameters {} not zero\nMACs       {}\nweights    {} bytes as int8\narena      {} bytes\nwrote      {} in {:.1} s\n",
         table(&["layer", "groups", "kept"], &rows),
         share(b.parameters, a.parameters),
         share(b.macs, a.macs),

@@ -67,7 +67,8 @@ pub(super) struct TrainArgs {
 }
 
 fn device(name: &str) -> Result<Device, String> {
-    Device::find(name).ok_or_else(|| format!("'{name}' is not in this build; choose cpu, or build with --features wgpu or cuda"))
+    Device::find(name)
+        .ok_or_else(|| format!("'{name}' is not in this build; choose cpu, or build with --features wgpu or cuda"))
 }
 
 impl TrainArgs {

@@ -564,13 +564,13 @@ fn substitute(l: &Array2<f64>, b: &mut [f64]) {
 
 /// Product of the first `n` elements, which `ndarray` sums in eight lanes.
 fn dot(a: ArrayView1<f64>, b: ArrayView1<f64>, n: usize) -> f64 {
-    a.slice(ndarray::s![..n]).dot(&b.slice(ndarray::s![..n]))
+    a.split_at(Axis(0), n).0.dot(&b.split_at(Axis(0), n).0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::circuit::random::Random;
     use crate::graph::{Clamp, TensorId};
     use ndarray::IxDyn;
 

@@ -19,11 +19,13 @@
 use super::cost::{Cost, Costs};
 use super::envelope::{Scale, Solver, Weights, group_lasso_prox};
 use super::groups::{GroupError, Groups, Kind};
-use super::remove::remove;
+use super::reconstruct::{Options, ReconstructError, reconstruct};
+use super::remove::{mask, remove};
 use super::select::{BudgetError, Target, select};
 use super::trajectory::{Kept, Trajectory};
-use crate::graph::{Graph, Role};
+use crate::graph::{Graph, Role, simplify};
 use crate::train::{Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions};
+use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -71,6 +73,9 @@ pub enum PruneError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Reconstruction failed.
+    #[error(transparent)]
+    Reconstruct(#[from] ReconstructError),
     /// An option makes no sense.
     #[error("pruning option '{field}' must be {wanted}")]
     Option {
@@ -138,6 +143,31 @@ pub fn prune(
     Ok(Pruned { graph, layers, before, after, trajectory })
 }
 
+/// Prunes a graph without training: the groups of the smallest norms go, and least squares on calibration inputs repair what they can
+/// ([`super::reconstruct`]). `samples` are the network's inputs, after preprocessing.
+pub fn prune_post_training(
+    graph: &Graph,
+    kind: Kind,
+    target: Target,
+    samples: &[Vec<ArrayD<f32>>],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Pruned, PruneError> {
+    let graph = simplify(graph.clone());
+    let groups = Groups::find(&graph, kind)?;
+    let costs = Costs::new(&graph, &groups);
+    let norms = groups.norms(&graph.theta());
+    let kept = select(&worth(&groups, &norms), &costs, target, &groups)?;
+    let masked = mask(graph.clone(), &groups, &kept);
+    let fitted = reconstruct(&graph, &masked, samples, &Options::default(), progress)?;
+    Ok(Pruned {
+        graph: remove(fitted.graph, &groups, &kept),
+        layers: counts(&groups, &kept),
+        before: costs.total(&vec![true; groups.len()]),
+        after: costs.total(&kept),
+        trajectory: Trajectory::new(&groups.layers, &groups.layer, 200),
+    })
+}
+
 /// Epochs under the pull, and after it.
 fn epochs(options: &PruneOptions) -> (usize, usize) {
     let first = (options.train.epochs as f64 * options.sparsify).round() as usize;
@@ -158,8 +188,7 @@ pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
 }
 
 fn counts(groups: &Groups, kept: &[bool]) -> Vec<Kept> {
-    let mut layers: Vec<Kept> =
-        groups.layers.iter().map(|l| Kept { layer: l.clone(), before: 0, after: 0 }).collect();
+    let mut layers: Vec<Kept> = groups.layers.iter().map(|l| Kept { layer: l.clone(), before: 0, after: 0 }).collect();
     for (&l, &kept) in groups.layer.iter().zip(kept) {
         layers[l].before += 1;
         layers[l].after += usize::from(kept);
@@ -199,25 +228,30 @@ struct Pull<'g> {
     k: Vec<usize>,
     /// Strength of a step in every layer.
     strength: Vec<f64>,
+    /// What it is multiplied or divided by after a step.
+    growth: f64,
     solver: Solver,
 }
 
-/// Strength that the controllers start with, their step, and their bounds.
-const START: f64 = 1e-4;
-const GROWTH: f64 = 1.05;
-const WEAKEST: f64 = 1e-7;
+/// Strength that the controllers start with, and its bounds.
+const START: f64 = 1e-3;
+const WEAKEST: f64 = 1e-6;
 const STRONGEST: f64 = 10.0;
+
+/// Logarithm by which a strength can change in the course of a phase, however many steps that has.
+const RANGE: f64 = 60.0;
 
 /// Share of the phase after which no more groups should be left than are kept.
 const ARRIVAL: f64 = 0.85;
 
 impl<'g> Pull<'g> {
-    fn new(groups: &'g Groups, method: Method) -> Pull<'g> {
+    fn new(groups: &'g Groups, method: Method, steps: usize) -> Pull<'g> {
         let layers = groups.layers.len();
         let first = |l: usize| groups.layer.partition_point(|&own| own < l);
         let ranges = (0..layers).map(|l| first(l)..first(l + 1)).collect();
         let strength = vec![START; layers];
-        Pull { groups, method, ranges, k: vec![0; layers], strength, solver: Solver::default() }
+        let growth = (RANGE / steps.max(1) as f64).exp().clamp(1.002, 1.3);
+        Pull { groups, method, ranges, k: vec![0; layers], strength, growth, solver: Solver::default() }
     }
 
     /// Groups that a layer should have left at a share of the phase: a cubic from all to `k` (Zhu, Gupta 2017).
@@ -244,7 +278,7 @@ impl<'g> Pull<'g> {
             }
             let left = after[self.ranges[layer].clone()].iter().filter(|n| **n > 0.0).count() as f64;
             let grows = left > self.wanted(layer, step.done);
-            let factor = if grows { GROWTH } else { 1.0 / GROWTH };
+            let factor = if grows { self.growth } else { 1.0 / self.growth };
             self.strength[layer] = (self.strength[layer] * factor).clamp(WEAKEST, STRONGEST);
         }
         after
@@ -308,7 +342,7 @@ fn sparsify(
     let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
     let per_epoch = data.samples.len().div_ceil(train.batch.max(1)).max(1);
     let every = (per_epoch * epochs / 300).max(1);
-    let mut pull = Pull::new(groups, options.method);
+    let mut pull = Pull::new(groups, options.method, per_epoch * epochs);
     let mut count = session.step;
     let mut refused = None;
     let mut after_step = |step: &mut Step<'_>| {
@@ -321,13 +355,17 @@ fn sparsify(
         let norms = pull.apply(step);
         if count.is_multiple_of(every) {
             let wanted = (0..pull.k.len()).map(|l| pull.wanted(l, step.done)).sum();
-            let lambda = pull.strength.iter().sum::<f64>() / pull.strength.len().max(1) as f64 / step.rate.max(1e-9) as f64;
-            trajectory.record(count, &norms, wanted, lambda, step.loss);
+            let strength = pull.strength.iter().sum::<f64>() / pull.strength.len().max(1) as f64;
+            trajectory.record(count, &norms, wanted, strength, step.loss);
         }
         count += 1;
     };
     let report = |status: &Status| (hooks.report)("sparsify", status);
-    session.run(data, teacher, &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path })?;
+    session.run(
+        data,
+        teacher,
+        &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path },
+    )?;
     match refused {
         Some(e) => Err(e.into()),
         None => Ok((session.graph(), trajectory)),
@@ -374,7 +412,11 @@ fn finetune(
         }
     };
     let report = |status: &Status| (hooks.report)("fine-tune", status);
-    session.run(data, teacher, &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path })?;
+    session.run(
+        data,
+        teacher,
+        &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path },
+    )?;
     session.refresh(data, REFRESH);
     Ok(session.graph())
 }

@@ -4,10 +4,10 @@
 use super::ops::WindowOps;
 use super::windows::Geometry;
 use super::*;
-use crate::random::Random;
 use crate::data::Targets;
 use crate::graph::scalar::{Binary, ScalarFn, Unary};
 use crate::graph::{BinaryKind, Clamp, Graph, Op, Tap, TensorId, Window, eval};
+use crate::random::Random;
 use ndarray::{ArrayD, IxDyn};
 use std::sync::atomic::AtomicBool;
 

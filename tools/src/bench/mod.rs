@@ -5,6 +5,8 @@
 //! - [`circuits`]: probabilistic circuits and their codec on images, beside published figures;
 //! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
 //! - [`sparse`]: block-sparse weights beside dense ones;
+//! - [`prox`]: time of the proximal operator that prunes, by the number of groups;
+//! - [`train`]: an epoch of training, beside PyTorch;
 //! - [`picture`]: bars for all.
 
 use crate::networks::{BENCHED, Network, shared};
@@ -25,7 +27,9 @@ pub mod mcu;
 pub mod peers;
 pub mod picture;
 pub mod pith;
+pub mod prox;
 pub mod sparse;
+pub mod train;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -46,6 +50,10 @@ enum Bench {
     Compress(compress::Args),
     /// Block-sparse weights beside the same weights stored dense
     Sparse(sparse::Args),
+    /// The proximal operator of the group envelope, by the number of groups
+    Prox(prox::Args),
+    /// An epoch of training beside PyTorch, and what pruning adds to it
+    Train(train::Args),
     /// Pith as an engine of `desktop`: JSON lines on standard input and output
     #[command(hide = true)]
     Serve,
@@ -59,6 +67,8 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         Bench::Circuits(args) => circuits::run(args),
         Bench::Compress(args) => compress::run(args),
         Bench::Sparse(args) => sparse::run(args),
+        Bench::Prox(args) => prox::run(args),
+        Bench::Train(args) => train::run(args),
         Bench::Serve => pith::serve().map(|()| true),
     }
 }
