@@ -293,6 +293,18 @@ impl Graph {
         }
     }
 
+    /// Weights in row-major order, which [`Graph::theta`] relies on; views and selections may leave another one.
+    pub fn in_standard_layout(mut self) -> Graph {
+        for node in &mut self.nodes {
+            if let Op::Conv2d { weight, .. } | Op::ConvTranspose2d { weight, .. } | Op::Linear { weight, .. } = &mut node.op
+                && !weight.is_standard_layout()
+            {
+                *weight = weight.as_standard_layout().into_owned();
+            }
+        }
+        self
+    }
+
     /// Drops nodes that no output needs and tensors that nothing names; renumbers the rest. Inputs stay.
     pub fn compact(mut self) -> Graph {
         let mut live = vec![false; self.tensors.len()];
@@ -344,5 +356,5 @@ fn rewrite(mut graph: Graph, norms: BatchNorms) -> Graph {
             break;
         }
     }
-    graph.compact()
+    graph.compact().in_standard_layout()
 }

@@ -33,6 +33,14 @@ pub struct Parameter {
     pub range: Range<usize>,
 }
 
+/// Elements in row-major order, which every graph has: rewrites and removals end with [`Graph::in_standard_layout`].
+fn row_major<T>(elements: Option<T>) -> T {
+    match elements {
+        Some(elements) => elements,
+        None => unreachable!("a weight that is not in row-major order"),
+    }
+}
+
 impl Op {
     /// The trainable numbers, in the order of [`Role`].
     pub fn parameters(&self) -> Vec<(Role, &[f32])> {
@@ -40,7 +48,7 @@ impl Op {
             Op::Conv2d { weight, bias, .. }
             | Op::ConvTranspose2d { weight, bias, .. }
             | Op::Linear { weight, bias, .. } => {
-                vec![(Role::Weight, weight.as_slice().unwrap_or_default()), (Role::Bias, bias)]
+                vec![(Role::Weight, row_major(weight.as_slice())), (Role::Bias, bias)]
             }
             Op::BatchNorm { gamma, beta, .. } => vec![(Role::Gamma, gamma), (Role::Beta, beta)],
             Op::PRelu { slope } => vec![(Role::Slope, slope)],
@@ -54,7 +62,7 @@ impl Op {
             Op::Conv2d { weight, bias, .. }
             | Op::ConvTranspose2d { weight, bias, .. }
             | Op::Linear { weight, bias, .. } => {
-                vec![(Role::Weight, weight.as_slice_mut().unwrap_or_default()), (Role::Bias, bias)]
+                vec![(Role::Weight, row_major(weight.as_slice_mut())), (Role::Bias, bias)]
             }
             Op::BatchNorm { gamma, beta, .. } => vec![(Role::Gamma, gamma), (Role::Beta, beta)],
             Op::PRelu { slope } => vec![(Role::Slope, slope)],

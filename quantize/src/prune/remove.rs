@@ -40,7 +40,7 @@ fn silence(graph: &Graph, groups: &Groups, kept: &[bool], theta: &mut [f32]) {
 
 /// The same function with what is gone taken out.
 pub fn remove(graph: Graph, groups: &Groups, kept: &[bool]) -> Graph {
-    match groups.kind {
+    let left = match groups.kind {
         Kind::Filter | Kind::Channel => {
             let channels = Channels::of(&graph);
             let mut gone = gone(&graph, groups, kept, &channels);
@@ -50,7 +50,8 @@ pub fn remove(graph: Graph, groups: &Groups, kept: &[bool]) -> Graph {
         Kind::Depth => skip(graph, groups, kept),
         Kind::Shape => shrink_kernels(mask(graph, groups, kept)),
         Kind::Block { .. } | Kind::Weight => mask(graph, groups, kept),
-    }
+    };
+    left.in_standard_layout()
 }
 
 /// By class of channels: whether its group is gone.

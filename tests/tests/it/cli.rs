@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Exit code, standard output, standard error.
-fn quantize(args: &[&str]) -> (u8, String, String) {
+pub(crate) fn quantize(args: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = quantize::cli::run(["quantize"].iter().chain(args), &mut out, &mut err);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-fn digits(file: &str) -> String {
+pub(crate) fn digits(file: &str) -> String {
     here().join("models/digits").join(file).display().to_string()
 }
 
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
@@ -46,7 +46,7 @@ fn build(model: &str, data: &str, output: &str, more: &[&str]) -> (u8, String, S
 }
 
 /// Exit code 2, one line that contains every one of `parts`, and no output.
-fn refused(result: (u8, String, String), parts: &[&str], output: Option<&str>) {
+pub(crate) fn refused(result: (u8, String, String), parts: &[&str], output: Option<&str>) {
     let (code, out, err) = result;
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     assert!(err.starts_with("error: ") && err.trim_end().lines().count() == 1, "{err}");

@@ -10,3 +10,4 @@ mod onnx_nodes;
 mod parity;
 mod pipeline;
 mod prune;
+mod training;
