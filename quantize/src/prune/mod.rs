@@ -5,3 +5,5 @@
 
 pub mod envelope;
 pub mod groups;
+pub mod reconstruct;
+pub mod trajectory;

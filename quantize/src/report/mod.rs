@@ -4,6 +4,7 @@ pub mod code;
 pub mod code_svg;
 pub mod layers;
 pub mod plan_svg;
+pub mod prune_svg;
 
 use serde::Serialize;
 
