@@ -4,6 +4,7 @@
 //! - [`desktop`]: time at batch 1 on one thread, in turns with the [`peers`], which run in processes of their own, as [`pith`] does;
 //! - [`circuits`]: probabilistic circuits and their codec on images, beside published figures;
 //! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
+//! - [`prox`]: time of the proximal operator that prunes, by the number of groups;
 //! - [`picture`]: bars for all.
 
 use crate::networks::{BENCHED, Network, shared};
@@ -24,6 +25,7 @@ pub mod mcu;
 pub mod peers;
 pub mod picture;
 pub mod pith;
+pub mod prox;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -42,6 +44,8 @@ enum Bench {
     Circuits(circuits::Args),
     /// Weights coded by Pith beside other coders
     Compress(compress::Args),
+    /// The proximal operator of the group envelope, by the number of groups
+    Prox(prox::Args),
     /// Pith as an engine of `desktop`: JSON lines on standard input and output
     #[command(hide = true)]
     Serve,
@@ -54,6 +58,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         Bench::Desktop(args) => desktop::run(args),
         Bench::Circuits(args) => circuits::run(args),
         Bench::Compress(args) => compress::run(args),
+        Bench::Prox(args) => prox::run(args),
         Bench::Serve => pith::serve().map(|()| true),
     }
 }
