@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
     let least = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::INFINITY, f64::min);
     let pith_s = least(&mut pith.iter().copied());
     let peer_s = (!peer.is_empty()).then(|| least(&mut peer.iter().map(|(s, _)| *s)));
-    let mut pruned = |method| -> Result<f64, ToolError> {
+    let pruned = |method| -> Result<f64, ToolError> {
         let runs: Result<Vec<f64>, ToolError> =
             (0..args.turns.max(1)).map(|_| prune_epoch(&graph, &data, method)).collect();
         Ok(least(&mut runs?.into_iter()))
