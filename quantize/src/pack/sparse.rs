@@ -43,10 +43,11 @@ const ARM_DSP: [Costs; 2] = [
     },
 ];
 
-/// Products; one of a stored block counts twice, which vectors of 16 bits stay below by a margin. Where vectors gain nothing, they run the dense weights.
+/// Products; one of a stored block counts twice, a little less where two rows share its activations: vectors of 16 bits stay below that by a margin. Where
+/// vectors gain nothing, they run the dense weights.
 const PORTABLE: Costs = Costs {
     dense: Cost { block: 8.0, band: 0.0 },
-    sparse: [Cost { block: 8.0, band: 0.0 }, Cost { block: 16.0, band: 0.0 }],
+    sparse: [Cost { block: 8.0, band: 0.0 }, Cost { block: 14.0, band: 0.0 }],
 };
 
 /// None for cores whose kernels know dense weights alone.
@@ -213,7 +214,8 @@ mod tests {
                 let options = PackOptions { isa, ..PackOptions::default() };
                 let sparse = pack(program.clone(), options).unwrap();
                 let dense = pack(program.clone(), PackOptions { sparse: false, ..options }).unwrap();
-                assert_eq!((blocks(&sparse), blocks(&dense)), (vec![shape; 3], Vec::new()), "{isa:?}");
+                // Of an odd number of rows, blocks of one row may be fewer.
+                assert_eq!((blocks(&sparse)[0], blocks(&sparse).len(), blocks(&dense).len()), (shape, 3, 0), "{isa:?}");
                 assert!(2 * sparse.bytes.len() < dense.bytes.len(), "{} of {}", sparse.bytes.len(), dense.bytes.len());
                 let expected = outputs(&dense);
                 assert!(expected.iter().chain(&outputs(&sparse)).all(|output| *output == expected[0]), "{isa:?}");
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn dense_weights_stay_dense() {
-        let program = program(&network(2, 0.8));
+        let program = program(&network(2, 0.95));
         for isa in [Isa::Generic, Isa::ArmDsp, Isa::ArmV7M] {
             let packed = pack(program.clone(), PackOptions { isa, ..PackOptions::default() }).unwrap();
             assert!(blocks(&packed).is_empty(), "{isa:?}");
