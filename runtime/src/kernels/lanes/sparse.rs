@@ -95,8 +95,7 @@ fn fill_with<const DEPTH: usize>(
     }
     for (row, from) in (map.top..).zip(input.chunks_exact((map.in_w * map.channels).max(1))).take(map.in_h) {
         for (i, to) in to.chunks_exact_mut(planes.plane_bytes().max(4)).take(map.channels / DEPTH).enumerate() {
-            let columns =
-                from.chunks_exact(map.channels.max(1)).filter_map(|pixel| pixel.get(DEPTH * i..)?.first_chunk());
+            let columns = from.as_chunks::<DEPTH>().0.iter().skip(i).step_by((map.channels / DEPTH).max(1));
             if planes.stride_w == 1 {
                 let to = to.get_mut(4 * planes.place(row, map.left)..)?.as_chunks_mut().0;
                 to.iter_mut().zip(columns).for_each(|(to, from)| *to = group(*from).to_le_bytes());
@@ -269,16 +268,27 @@ unsafe fn band<S: Simd, const R: usize>(
                 sums = add_groups::<S, R>(sums, block.add(4 + 4 * R), planes.add(offset + m.plane_bytes), &starts);
             }
         }
-        let mut rows = [S::splat(0); R];
-        for r in 0..R {
-            let stage = splat_stage::<S>(stage.add(r).read_unaligned(), m.to.zero_point);
-            let mut quad = sums[r];
-            for p in 0..TILE {
-                quad[p] = stage.rescale(sums[r][p], m.doubles);
-            }
-            rows[r] = clamped::<S>(S::narrow(quad), m.to);
+        // Indices are constants, so that sums stay in registers.
+        let at = |row: usize| stage.add(row).read_unaligned();
+        let mut rows = [finish::<S>(m, &splat_stage::<S>(at(0), m.to.zero_point), sums[0]); R];
+        if R == 2 {
+            rows[R - 1] = finish::<S>(m, &splat_stage::<S>(at(R - 1), m.to.zero_point), sums[R - 1]);
         }
         Some(rows)
+    }
+}
+
+/// Outputs of a row.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+unsafe fn finish<S: Simd>(m: &Sparse<'_>, stage: &Stage<S>, [a, b, c, d]: [S::V; TILE]) -> S::V {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let (a, b) = (stage.rescale(a, m.doubles), stage.rescale(b, m.doubles));
+        let (c, d) = (stage.rescale(c, m.doubles), stage.rescale(d, m.doubles));
+        clamped::<S>(S::narrow([a, b, c, d]), m.to)
     }
 }
 
