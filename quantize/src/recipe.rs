@@ -28,7 +28,7 @@
 //! epochs = 10
 //! batch = 64
 //! rule = "adamw"                # or { sgd = { momentum = 0.9 } }
-//! rate = 0.001                  # absent: the rule's usual
+//! rate = 0.002                  # absent: the rule's usual
 //! augment = { flip = true, crop = 2, cutout = 0, noise = 0.0 }
 //!
 //! [prune]

@@ -25,7 +25,7 @@ pub(super) struct TrainArgs {
     /// Rule of a step
     #[arg(long, value_parser = ["adamw", "sgd"])]
     optimizer: Option<String>,
-    /// Largest learning rate; it rises, then falls along a cosine [default: 0.001 for adamw, 0.05 for sgd]
+    /// Largest learning rate; it rises, then falls along a cosine [default: 0.002 for adamw, 0.05 for sgd]
     #[arg(long, value_parser = number)]
     rate: Option<f64>,
     /// Weight decay of weights

@@ -296,7 +296,8 @@ impl Graph {
     /// Weights in row-major order, which [`Graph::theta`] relies on; views and selections may leave another one.
     pub fn in_standard_layout(mut self) -> Graph {
         for node in &mut self.nodes {
-            if let Op::Conv2d { weight, .. } | Op::ConvTranspose2d { weight, .. } | Op::Linear { weight, .. } = &mut node.op
+            if let Op::Conv2d { weight, .. } | Op::ConvTranspose2d { weight, .. } | Op::Linear { weight, .. } =
+                &mut node.op
                 && !weight.is_standard_layout()
             {
                 *weight = weight.as_standard_layout().into_owned();

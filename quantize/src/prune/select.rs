@@ -30,6 +30,18 @@ pub enum Target {
     Bytes(u64),
 }
 
+impl Target {
+    /// What it limits.
+    pub fn budget(self) -> Budget {
+        match self {
+            Target::Groups(_) | Target::Sparsity(_) | Target::PerLayer(_) => Budget::Groups,
+            Target::MacsShare(_) | Target::Macs(_) => Budget::Macs,
+            Target::ParametersShare(_) | Target::Parameters(_) => Budget::Parameters,
+            Target::Bytes(_) => Budget::Bytes,
+        }
+    }
+}
+
 /// Why a target cannot be met.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BudgetError {

@@ -27,6 +27,7 @@ use crate::graph::{Graph, Role, simplify};
 use crate::train::{Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions};
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -130,10 +131,10 @@ pub fn prune(
     let groups = Groups::find(graph, kind)?;
     let costs = Costs::new(graph, &groups);
     // An impossible budget is refused before anything is trained.
-    select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
+    select(&worth(&groups, &groups.norms(&graph.theta()), &costs, target), &costs, target, &groups)?;
     let before = costs.total(&vec![true; groups.len()]);
     let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
-    let score = worth(&groups, &groups.norms(&sparse.theta()));
+    let score = worth(&groups, &groups.norms(&sparse.theta()), &costs, target);
     let kept = select(&score, &costs, target, &groups)?;
     let after = costs.total(&kept);
     let layers = counts(&groups, &kept);
@@ -156,7 +157,7 @@ pub fn prune_post_training(
     let groups = Groups::find(&graph, kind)?;
     let costs = Costs::new(&graph, &groups);
     let norms = groups.norms(&graph.theta());
-    let kept = select(&worth(&groups, &norms), &costs, target, &groups)?;
+    let kept = select(&worth(&groups, &norms, &costs, target), &costs, target, &groups)?;
     let masked = mask(graph.clone(), &groups, &kept);
     let fitted = reconstruct(&graph, &masked, samples, &Options::default(), progress)?;
     Ok(Pruned {
@@ -174,17 +175,27 @@ fn epochs(options: &PruneOptions) -> (usize, usize) {
     (first, options.train.epochs - first)
 }
 
-/// What every group is worth: its squared norm against the mean of its layer, because the layers' scales do not compare.
-pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
-    let mut sums = vec![(0.0f64, 0usize); groups.layers.len()];
-    for (&l, n) in groups.layer.iter().zip(norms) {
-        sums[l] = (sums[l].0 + n * n, sums[l].1 + 1);
+/// What every group is worth: its place among the norms of its layer, 0 to 1, times what it would save at first. Per saving that is
+/// the place alone, so that all layers are pruned alike: their norms do not compare, and a layer whose norms are spread wide is not
+/// one that needs fewer groups. Groups that are gone are worth nothing.
+pub fn worth(groups: &Groups, norms: &[f64], costs: &Costs, target: Target) -> Vec<f64> {
+    let savings = costs.marginal(&vec![true; groups.len()], target.budget());
+    let mut order: Vec<usize> = (0..groups.len()).collect();
+    order.sort_by(|&a, &b| {
+        (groups.layer[a], norms[a]).partial_cmp(&(groups.layer[b], norms[b])).unwrap_or(Ordering::Equal)
+    });
+    let mut sizes = vec![0usize; groups.layers.len()];
+    groups.layer.iter().for_each(|&l| sizes[l] += 1);
+    let mut worth = vec![0.0; groups.len()];
+    let mut seen = vec![0usize; groups.layers.len()];
+    for j in order {
+        let layer = groups.layer[j];
+        seen[layer] += 1;
+        if norms[j] > 0.0 {
+            worth[j] = savings[j].max(1.0) * seen[layer] as f64 / sizes[layer] as f64;
+        }
     }
-    let against = |(&l, n): (&usize, &f64)| {
-        let mean = sums[l].0 / sums[l].1.max(1) as f64;
-        if mean > 0.0 { n * n / mean } else { 0.0 }
-    };
-    groups.layer.iter().zip(norms).map(against).collect()
+    worth
 }
 
 fn counts(groups: &Groups, kept: &[bool]) -> Vec<Kept> {
@@ -347,7 +358,7 @@ fn sparsify(
     let mut refused = None;
     let mut after_step = |step: &mut Step<'_>| {
         if count.is_multiple_of(per_epoch) && (step.done < 0.5 || pull.k.iter().all(|&k| k == 0)) {
-            match select(&worth(groups, &groups.norms(step.theta)), costs, target, groups) {
+            match select(&worth(groups, &groups.norms(step.theta), costs, target), costs, target, groups) {
                 Ok(kept) => pull.k = counts(groups, &kept).into_iter().map(|l| l.after).collect(),
                 Err(e) => refused = Some(e),
             }

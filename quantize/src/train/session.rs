@@ -37,7 +37,7 @@ pub struct TrainOptions {
     pub batch: usize,
     /// Rule of a step.
     pub rule: Rule,
-    /// Largest learning rate; absent: 0.05 for SGD, 0.001 for AdamW.
+    /// Largest learning rate; absent: 0.05 for SGD, 0.002 for AdamW.
     pub rate: Option<f32>,
     /// Share of the steps over which the rate rises; a cosine to zero follows.
     pub warmup: f64,
@@ -84,7 +84,7 @@ impl TrainOptions {
     pub fn largest_rate(&self) -> f32 {
         self.rate.unwrap_or(match self.rule {
             Rule::Sgd { .. } => 0.05,
-            Rule::AdamW => 0.001,
+            Rule::AdamW => 0.002,
         })
     }
 
