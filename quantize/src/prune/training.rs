@@ -237,20 +237,20 @@ struct Pull<'g> {
     ranges: Vec<std::ops::Range<usize>>,
     /// Groups that every layer will keep.
     k: Vec<usize>,
-    /// Strength of a step in every layer.
-    strength: Vec<f64>,
+    /// Strength of a step in every layer, as a checkpoint keeps it.
+    strength: Vec<f32>,
     /// What it is multiplied or divided by after a step.
-    growth: f64,
+    growth: f32,
     solver: Solver,
 }
 
 /// Strength that the controllers start with, and its bounds.
-const START: f64 = 1e-3;
-const WEAKEST: f64 = 1e-6;
-const STRONGEST: f64 = 10.0;
+const START: f32 = 1e-3;
+const WEAKEST: f32 = 1e-6;
+const STRONGEST: f32 = 10.0;
 
 /// Logarithm by which a strength can change in the course of a phase, however many steps that has.
-const RANGE: f64 = 60.0;
+const RANGE: f32 = 60.0;
 
 /// Share of the phase after which no more groups should be left than are kept.
 const ARRIVAL: f64 = 0.85;
@@ -261,7 +261,7 @@ impl<'g> Pull<'g> {
         let first = |l: usize| groups.layer.partition_point(|&own| own < l);
         let ranges = (0..layers).map(|l| first(l)..first(l + 1)).collect();
         let strength = vec![START; layers];
-        let growth = (RANGE / steps.max(1) as f64).exp().clamp(1.002, 1.3);
+        let growth = (RANGE / steps.max(1) as f32).exp().clamp(1.002, 1.3);
         Pull { groups, method, ranges, k: vec![0; layers], strength, growth, solver: Solver::default() }
     }
 
@@ -295,8 +295,22 @@ impl<'g> Pull<'g> {
         after
     }
 
+    /// Strengths and `k` of all layers, for a checkpoint.
+    fn state(&self) -> Vec<f32> {
+        self.strength.iter().copied().chain(self.k.iter().map(|&k| k as f32)).collect()
+    }
+
+    /// Goes on with them, if there are any.
+    fn restore(&mut self, state: &[f32]) {
+        let layers = self.k.len();
+        if state.len() == 2 * layers {
+            self.strength.copy_from_slice(&state[..layers]);
+            self.k.iter_mut().zip(&state[layers..]).for_each(|(own, &k)| *own = k as usize);
+        }
+    }
+
     fn factors(&mut self, layer: usize, norms: &[f64], h: &[f64]) -> Vec<f64> {
-        let s = self.strength[layer];
+        let s = f64::from(self.strength[layer]);
         match self.method {
             Method::Magnitude => vec![1.0; norms.len()],
             Method::Wgsef => {
@@ -354,9 +368,11 @@ fn sparsify(
     let per_epoch = data.samples.len().div_ceil(train.batch.max(1)).max(1);
     let every = (per_epoch * epochs / 300).max(1);
     let mut pull = Pull::new(groups, options.method, per_epoch * epochs);
+    pull.restore(&session.kept);
     let mut count = session.step;
     let mut refused = None;
     let mut after_step = |step: &mut Step<'_>| {
+        // Asked after the first step of an epoch; a step counts from 1 when it is done.
         if count.is_multiple_of(per_epoch) && (step.done < 0.5 || pull.k.iter().all(|&k| k == 0)) {
             match select(&worth(groups, &groups.norms(step.theta), costs, target), costs, target, groups) {
                 Ok(kept) => pull.k = counts(groups, &kept).into_iter().map(|l| l.after).collect(),
@@ -364,9 +380,10 @@ fn sparsify(
             }
         }
         let norms = pull.apply(step);
+        *step.kept = pull.state();
         if count.is_multiple_of(every) {
             let wanted = (0..pull.k.len()).map(|l| pull.wanted(l, step.done)).sum();
-            let strength = pull.strength.iter().sum::<f64>() / pull.strength.len().max(1) as f64;
+            let strength = pull.strength.iter().map(|&s| f64::from(s)).sum::<f64>() / pull.strength.len().max(1) as f64;
             trajectory.record(count, &norms, wanted, strength, step.loss);
         }
         count += 1;
@@ -434,3 +451,114 @@ fn finetune(
 
 /// Samples that moments of batch norms are taken from.
 const REFRESH: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Targets;
+    use crate::graph::trainable;
+    use crate::networks::resnet8;
+    use crate::random::Random;
+    use crate::train::Rule;
+    use ndarray::IxDyn;
+    use std::cell::Cell;
+    use std::sync::atomic::Ordering as Memory;
+
+    const SAMPLES: usize = 96;
+
+    /// Pictures that are bright in one half.
+    fn task() -> (Graph, Vec<Vec<ArrayD<f32>>>, Targets) {
+        let mut random = Random::new(5, 0);
+        let mut sample = |i: usize| {
+            let bright = |p: usize| if (p / 32).is_multiple_of(2) == i.is_multiple_of(2) { 1.0 } else { 0.0 };
+            let values = (0..64).map(|p| bright(p) + 0.3 * random.normal()).collect();
+            vec![ArrayD::from_shape_vec(IxDyn(&[1, 8, 8, 1]), values).unwrap()]
+        };
+        let samples = (0..SAMPLES).map(&mut sample).collect();
+        let graph = trainable(resnet8([8, 8, 1], 2, 3).unwrap());
+        (graph, samples, Targets::Classes((0..SAMPLES).map(|i| i % 2).collect()))
+    }
+
+    fn options(method: Method, rule: Rule) -> PruneOptions {
+        let train = TrainOptions { epochs: 5, batch: 16, rule, ..TrainOptions::default() };
+        PruneOptions { method, sparsify: 0.6, train }
+    }
+
+    fn run(options: &PruneOptions, kind: Kind, target: Target, hooks: &PruneHooks<'_>) -> Result<Pruned, PruneError> {
+        let (graph, samples, targets) = task();
+        let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+        prune(&graph, kind, target, &data, None, options, &Device::cpu(), hooks)
+    }
+
+    fn undisturbed(options: &PruneOptions, kind: Kind, target: Target) -> Result<Pruned, PruneError> {
+        let stop = AtomicBool::new(false);
+        let hooks = PruneHooks { report: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        run(options, kind, target, &hooks)
+    }
+
+    #[test]
+    fn budgets_are_met_and_groups_vanish_by_themselves() {
+        for (method, rule) in [
+            (Method::Wgsef, Rule::AdamW),
+            (Method::Wgsef, Rule::Sgd { momentum: 0.9 }),
+            (Method::GroupLasso, Rule::AdamW),
+            (Method::Magnitude, Rule::AdamW),
+        ] {
+            let pruned = undisturbed(&options(method, rule), Kind::Filter, Target::PerLayer(0.5)).unwrap();
+            for l in &pruned.layers {
+                assert_eq!(l.after, l.before / 2, "{method:?}: {l:?}");
+            }
+            let (all, left) = (pruned.trajectory.nonzero[0], *pruned.trajectory.nonzero.last().unwrap());
+            match method {
+                Method::Magnitude => assert_eq!(left, all),
+                _ => assert!(left <= all / 2, "{method:?} {rule:?}: {left} of {all} are left"),
+            }
+            assert!(pruned.after.macs < pruned.before.macs / 3);
+        }
+    }
+
+    #[test]
+    fn frozen_blocks_stay_zero() {
+        let kind = Kind::Block { rows: 1, cols: 4 };
+        let pruned = undisturbed(&options(Method::Wgsef, Rule::AdamW), kind, Target::Sparsity(0.75)).unwrap();
+        let groups = Groups::find(&pruned.graph, kind).unwrap();
+        let left = groups.norms(&pruned.graph.theta()).iter().filter(|n| **n > 0.0).count();
+        assert!(left <= groups.len() / 4, "{left} of {}", groups.len());
+    }
+
+    #[test]
+    fn an_interrupted_run_ends_the_same() {
+        let (options, target) = (options(Method::Wgsef, Rule::AdamW), Target::MacsShare(0.4));
+        let whole = undisturbed(&options, Kind::Filter, target).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for phase in ["sparsify", "fine-tune"] {
+            let stop = AtomicBool::new(false);
+            let steps = Cell::new(0);
+            let report = |now: &'static str, _: &Status| {
+                if now == phase {
+                    steps.set(steps.get() + 1);
+                    stop.store(steps.get() == 8, Memory::Relaxed);
+                }
+            };
+            let checkpoint = Some(folder.path().join(format!("{phase}.npz")));
+            let hooks = PruneHooks { report: &report, stop: &stop, checkpoint: checkpoint.clone(), resume: false };
+            let error = run(&options, Kind::Filter, target, &hooks).unwrap_err();
+            assert!(matches!(error, PruneError::Train(TrainError::Interrupted { .. })), "{error}");
+            stop.store(false, Memory::Relaxed);
+            let hooks = PruneHooks { report: &|_, _| (), stop: &stop, checkpoint, resume: true };
+            let resumed = run(&options, Kind::Filter, target, &hooks).unwrap();
+            assert_eq!(resumed.graph.theta(), whole.graph.theta(), "{phase}");
+            assert_eq!(resumed.layers, whole.layers);
+        }
+    }
+
+    #[test]
+    fn impossible_budgets_are_refused_before_training() {
+        let options = options(Method::Wgsef, Rule::AdamW);
+        let error = undisturbed(&options, Kind::Filter, Target::MacsShare(1e-5)).unwrap_err();
+        assert!(matches!(error, PruneError::Budget(_)), "{error}");
+        let error =
+            undisturbed(&PruneOptions { sparsify: 1.5, ..options }, Kind::Filter, Target::PerLayer(0.5)).unwrap_err();
+        assert!(error.to_string().contains("'sparsify'"), "{error}");
+    }
+}

@@ -18,6 +18,7 @@ pub(super) fn write(path: &Path, session: &Session) -> Result<(), TrainError> {
         ("moments".to_string(), vector(&session.moments.values.concat())),
         ("first".to_string(), vector(&session.optimizer.first)),
         ("second".to_string(), vector(&session.optimizer.second)),
+        ("kept".to_string(), vector(&session.kept)),
     ];
     let fail = |what: String| TrainError::Checkpoint { path: path.display().to_string(), what };
     let archive = npy::encode_archive(&arrays).map_err(|e| fail(e.to_string()))?;
@@ -42,7 +43,7 @@ pub(super) fn read(path: &Path, session: &mut Session) -> Result<(), TrainError>
     }
     let steps = find("steps")?;
     let (theta, moments) = (find("theta")?, find("moments")?);
-    let (first, second) = (find("first")?, find("second")?);
+    let (first, second, kept) = (find("first")?, find("second")?, find("kept")?);
     let moments_len: usize = session.moments.values.iter().map(Vec::len).sum();
     let fits = theta.len() == session.theta.len()
         && moments.len() == moments_len
@@ -62,6 +63,7 @@ pub(super) fn read(path: &Path, session: &mut Session) -> Result<(), TrainError>
     session.theta = theta;
     session.optimizer.first = first;
     session.optimizer.second = second;
+    session.kept = kept;
     session.step = steps[0] as usize;
     session.optimizer.steps = steps[1] as u64;
     Ok(())

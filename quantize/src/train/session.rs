@@ -153,6 +153,8 @@ pub struct Step<'s> {
     pub optimizer: &'s mut Optimizer,
     /// Loss of the batch.
     pub loss: f32,
+    /// What the hook keeps between steps; empty at first, saved and resumed with the rest.
+    pub kept: &'s mut Vec<f32>,
 }
 
 /// What a run does beside training.
@@ -181,6 +183,8 @@ pub struct Session {
     pub optimizer: Optimizer,
     /// Steps done.
     pub step: usize,
+    /// What the step hook keeps, see [`Step::kept`].
+    pub kept: Vec<f32>,
 }
 
 impl Session {
@@ -193,7 +197,16 @@ impl Session {
         let weights = net.parameters().iter().filter(|p| p.role == Role::Weight);
         weights.for_each(|p| decay[p.range.clone()].fill(options.weight_decay));
         let optimizer = Optimizer::new(options.rule, theta.len());
-        Ok(Session { net, options: options.clone(), decay, theta, moments: Moments::of(graph), optimizer, step: 0 })
+        Ok(Session {
+            net,
+            options: options.clone(),
+            decay,
+            theta,
+            moments: Moments::of(graph),
+            optimizer,
+            step: 0,
+            kept: Vec::new(),
+        })
     }
 
     /// The network.
@@ -256,8 +269,14 @@ impl Session {
                 self.optimizer.step(&mut self.theta, &gradient.theta, rate, &self.decay);
                 self.step += 1;
                 let done = self.step as f64 / steps as f64;
-                let mut step =
-                    Step { done, rate, theta: &mut self.theta, optimizer: &mut self.optimizer, loss: gradient.loss };
+                let mut step = Step {
+                    done,
+                    rate,
+                    theta: &mut self.theta,
+                    optimizer: &mut self.optimizer,
+                    loss: gradient.loss,
+                    kept: &mut self.kept,
+                };
                 (hooks.step)(&mut step);
                 loss += gradient.loss as f64 * picked.len() as f64;
                 seen += picked.len();
