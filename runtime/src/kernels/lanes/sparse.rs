@@ -87,22 +87,20 @@ fn fill_with<const DEPTH: usize>(
     to: &mut [u8],
     group: impl Fn([i8; DEPTH]) -> u32,
 ) -> Option<()> {
-    let map = &planes.map;
+    let (map, of_pixel) = (&planes.map, planes.map.channels / DEPTH);
     let to = to.get_mut(..planes.bytes(DEPTH))?;
     if [map.rows, map.columns] != [map.in_h, map.in_w] {
         let border = group([map.zero_point; DEPTH]).to_le_bytes();
         to.as_chunks_mut().0.iter_mut().for_each(|to| *to = border);
     }
     for (row, from) in (map.top..).zip(input.chunks_exact((map.in_w * map.channels).max(1))).take(map.in_h) {
-        for (i, to) in to.chunks_exact_mut(planes.plane_bytes().max(4)).take(map.channels / DEPTH).enumerate() {
-            let columns = from.as_chunks::<DEPTH>().0.iter().skip(i).step_by((map.channels / DEPTH).max(1));
-            if planes.stride_w == 1 {
-                let to = to.get_mut(4 * planes.place(row, map.left)..)?.as_chunks_mut().0;
-                to.iter_mut().zip(columns).for_each(|(to, from)| *to = group(*from).to_le_bytes());
-                continue;
-            }
-            for (column, from) in (map.left..).zip(columns) {
-                *to.get_mut(4 * planes.place(row, column)..)?.first_chunk_mut()? = group(*from).to_le_bytes();
+        for (i, to) in to.chunks_exact_mut(planes.plane_bytes().max(4)).take(of_pixel).enumerate() {
+            // Columns of a phase lie side by side.
+            for first in 0..planes.stride_w.min(map.in_w) {
+                let groups = from.as_chunks::<DEPTH>().0.iter().skip(first * of_pixel + i);
+                let to = to.get_mut(4 * planes.place(row, map.left + first)..)?.as_chunks_mut().0.iter_mut();
+                let columns = groups.step_by((planes.stride_w * of_pixel).max(1));
+                to.zip(columns).for_each(|(to, from)| *to = group(*from).to_le_bytes());
             }
         }
     }
@@ -222,8 +220,8 @@ unsafe fn one_tile<S: Simd, const R: usize>(m: &mut Sparse<'_>, tile: &Tile, lim
             let (blocks, rest) = rest.split_at_checked(count.checked_mul(block_bytes(R, S::WIDE))?)?;
             bands = rest;
             let rows = band::<S, R>(m, tile, limit, stage.as_ptr(), blocks)?;
-            for r in 0..R {
-                four[filled + r] = rows[r];
+            for (to, row) in four.iter_mut().skip(filled).zip(rows) {
+                *to = row;
             }
             filled += R;
             if filled == 4 || channel + R >= m.n {
