@@ -1,8 +1,8 @@
 //! Training: any graph that the importer accepts, forward and backward, on `burn`. The only module that names burn's types.
 //!
-//! In reading order: [`windows`] (convolutions, pools and batch norms on slices), [`ops`] (the same as operators of a burn backend,
-//! with gradients), [`net`] (a graph as a differentiable function of its flat parameter vector), [`optimizer`], [`augment`],
-//! [`session`] (a run: batches, steps, progress) and [`checkpoint`].
+//! In reading order: `windows` (convolutions, pools and batch norms on slices), `ops` (the same as operators of a burn backend, with
+//! gradients), `net` (a graph as a differentiable function of its flat parameter vector), `optimizer`, `augment`, `session` (a run:
+//! batches, steps, progress) and `checkpoint`.
 
 mod augment;
 mod checkpoint;
