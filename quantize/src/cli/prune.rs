@@ -101,7 +101,7 @@ fn amount(text: &str) -> Result<Amount, String> {
     };
     let value = number(digits)? * unit;
     match value {
-        v if !(v >= 0.0 && v < 1e18) => Err(format!("'{text}' is no amount")),
+        v if !(0.0..1e18).contains(&v) => Err(format!("'{text}' is no amount")),
         v if v <= 1.0 && unit == 1.0 => Ok(Amount::Share(v)),
         v => Ok(Amount::Count(v.round() as u64)),
     }

@@ -94,7 +94,7 @@ impl TrainOptions {
             (!(self.largest_rate() > 0.0 && self.largest_rate().is_finite()), "rate", "positive"),
             (!(0.0..1.0).contains(&self.warmup), "warmup", "a share below 1"),
             (!(self.weight_decay >= 0.0 && self.weight_decay.is_finite()), "weight_decay", "0 or more"),
-            (!(self.clip > 0.0), "clip", "positive"),
+            (self.clip.is_nan() || self.clip <= 0.0, "clip", "positive"),
             (!(0.0..1.0).contains(&self.label_smoothing), "label_smoothing", "a share below 1"),
             (!(0.0..=1.0).contains(&self.distill), "distill", "a share"),
             (!(self.temperature > 0.0 && self.temperature.is_finite()), "temperature", "positive"),

@@ -103,7 +103,7 @@ fn graphs() -> Vec<Graph> {
             let tap = |i: usize, n: usize| Tap {
                 lo: i / 2,
                 hi: (i / 2 + 1).min(n - 1),
-                frac: if i % 2 == 0 { 0.25 } else { 0.75 },
+                frac: if i.is_multiple_of(2) { 0.25 } else { 0.75 },
             };
             Op::Resize { h: (0..12).map(|i| tap(i, 6)).collect(), w: (0..10).map(|i| tap(i, 5)).collect() }
         }),
