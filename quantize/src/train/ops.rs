@@ -90,7 +90,7 @@ pub(super) trait WindowOps: Backend {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl<R: burn::backend::cubecl::CubeRuntime> WindowOps for burn::backend::cubecl::CubeBackend<R> {}
+impl WindowOps for burn::backend::Cube {}
 
 type Flat = FloatTensor<Flex>;
 
