@@ -82,8 +82,12 @@ impl Writer<'_> {
 
     /// The name that the importer would call `node` after.
     fn node_name(&self, node: &Node) -> String {
+        // Only layout changes and constants are named after the operator that they stand beside.
+        let beside = matches!(node.op, Op::Transpose { .. } | Op::Reshape { .. } | Op::Const(_));
         let of_layout = node.name.strip_suffix(node.op.name()).and_then(|name| name.strip_suffix('/'));
-        let free = of_layout.filter(|name| !name.is_empty() && !self.graph.nodes.iter().any(|n| n.name == *name));
+        let free = of_layout
+            .filter(|_| beside)
+            .filter(|name| !name.is_empty() && !self.graph.nodes.iter().any(|n| n.name == *name));
         free.unwrap_or(&node.name).into()
     }
 
