@@ -105,7 +105,6 @@ fn bad_input_is_one_line() {
     let output = output.as_str();
     refused(prune(output, &[]), &["no budget", "--macs"], Some(output));
     refused(prune(output, &["--macs", "0.0001"]), &["cannot be met"], Some(output));
-    refused(prune(output, &["--groups", "depth", "--sparsity", "0.5"]), &["no depth group"], Some(output));
     refused(prune(output, &["--macs", "0.5", "--rate", "1e30", "--epochs", "1"]), &["no longer finite"], Some(output));
     refused(prune(output, &["--macs", "0.5", "--batch", "0"]), &["'batch'"], Some(output));
     refused(prune(output, &["--bytes", "0.5"]), &["less than a byte"], Some(output));
