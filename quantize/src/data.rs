@@ -102,9 +102,12 @@ pub fn load(path: &Path, slots: &[Slot], layout: Option<Layout>, classes: usize)
     Ok(Set { samples, is_u8, targets })
 }
 
+/// Most classes of a network that is made for a set.
+const MOST_CLASSES: usize = 100_000;
+
 /// Shape `[h, w, c]` of a set's pictures, `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]`, and the number of classes of its labels: what a
-/// network that is trained from scratch is made for.
-pub fn picture_and_classes(path: &Path) -> Result<([usize; 3], usize), DataError> {
+/// network that is trained from scratch is made for. Without a layout, up to four channels come first only if they stand there.
+pub fn picture_and_classes(path: &Path, layout: Option<Layout>) -> Result<([usize; 3], usize), DataError> {
     let file = path.display().to_string();
     let arrays = npy::read(path).map_err(|source| DataError::Npy { file: file.clone(), source })?;
     let find = |name: &str| {
@@ -116,7 +119,7 @@ pub fn picture_and_classes(path: &Path) -> Result<([usize; 3], usize), DataError
     };
     let picture = match *find("x")?.shape() {
         [_, h, w] => [h, w, 1],
-        [_, c, h, w] if c < w.min(h) => [h, w, c],
+        [_, c, h, w] if layout == Some(Layout::Nchw) || (layout.is_none() && c <= 4 && w > 4) => [h, w, c],
         [_, h, w, c] => [h, w, c],
         ref other => {
             return Err(DataError::Shape {
@@ -129,8 +132,12 @@ pub fn picture_and_classes(path: &Path) -> Result<([usize; 3], usize), DataError
             });
         }
     };
-    let largest = find("y")?.iter().fold(0.0f32, |a, &b| a.max(b));
-    Ok((picture, largest as usize + 1))
+    let largest = |best: (usize, f32), (i, &label): (usize, &f32)| if label > best.1 { (i, label) } else { best };
+    let (sample, label) = find("y")?.iter().enumerate().fold((0, 0.0), largest);
+    match label as usize {
+        class if class < MOST_CLASSES => Ok((picture, class + 1)),
+        _ => Err(DataError::Label { file, label, sample, classes: MOST_CLASSES }),
+    }
 }
 
 fn labels(file: &str, y: &npy::Array, n: usize, classes: usize) -> Result<Targets, DataError> {

@@ -3,19 +3,15 @@
 
 use super::inputs::{Component, Family, Inputs};
 use super::{Circuit, Region};
-use std::io::Write;
+use crate::files;
 use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"PITHPC01";
 
 /// Writes to a temporary name beside `path`, then renames: an interrupted write leaves the old file.
 pub fn save(path: &Path, circuit: &Circuit, epochs: usize) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".circuit-").suffix(".tmp").tempfile_in(folder)?;
-    file.write_all(&emit(circuit, epochs))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(|_| ()).map_err(|e| e.error)
+    std::fs::create_dir_all(files::folder(path))?;
+    files::write_whole(path, &emit(circuit, epochs))
 }
 
 /// What [`save`] wrote; none if there is no file.

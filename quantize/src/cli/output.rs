@@ -1,14 +1,15 @@
 //! Files that appear whole or not at all, and progress.
 
 use super::Failure;
+use crate::files;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Mutex;
 
 /// Says early whether `path` can be written: long work should not end in a missing folder.
 pub(super) fn check_folder(path: &Path) -> Result<(), Failure> {
-    let folder = folder(path);
+    let folder = files::folder(path);
     if path.is_dir() {
         return Err(Failure::new(format!("{} is a folder; name a file", path.display())));
     }
@@ -18,26 +19,9 @@ pub(super) fn check_folder(path: &Path) -> Result<(), Failure> {
     }
 }
 
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
 /// Writes to a temporary name beside `path`, then renames.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let fail = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()));
-    let mut file = tempfile::Builder::new().prefix(".pith-").suffix(".tmp").tempfile_in(folder(path)).map_err(fail)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private; a model is an ordinary file.
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(fail)?;
-    }
-    file.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
+    files::write_whole(path, bytes).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
 }
 
 /// A bar on a terminal, nothing elsewhere. Steps follow one another; each knows its length.

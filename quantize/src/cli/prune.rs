@@ -3,7 +3,7 @@
 use super::Failure;
 use super::input::{Ports, PreprocessArgs, number, spaced};
 use super::output::{Progress, check_folder, write_whole};
-use super::training::{TrainArgs, TrainProgress, affine, data, stop};
+use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::build::{BuildOptions, build, prepend_preprocess};
 use crate::data::Set;
 use crate::graph::{Graph, simplify, trainable};
@@ -15,6 +15,7 @@ use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune, pr
 use crate::prune::trajectory::Kept;
 use crate::recipe::Recipe;
 use crate::report::layers::Summary;
+use crate::report::prune_svg::{channels_svg, trajectory_svg};
 use crate::report::{grouped, json, table};
 use crate::train::{Teacher, accuracy};
 use ndarray::ArrayD;
@@ -43,8 +44,11 @@ pub(super) struct Args {
     #[command(flatten)]
     train: TrainArgs,
     /// Draw what happened: norms of groups, groups left, strength, loss
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "post_training")]
     svg: Option<PathBuf>,
+    /// Draw the groups of every layer before and after
+    #[arg(long, value_name = "FILE")]
+    layers_svg: Option<PathBuf>,
     /// Print JSON: before and after with accuracy, parameters, macs, arena_bytes, weight_bytes; layers; trajectory
     #[arg(long)]
     json: bool,
@@ -75,14 +79,14 @@ pub(super) struct PruneArgs {
     /// Bytes that int8 weights may take, such as 60K
     #[arg(long, value_parser = amount, group = "budget")]
     bytes: Option<Amount>,
-    /// What pulls groups to zero
-    #[arg(long, value_enum)]
+    /// What pulls groups to zero [default: wgsef]
+    #[arg(long, value_enum, requires = "budget")]
     method: Option<Method>,
-    /// Share of the epochs under the pull; the rest trains what is left
-    #[arg(long, value_parser = number)]
+    /// Share of the epochs under the pull; the rest trains what is left [default: 0.4]
+    #[arg(long, value_parser = number, requires = "budget")]
     sparsify: Option<f64>,
     /// Do not train: remove the smallest groups, and fit every layer to the original's on calibration inputs. Fast, and worse
-    #[arg(long)]
+    #[arg(long, requires = "budget")]
     post_training: bool,
 }
 
@@ -240,7 +244,7 @@ struct Side {
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     check_folder(&args.output)?;
-    args.svg.as_deref().map(check_folder).transpose()?;
+    [&args.svg, &args.layers_svg].into_iter().flatten().try_for_each(|path| check_folder(path))?;
     let started = Instant::now();
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     recipe.preprocess = args.preprocess.over(&recipe.preprocess);
@@ -250,7 +254,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = trainable(onnx::import(&args.model)?);
     let ports = Ports::of_graph(&graph);
     let set = ports.load(&args.data, recipe.preprocess.layout)?;
-    let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
+    let test = load_test(args.test.as_deref(), &ports, recipe.preprocess.layout)?;
     let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &set)?;
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let judge = |graph: &Graph| match &test {
@@ -261,7 +265,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
     write_whole(&args.output, &onnx::encode(&pruned.graph)?)?;
     if let Some(path) = &args.svg {
-        write_whole(path, crate::report::prune_svg::trajectory_svg(&pruned.trajectory, &graph.name).as_bytes())?;
+        write_whole(path, trajectory_svg(&pruned.trajectory, &graph.name).as_bytes())?;
+    }
+    if let Some(path) = &args.layers_svg {
+        write_whole(path, channels_svg(&pruned.layers, &graph.name).as_bytes())?;
     }
     let report = Report {
         groups: args.prune.groups.to_string(),

@@ -3,7 +3,8 @@
 use super::Failure;
 use super::input::{Ports, PreprocessArgs};
 use super::output::{check_folder, write_whole};
-use super::training::{TrainArgs, TrainProgress, affine, data, stop};
+use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
+use crate::data::{Layout, picture_and_classes};
 use crate::graph::{Graph, trainable};
 use crate::networks;
 use crate::onnx;
@@ -59,10 +60,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     let (preprocess, options) = (args.preprocess.over(&recipe.preprocess), args.train.over(&recipe.train));
-    let graph = network(&args.model, &args.data, options.seed)?;
+    let graph = network(args, preprocess.layout, options.seed)?;
     let ports = Ports::of_graph(&graph);
     let set = ports.load(&args.data, preprocess.layout)?;
-    let test = args.test.as_ref().map(|path| ports.load(path, preprocess.layout)).transpose()?;
+    let test = load_test(args.test.as_deref(), &ports, preprocess.layout)?;
     let affine = affine(&preprocess, &ports.inputs[0].shape)?;
     let device = args.train.device();
     let teacher = args.teacher.as_ref().map(|path| teacher(path, device)).transpose()?;
@@ -114,12 +115,13 @@ fn teacher(path: &Path, device: &crate::train::Device) -> Result<Teacher, Failur
 }
 
 /// The network of a file, or one of ours, sized for the set.
-fn network(model: &Path, set: &Path, seed: u64) -> Result<Graph, Failure> {
+fn network(args: &Args, layout: Option<Layout>, seed: u64) -> Result<Graph, Failure> {
+    let model = args.model.as_path();
     let name = model.to_str().unwrap_or_default();
     if model.exists() || !networks::NETWORKS.iter().any(|(known, ..)| *known == name) {
         return Ok(trainable(onnx::import(model)?));
     }
-    let (picture, classes) = crate::data::picture_and_classes(set)?;
+    let (picture, classes) = picture_and_classes(&args.data, layout)?;
     match networks::by_name(name, picture, classes, seed) {
         Some(Ok(graph)) => Ok(trainable(graph)),
         Some(Err(e)) => Err(Failure::new(format!("{name} does not fit pictures of {picture:?}: {e}"))),

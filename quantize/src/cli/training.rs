@@ -1,14 +1,14 @@
 //! What verbs that train share: options, progress, Ctrl-C.
 
 use super::Failure;
-use super::input::number;
+use super::input::{Ports, number};
 use super::output::check_folder;
-use crate::data::Set;
+use crate::data::{Layout, Set, Targets};
 use crate::recipe::Preprocess;
 use crate::train::{Data, Device, Rule, Status, TrainOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -110,6 +110,16 @@ impl TrainArgs {
 /// From a set's raw values to the network's, for the first input.
 pub(super) fn affine(preprocess: &Preprocess, shape: &[usize]) -> Result<Option<(Vec<f32>, Vec<f32>)>, Failure> {
     Ok(preprocess.affine(shape.last().copied().unwrap_or(1))?)
+}
+
+/// A labelled set, if one was given; what cannot be judged is refused before anything is trained.
+pub(super) fn load_test(path: Option<&Path>, ports: &Ports, layout: Option<Layout>) -> Result<Option<Set>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let set = ports.load(path, layout)?;
+    match set.targets {
+        Some(Targets::Classes(_)) => Ok(Some(set)),
+        _ => Err(Failure::new("the test set has no integer labels 'y'; leave --test out or add them")),
+    }
 }
 
 /// A set as training sees it.

@@ -5,11 +5,11 @@
 //! `t = theta - rate * step`,  `theta = (1 + s) prox_{s F_k}(t)`,
 //!
 //! where `F_k` is the group envelope with the number of groups `k` that the layer will keep. The factor `1 + s` takes back the ridge
-//! that `prox` applies to every group: the operator is then that of `F_k(theta) - |theta|^2 / 2`, which is zero exactly where at most
-//! `k` groups are left, so that those which stay are not shortened and those which go feel the same pull whatever their size. `k`
-//! comes from the budget ([`select`]), asked again every epoch until half of this phase is over. The strength `s` of every layer
+//! that `prox` applies to every group. That is our addition, and the same as the operator of `F_k(theta) - |theta|^2 / 2` with strength
+//! `s / (1 + s)`, since `F_k` is homogeneous of degree 2: a penalty that is zero exactly where at most `k` groups are left, so that then
+//! nothing is shortened any more. While more are left, all but the largest are, by the same length whatever their size. `k` comes from the budget ([`select`]), asked again every epoch until half of this phase is over. The strength `s` of every layer
 //! follows the number of groups that are left: it grows while more are left than a cubic schedule wants, and shrinks while fewer are;
-//! nobody sets it. With AdamW the groups' metric is the mean of the rule's own.
+//! nobody sets it. With AdamW the metric of a group is the mean of the rule's own over its parameters, in units of its layer's mean.
 //!
 //! Then the groups that the budget keeps are projected out of the parameters, the rest leaves the graph ([`remove`]), moments of batch
 //! norms are refreshed, and the remaining epochs train the small network with its support frozen.
@@ -272,7 +272,7 @@ impl<'g> Pull<'g> {
         k + (all - k) * rest.powi(3)
     }
 
-    /// Applies the operator to the parameters after a step; returns the norms of all groups after it.
+    /// Applies the operator to the parameters after a step, then adapts the strengths; returns the norms of all groups after it.
     fn apply(&mut self, step: &mut Step<'_>) -> Vec<f64> {
         let norms = self.groups.norms(step.theta);
         let metric = self.metric(step);

@@ -2,8 +2,7 @@
 
 use super::TrainError;
 use super::session::Session;
-use crate::npy;
-use std::io::Write;
+use crate::{files, npy};
 use std::path::Path;
 
 /// Writes to a temporary name beside `path`, then renames: what is there is always whole.
@@ -22,11 +21,7 @@ pub(super) fn write(path: &Path, session: &Session) -> Result<(), TrainError> {
     ];
     let fail = |what: String| TrainError::Checkpoint { path: path.display().to_string(), what };
     let archive = npy::encode_archive(&arrays).map_err(|e| fail(e.to_string()))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| fail(e.to_string()))?;
-    file.write_all(&archive).and_then(|()| file.as_file().sync_all()).map_err(|e| fail(e.to_string()))?;
-    file.persist(path).map_err(|e| fail(e.error.to_string()))?;
-    Ok(())
+    files::write_whole(path, &archive).map_err(|e| fail(e.to_string()))
 }
 
 /// Reads the state of the same run.

@@ -35,6 +35,14 @@ pub enum TrainError {
     Empty,
     #[error("the wanted outputs 'y' do not fit; the network gives {expected:?} values per sample")]
     Targets { expected: Vec<usize> },
+    #[error("the teacher's inputs or outputs have other shapes than the network's")]
+    Teacher,
+    #[error(
+        "the labels 'y' name a class per sample, but the first output holds {values} values, {classes} of them along its last axis; give wanted outputs as floats"
+    )]
+    Predictions { values: usize, classes: usize },
+    #[error("the network has no parameters to train")]
+    NoParameters,
     #[error("training option '{field}' must be {wanted}")]
     Option { field: &'static str, wanted: &'static str },
     #[error("step {step}: '{layer}' is no longer finite; lower the learning rate{}", kept(.checkpoint))]

@@ -142,6 +142,9 @@ impl Net {
             }
         }
         let parameters = graph.parameters();
+        if parameters.is_empty() {
+            return Err(TrainError::NoParameters);
+        }
         let first = (0..graph.nodes.len())
             .map(|i| parameters.iter().position(|p| p.node == i).unwrap_or(parameters.len()))
             .collect();

@@ -50,12 +50,12 @@ impl Optimizer {
                 }
             }
             Rule::AdamW => {
-                let rate = rate * self.bias_correction();
+                let corrected = rate * self.bias_correction();
                 let slots = self.first.iter_mut().zip(&mut self.second);
                 for (((t, g), (m, s)), d) in theta.iter_mut().zip(gradient).zip(slots).zip(decay) {
                     *m += (1.0 - BETA1) * (g - *m);
                     *s += (1.0 - BETA2) * (g * g - *s);
-                    *t -= rate * (*m / (s.sqrt() + EPSILON) + d * *t);
+                    *t -= corrected * *m / (s.sqrt() + EPSILON) + rate * d * *t;
                 }
             }
         }
@@ -70,13 +70,6 @@ impl Optimizer {
     pub fn metric(&self) -> Vec<f32> {
         let correction = self.bias_correction();
         self.second.iter().map(|s| (s.sqrt() + EPSILON) / correction).collect()
-    }
-
-    /// Forgets what it remembered of parameters that are gone for good.
-    pub fn forget(&mut self, gone: impl Fn(usize) -> bool) {
-        for moment in [&mut self.first, &mut self.second] {
-            moment.iter_mut().enumerate().filter(|(i, _)| gone(*i)).for_each(|(_, v)| *v = 0.0);
-        }
     }
 }
 

@@ -51,8 +51,8 @@ pub struct TrainOptions {
     pub distill: f32,
     /// Of the teacher's softmax.
     pub temperature: f32,
-    /// How fast running moments follow.
-    pub momentum_of_norms: f32,
+    /// Share by which a step moves the running moments of batch norms towards its batch's.
+    pub batch_norm_momentum: f32,
     /// Changes of samples.
     pub augment: Augment,
     /// Of orders and augmentations.
@@ -72,7 +72,7 @@ impl Default for TrainOptions {
             label_smoothing: 0.0,
             distill: 0.0,
             temperature: 1.0,
-            momentum_of_norms: 0.1,
+            batch_norm_momentum: 0.1,
             augment: Augment::default(),
             seed: 1,
         }
@@ -98,7 +98,7 @@ impl TrainOptions {
             (!(0.0..1.0).contains(&self.label_smoothing), "label_smoothing", "a share below 1"),
             (!(0.0..=1.0).contains(&self.distill), "distill", "a share"),
             (!(self.temperature > 0.0 && self.temperature.is_finite()), "temperature", "positive"),
-            (!(self.momentum_of_norms > 0.0 && self.momentum_of_norms <= 1.0), "momentum_of_norms", "a share"),
+            (!(self.batch_norm_momentum > 0.0 && self.batch_norm_momentum <= 1.0), "batch_norm_momentum", "a share"),
         ];
         match fails.into_iter().find(|f| f.0) {
             Some((_, field, wanted)) => Err(TrainError::Option { field, wanted }),
@@ -129,9 +129,9 @@ pub struct Status {
     pub epoch: usize,
     /// Of so many.
     pub epochs: usize,
-    /// Steps done in this run, and all of them.
+    /// Steps done, those before a resumption included.
     pub step: usize,
-    /// All of this run.
+    /// Steps of the whole run.
     pub steps: usize,
     /// Mean loss of this epoch so far.
     pub loss: f32,
@@ -259,7 +259,7 @@ impl Session {
                 let batch = self.batch(data, picked, Some(epoch as u64));
                 let goal = judge.goal(&batch, picked);
                 let mut gradient =
-                    self.net.gradient(&self.theta, &mut self.moments, &batch, &goal, self.options.momentum_of_norms);
+                    self.net.gradient(&self.theta, &mut self.moments, &batch, &goal, self.options.batch_norm_momentum);
                 let norm = clip(&mut gradient.theta, self.options.clip);
                 if !gradient.loss.is_finite() || !norm.is_finite() {
                     return Err(self.diverged(good, &batch, hooks));
@@ -340,9 +340,13 @@ impl Session {
     }
 }
 
-/// Share of right answers of a graph as it is, computed as [`Session::evaluate`].
+/// Share of right answers of a graph as it is; `None` where the targets are no classes.
 pub fn accuracy(graph: &Graph, data: &Data<'_>, device: &Device) -> Result<Option<f64>, TrainError> {
-    Ok(evaluate(&Net::new(graph, device)?, &graph.theta(), &Moments::of(graph), data))
+    let net = Net::new(graph, device)?;
+    match data.targets {
+        Some(Targets::Classes(_)) => Ok(evaluate(&net, &graph.theta(), &Moments::of(graph), data)),
+        _ => Ok(None),
+    }
 }
 
 fn evaluate(net: &Net, theta: &[f32], moments: &Moments, data: &Data<'_>) -> Option<f64> {
@@ -398,6 +402,17 @@ impl<'a> Judge<'a> {
             (Some(_), Some(_)) => options.distill,
         };
         let has_classes = matches!(data.targets, Some(Targets::Classes(_)));
+        let shapes = |graph: &Graph| {
+            let ports = graph.inputs.iter().chain(&graph.outputs);
+            ports.map(|p| graph.shape(p.tensor).to_vec()).collect::<Vec<_>>()
+        };
+        if teacher.is_some_and(|t| shapes(t.net.graph()) != shapes(net.graph())) {
+            return Err(TrainError::Teacher);
+        }
+        let predictions = net.graph().outputs.first().map_or(0, |p| net.graph().shape(p.tensor).iter().product());
+        if has_classes && predictions != net.classes() {
+            return Err(TrainError::Predictions { values: predictions, classes: net.classes() });
+        }
         if let Some(Targets::Values(values)) = data.targets {
             let outputs = net.graph().outputs.len();
             let expected = |k: usize| net.graph().shape(net.graph().outputs[k].tensor).iter().product::<usize>();
