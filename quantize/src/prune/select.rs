@@ -1,8 +1,7 @@
 //! Which groups a budget keeps.
 //!
-//! The group with the least score for what it saves goes first, over and over, until the budget is met; then groups that still fit
-//! return, the best first. Savings of a group only fall while others go, so a heap that looks again at what it pops is exact. Where
-//! nothing could be computed without it, one group stays: of every layer, and of every tensor.
+//! The group with the least score goes first, over and over, until the budget is met; then groups that still fit return, the best
+//! first. Where nothing could be computed without it, one group stays: of every layer, and of every tensor.
 
 use super::cost::{Budget, Costs, State};
 use super::groups::{Groups, Kind};
@@ -28,18 +27,6 @@ pub enum Target {
     Parameters(u64),
     /// At most so many bytes of weights.
     Bytes(u64),
-}
-
-impl Target {
-    /// What it limits.
-    pub fn budget(self) -> Budget {
-        match self {
-            Target::Groups(_) | Target::Sparsity(_) | Target::PerLayer(_) => Budget::Groups,
-            Target::MacsShare(_) | Target::Macs(_) => Budget::Macs,
-            Target::ParametersShare(_) | Target::Parameters(_) => Budget::Parameters,
-            Target::Bytes(_) => Budget::Bytes,
-        }
-    }
 }
 
 /// Why a target cannot be met.
@@ -126,7 +113,7 @@ pub fn select(score: &[f64], costs: &Costs, target: Target, groups: &Groups) -> 
         Target::Bytes(n) => (Budget::Bytes, n),
     };
     let mut chosen = all.clone();
-    if !chosen.lower(budget, limit, 0..groups.len(), |j, saving| score[j] / saving as f64) {
+    if !chosen.lower(budget, limit, 0..groups.len(), |j, _| score[j]) {
         // By score it ended too high; by savings alone it ends lowest.
         chosen = all;
         if !chosen.lower(budget, limit, 0..groups.len(), |_, saving| -(saving as f64)) {

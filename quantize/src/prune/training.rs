@@ -27,7 +27,6 @@ use crate::graph::{Graph, Role, simplify};
 use crate::train::{Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions};
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -131,10 +130,10 @@ pub fn prune(
     let groups = Groups::find(graph, kind)?;
     let costs = Costs::new(graph, &groups);
     // An impossible budget is refused before anything is trained.
-    select(&worth(&groups, &groups.norms(&graph.theta()), &costs, target), &costs, target, &groups)?;
+    select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
     let before = costs.total(&vec![true; groups.len()]);
     let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
-    let score = worth(&groups, &groups.norms(&sparse.theta()), &costs, target);
+    let score = worth(&groups, &groups.norms(&sparse.theta()));
     let kept = select(&score, &costs, target, &groups)?;
     let after = costs.total(&kept);
     let layers = counts(&groups, &kept);
@@ -157,7 +156,7 @@ pub fn prune_post_training(
     let groups = Groups::find(&graph, kind)?;
     let costs = Costs::new(&graph, &groups);
     let norms = groups.norms(&graph.theta());
-    let kept = select(&worth(&groups, &norms, &costs, target), &costs, target, &groups)?;
+    let kept = select(&worth(&groups, &norms), &costs, target, &groups)?;
     let masked = mask(graph.clone(), &groups, &kept);
     let fitted = reconstruct(&graph, &masked, samples, &Options::default(), progress)?;
     Ok(Pruned {
@@ -175,15 +174,11 @@ fn epochs(options: &PruneOptions) -> (usize, usize) {
     (first, options.train.epochs - first)
 }
 
-/// What every group is worth: its place among the norms of its layer, 0 to 1, times what it would save at first. Per saving that is
-/// the place alone, so that all layers are pruned alike: their norms do not compare, and a layer whose norms are spread wide is not
-/// one that needs fewer groups. Groups that are gone are worth nothing.
-pub fn worth(groups: &Groups, norms: &[f64], costs: &Costs, target: Target) -> Vec<f64> {
-    let savings = costs.marginal(&vec![true; groups.len()], target.budget());
+/// What every group is worth: its place among the norms of its layer, 0 to 1. So all layers are pruned alike: their norms do not
+/// compare, and neither a wide spread of norms nor a dear layer says that fewer groups would do. Groups that are gone are worth nothing.
+pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..groups.len()).collect();
-    order.sort_by(|&a, &b| {
-        (groups.layer[a], norms[a]).partial_cmp(&(groups.layer[b], norms[b])).unwrap_or(Ordering::Equal)
-    });
+    order.sort_by(|&a, &b| groups.layer[a].cmp(&groups.layer[b]).then(norms[a].total_cmp(&norms[b])));
     let mut sizes = vec![0usize; groups.layers.len()];
     groups.layer.iter().for_each(|&l| sizes[l] += 1);
     let mut worth = vec![0.0; groups.len()];
@@ -192,7 +187,7 @@ pub fn worth(groups: &Groups, norms: &[f64], costs: &Costs, target: Target) -> V
         let layer = groups.layer[j];
         seen[layer] += 1;
         if norms[j] > 0.0 {
-            worth[j] = savings[j].max(1.0) * seen[layer] as f64 / sizes[layer] as f64;
+            worth[j] = seen[layer] as f64 / sizes[layer] as f64;
         }
     }
     worth
@@ -374,7 +369,7 @@ fn sparsify(
     let mut after_step = |step: &mut Step<'_>| {
         // Asked after the first step of an epoch; a step counts from 1 when it is done.
         if count.is_multiple_of(per_epoch) && (step.done < 0.5 || pull.k.iter().all(|&k| k == 0)) {
-            match select(&worth(groups, &groups.norms(step.theta), costs, target), costs, target, groups) {
+            match select(&worth(groups, &groups.norms(step.theta)), costs, target, groups) {
                 Ok(kept) => pull.k = counts(groups, &kept).into_iter().map(|l| l.after).collect(),
                 Err(e) => refused = Some(e),
             }
