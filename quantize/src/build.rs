@@ -7,8 +7,9 @@ use crate::execute::Runner;
 use crate::graph::{Clamp, Graph, Node, Op, eval, simplify};
 use crate::lower::{LowerError, lower};
 use crate::pack::{ModelFile, PackError, PackOptions, Packed, pack, pack_visibly};
+use crate::prune::reconstruct::ReconstructError;
 use crate::recipe::{Preprocess, Recipe, RecipeError};
-use crate::scheme::{Choice, QGraph, QuantOptions, SchemeError, equalize, quantize};
+use crate::scheme::{Choice, Inputs, QGraph, QuantOptions, Rounding, SchemeError, equalize, quantize};
 use crate::shrink::{ShrinkReport, shrink};
 use ndarray::ArrayD;
 use rayon::prelude::*;
@@ -29,6 +30,8 @@ pub enum BuildError {
     Pack(#[from] PackError),
     #[error(transparent)]
     Correct(#[from] CorrectError),
+    #[error(transparent)]
+    Round(#[from] ReconstructError),
 }
 
 /// What a build leaves behind.
@@ -92,6 +95,45 @@ pub fn prepend_preprocess(mut graph: Graph, preprocess: &Preprocess) -> Result<G
     Ok(simplify(graph))
 }
 
+/// A float graph that is ready to be quantized, with everything that was chosen.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// With preprocessing, and equalized where that helps.
+    pub graph: Graph,
+    /// Its activations on the calibration samples.
+    pub stats: Stats,
+    /// The chosen observer and bias correction.
+    pub choice: Choice,
+    /// Whether channels were equalized.
+    pub equalized: bool,
+}
+
+impl Prepared {
+    /// What compensated rounding knows of the calibration samples.
+    pub fn rounding(
+        &self,
+        samples: &[Vec<ArrayD<f32>>],
+        progress: &(dyn Fn(&'static str, usize) + Sync),
+    ) -> Result<Rounding, BuildError> {
+        Ok(Rounding::new(Inputs::observe(&self.graph, samples, &|| progress("rounding", samples.len()))?))
+    }
+
+    /// Outputs of the float network.
+    pub fn truth(&self, samples: &[Vec<ArrayD<f32>>]) -> Result<Vec<Vec<ArrayD<f32>>>, BuildError> {
+        Ok(float_outputs(&self.graph, samples)?)
+    }
+}
+
+/// The last fifth of the samples judges, at most 32; it takes no part in a choice's calibration if there are enough.
+fn split(samples: &[Vec<ArrayD<f32>>]) -> (&[Vec<ArrayD<f32>>], &[Vec<ArrayD<f32>>]) {
+    let held_out = (samples.len() / 5).clamp(1, 32).min(samples.len());
+    let (fit, judge) = match samples.len() {
+        0..20 => (samples, samples),
+        n => samples.split_at(n - held_out),
+    };
+    (fit, &judge[..judge.len().min(32)])
+}
+
 /// Quantizes, shrinks and packs. `graph` comes from [`simplify`] and [`prepend_preprocess`]; `samples` are raw; `progress` gets a step's
 /// name, and how many of how many samples are done.
 pub fn build(
@@ -102,14 +144,21 @@ pub fn build(
     options: BuildOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Built, BuildError> {
-    // The last fifth of the samples judges; it takes no part in the choice's calibration if there are enough.
-    let held_out = (samples.len() / 5).clamp(1, 32).min(samples.len());
-    let (fit, judge) = match samples.len() {
-        0..20 => (samples, samples),
-        n => samples.split_at(n - held_out),
-    };
-    let judge = &judge[..judge.len().min(32)];
+    let prepared = prepare(graph, samples, input_is_u8, recipe, progress)?;
+    finish(prepared, samples, input_is_u8, recipe, options, progress)
+}
+
+/// Calibrates, and makes the choices that the recipe leaves open.
+pub fn prepare(
+    graph: Graph,
+    samples: &[Vec<ArrayD<f32>>],
+    input_is_u8: &[bool],
+    recipe: &Recipe,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Prepared, BuildError> {
+    let (fit, judge) = split(samples);
     let wanted = &recipe.quantize;
+    wanted.check(&graph)?;
     let equalizations = wanted.equalize.map_or(vec![false, true], |e| vec![e]);
     let observers =
         wanted.observer.map_or(vec![Observer::MinMax, Observer::Percentile(1e-5), Observer::Mse], |o| vec![o]);
@@ -133,7 +182,7 @@ pub fn build(
                 let db = match single {
                     true => 0.0,
                     false => {
-                        let q = quantized(&graph, &stats, wanted, choice, input_is_u8, fit)?;
+                        let q = quantized(&graph, &stats, wanted, choice, input_is_u8, fit, &Rounding::default())?;
                         let packed = pack(lower(&q)?, PackOptions::default())?;
                         outputs_sqnr_db(&packed.bytes, judge, &truth)
                     }
@@ -147,7 +196,26 @@ pub fn build(
     }
     let Some((_, graph, equalized, choice)) = best else { return Err(CalibrateError::Empty.into()) };
     let stats = observe(&graph, samples, &|| progress("calibrating", 2 * samples.len()))?;
-    let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples)?;
+    Ok(Prepared { graph, stats, choice, equalized })
+}
+
+/// Quantizes, shrinks and packs what was prepared on the same samples with the same recipe, up to the bits of layers.
+pub fn finish(
+    prepared: Prepared,
+    samples: &[Vec<ArrayD<f32>>],
+    input_is_u8: &[bool],
+    recipe: &Recipe,
+    options: BuildOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Built, BuildError> {
+    let (_, judge) = split(samples);
+    let wanted = &recipe.quantize;
+    let rounding = match wanted.is_compensated(&prepared.graph) {
+        true => Rounding::in_turn(&prepared.graph, samples, wanted, &mut |_, layers| progress("rounding", layers))?,
+        false => Rounding::default(),
+    };
+    let Prepared { graph, stats, choice, equalized } = prepared;
+    let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples, &rounding)?;
     let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
     let packed = pack_graph(&q, recipe, equalized, options.pack, progress)?;
     let truth = float_outputs(&graph, judge)?;
@@ -156,7 +224,7 @@ pub fn build(
 }
 
 /// The file of a quantized graph, with the recipe's preprocessing noted.
-fn pack_graph(
+pub(crate) fn pack_graph(
     q: &QGraph,
     recipe: &Recipe,
     equalized: bool,
@@ -191,8 +259,9 @@ fn quantized(
     choice: Choice,
     input_is_u8: &[bool],
     samples: &[Vec<ArrayD<f32>>],
+    rounding: &Rounding,
 ) -> Result<QGraph, BuildError> {
-    let q = quantize(graph, stats, options, choice, input_is_u8)?;
+    let q = quantize(graph, stats, options, choice, input_is_u8, rounding)?;
     Ok(if choice.bias_correction { correct_outputs(q, graph, &samples[..samples.len().min(32)])? } else { q })
 }
 

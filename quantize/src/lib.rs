@@ -19,6 +19,7 @@ pub mod data;
 pub mod execute;
 pub mod files;
 pub mod graph;
+mod least_squares;
 pub mod lower;
 pub mod networks;
 pub mod npy;

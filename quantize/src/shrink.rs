@@ -381,7 +381,7 @@ mod tests {
     use crate::graph::{Clamp, Window};
     use crate::lower::lower;
     use crate::pack::{ModelFile, PackOptions, pack};
-    use crate::scheme::{Choice, QuantOptions, quantize};
+    use crate::scheme::{Choice, QuantOptions, Rounding, quantize};
     use ndarray::IxDyn;
 
     struct Random(u32);
@@ -478,7 +478,7 @@ mod tests {
                 (0..4).map(|_| vec![ArrayD::from_shape_simple_fn(IxDyn(&[1, 9, 9, 3]), || r.real())]).collect();
             let stats = observe(&graph, &samples, &|| ()).unwrap();
             let choice = Choice { observer: Observer::MinMax, bias_correction: false };
-            let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &[false]).unwrap();
+            let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &[false], &Rounding::default()).unwrap();
             let inputs: Vec<Vec<i8>> = (0..8).map(|_| (0..243).map(|_| r.below(256) as u8 as i8).collect()).collect();
             let (expected, before) = outputs(&q, &inputs);
             let (shrunk, report) = shrink(q);

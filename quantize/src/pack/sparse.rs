@@ -147,7 +147,7 @@ mod tests {
     use crate::lower::lower;
     use crate::pack::{CompressOptions, ModelFile, PackOptions, Packed, Residency, pack};
     use crate::report::layers::Summary;
-    use crate::scheme::{Choice, QuantOptions, quantize};
+    use crate::scheme::{Choice, QuantOptions, Rounding, quantize};
     use ndarray::{ArrayD, IxDyn};
     use pith::Model;
 
@@ -189,7 +189,8 @@ mod tests {
         let samples: Vec<Vec<ArrayD<f32>>> = std::iter::repeat_with(sample).take(4).collect();
         let stats = observe(graph, &samples, &|| ()).unwrap();
         let choice = Choice { observer: Observer::MinMax, bias_correction: false };
-        lower(&quantize(graph, &stats, &QuantOptions::default(), choice, &[false]).unwrap()).unwrap()
+        lower(&quantize(graph, &stats, &QuantOptions::default(), choice, &[false], &Rounding::default()).unwrap())
+            .unwrap()
     }
 
     fn outputs(packed: &Packed) -> Vec<Vec<Vec<i8>>> {

@@ -13,8 +13,9 @@
 //!
 //! This is no substitute for training: it repairs what a linear map of each layer's inputs can repair.
 
-use crate::graph::{Graph, Op, Window, eval};
-use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis};
+use crate::graph::{Graph, Node, Op, eval};
+use crate::least_squares::{cholesky, gather, groups, matrix, positions, substitute, weights};
+use ndarray::{Array1, Array2, ArrayD, Axis};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -99,6 +100,30 @@ pub fn reconstruct(
     options: &Options,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Reconstruction, ReconstructError> {
+    reconstruct_then(original, pruned, samples, options, progress, &mut |_, _| None)
+}
+
+/// What a layer is fitted to, for one group of filters.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Covariance of the inputs that the pruned network gives.
+    pub covariance: Array2<f64>,
+    /// Their mean.
+    pub inputs: Array1<f64>,
+    /// Mean of the outputs that the original gives, before the clamp.
+    pub targets: Array1<f64>,
+}
+
+/// As [`reconstruct`]; `then` gets every layer after its fit and what it was fitted to, a group after another (none where a group lacks inputs), and may
+/// put another operator in its place, for which layers behind it make up.
+pub fn reconstruct_then(
+    original: &Graph,
+    pruned: &Graph,
+    samples: &[Vec<ArrayD<f32>>],
+    options: &Options,
+    progress: &mut dyn FnMut(usize, usize),
+    then: &mut dyn FnMut(&Node, Option<Vec<Rows>>) -> Option<Op>,
+) -> Result<Reconstruction, ReconstructError> {
     check(original, pruned)?;
     let last_use = last_uses(original);
     let mut graph = pruned.clone();
@@ -108,24 +133,17 @@ pub fn reconstruct(
     for i in 0..graph.nodes.len() {
         if weights(&graph.nodes[i].op).is_some() {
             let layer = Layer { graph: &graph, original: &original.nodes[i].op, node: i };
-            let (op, fit) = layer.fit(&states, options)?;
+            let (op, fit, rows) = layer.fit(&states, options)?;
             graph.nodes[i].op = op;
+            if let Some(op) = then(&graph.nodes[i], rows) {
+                graph.nodes[i].op = op;
+            }
             fits.push(fit);
             progress(fits.len(), layers);
         }
         states.par_iter_mut().for_each(|state| state.step(original, &graph, i, &last_use));
     }
     Ok(Reconstruction { graph, layers: fits })
-}
-
-/// Weights `[oc, ..]` and biases.
-fn weights(op: &Op) -> Option<(&ArrayD<f32>, &[f32])> {
-    match op {
-        Op::Conv2d { weight, bias, .. }
-        | Op::ConvTranspose2d { weight, bias, .. }
-        | Op::Linear { weight, bias, .. } => Some((weight, bias)),
-        _ => None,
-    }
 }
 
 fn check(original: &Graph, pruned: &Graph) -> Result<(), ReconstructError> {
@@ -222,12 +240,13 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     /// The operator with new weights.
-    fn fit(&self, states: &[State], options: &Options) -> Result<(Op, Fit), ReconstructError> {
+    fn fit(&self, states: &[State], options: &Options) -> Result<(Op, Fit, Option<Vec<Rows>>), ReconstructError> {
         let node = &self.graph.nodes[self.node];
         let mut op = node.op.clone();
         let groups = groups(&op);
         let rows = (options.rows / states.len()).max(1);
         let mut total = Errors::default();
+        let mut all = Vec::new();
         for group in 0..groups {
             let sums = self.sums(states, group, rows);
             if sums.gram.iter().chain(&sums.moment).any(|v| !v.is_finite()) {
@@ -236,10 +255,12 @@ impl Layer<'_> {
             let changes = self.solve(&sums, group, options.ridge);
             let changes = changes.ok_or_else(|| ReconstructError::NotFinite { layer: node.name.clone() })?;
             sums.count_errors(&changes, &mut total);
+            all.push(sums.rows(&op));
             write(&mut op, group, &sums.columns, &changes);
         }
         let share = |e: f64| e / total.variance.max(f64::MIN_POSITIVE);
-        Ok((op, Fit { layer: node.name.clone(), before: share(total.before), after: share(total.after) }))
+        let fit = Fit { layer: node.name.clone(), before: share(total.before), after: share(total.after) };
+        Ok((op, fit, all.into_iter().collect()))
     }
 
     /// Sums over all samples, in parts that are joined in order.
@@ -419,6 +440,14 @@ impl Sums {
         self
     }
 
+    /// None where the layer's filters lack inputs.
+    fn rows(&self, op: &Op) -> Option<Rows> {
+        let k = weights(op).map_or(0, |(weight, bias)| weight.len() / bias.len().max(1));
+        let covariance = self.centred().0 / self.rows.max(1.0);
+        let (inputs, targets) = (self.mean(&self.inputs), self.mean(&self.targets));
+        (self.columns.len() == k).then_some(Rows { covariance, inputs, targets })
+    }
+
     fn mean(&self, sum: &Array1<f64>) -> Array1<f64> {
         sum / self.rows.max(1.0)
     }
@@ -444,77 +473,10 @@ impl Sums {
     }
 }
 
-fn groups(op: &Op) -> usize {
-    match op {
-        Op::Conv2d { groups, .. } | Op::ConvTranspose2d { groups, .. } => (*groups).max(1),
-        _ => 1,
-    }
-}
-
-/// Some filters as the rows of a matrix.
-fn matrix(op: &Op, filters: std::ops::Range<usize>) -> Array2<f64> {
-    let Some((weight, bias)) = weights(op) else { return Array2::zeros((0, 0)) };
-    let k = weight.len() / bias.len().max(1);
-    let values: Vec<f64> = weight.iter().skip(filters.start * k).take(filters.len() * k).map(|&w| w.into()).collect();
-    Array2::from_shape_vec((filters.len(), k), values).unwrap_or_else(|_| Array2::zeros((filters.len(), k)))
-}
-
 /// Rows times filters, plus biases.
 fn affine(op: &Op, x: &Array2<f64>, filters: std::ops::Range<usize>) -> Array2<f64> {
     let bias = weights(op).map_or_else(Vec::new, |(_, bias)| bias[filters.clone()].to_vec());
     x.dot(&matrix(op, filters).t()) + &Array1::from_iter(bias.into_iter().map(f64::from))
-}
-
-/// Positions of an output `[.., channels]`, at most `rows`, spread evenly; the first one moves from sample to sample.
-fn positions(out: &[usize], sample: usize, rows: usize) -> Vec<usize> {
-    let all = out.iter().rev().skip(1).product::<usize>().max(1);
-    let count = rows.min(all);
-    // Multiples of the golden ratio never meet.
-    let first = ((sample as f64 * 0.618_033_988_75).fract() * all as f64) as usize;
-    (0..count).map(|i| (first + i * all / count) % all).collect()
-}
-
-/// The inputs that an output position reads, as a filter of the group multiplies them, one row for every position.
-fn gather(op: &Op, x: &ArrayD<f32>, out: &[usize], group: usize, positions: &[usize]) -> Array2<f64> {
-    let k = weights(op).map_or(0, |(weight, bias)| weight.len() / bias.len().max(1));
-    let input = x.as_standard_layout();
-    let input = input.as_slice().unwrap_or(&[]);
-    let mut rows = Array2::zeros((positions.len(), k));
-    for (mut row, &position) in rows.rows_mut().into_iter().zip(positions) {
-        let copy = |row: &mut [f64], from: &[f32]| row.iter_mut().zip(from).for_each(|(r, &v)| *r = v.into());
-        let row = row.as_slice_mut().unwrap_or(&mut []);
-        let (window, is_transposed) = match op {
-            Op::Conv2d { window, .. } => (window, false),
-            Op::ConvTranspose2d { window, .. } => (window, true),
-            _ => {
-                copy(row, &input[position * k..]);
-                continue;
-            }
-        };
-        let [h, w, c] = [x.shape()[1], x.shape()[2], x.shape()[3]];
-        let (own, [kh, kw]) = (c / groups(op), window.kernel);
-        let tap = if is_transposed { transposed_tap } else { tap };
-        for ky in 0..kh {
-            let Some(iy) = tap(window, 0, position / out[2], ky, h) else { continue };
-            for kx in 0..kw {
-                let Some(ix) = tap(window, 1, position % out[2], kx, w) else { continue };
-                copy(&mut row[(ky * kw + kx) * own..][..own], &input[(iy * w + ix) * c + group * own..]);
-            }
-        }
-    }
-    rows
-}
-
-/// Input position that tap `k` of a convolution reads for output `out` on axis `i`.
-fn tap(window: &Window, i: usize, out: usize, k: usize, n: usize) -> Option<usize> {
-    let at = (out * window.stride[i] + k * window.dilation[i]).checked_sub(window.pad[i])?;
-    (at < n).then_some(at)
-}
-
-/// The same of a transposed convolution.
-fn transposed_tap(window: &Window, i: usize, out: usize, k: usize, n: usize) -> Option<usize> {
-    let at = (out + window.pad[i]).checked_sub(k * window.dilation[i])?;
-    (at.is_multiple_of(window.stride[i]) && at / window.stride[i] < n).then_some(at / window.stride[i])
 }
 
 /// Adds the changes of a group's filters.
@@ -535,43 +497,11 @@ fn write(op: &mut Op, group: usize, columns: &[usize], changes: &Changes) {
     }
 }
 
-/// Lower triangle of the factor of a positive definite matrix, in place; none if it is not.
-fn cholesky(a: &mut Array2<f64>) -> Option<()> {
-    for i in 0..a.nrows() {
-        for j in 0..=i {
-            let sum = a[[i, j]] - dot(a.row(i), a.row(j), j);
-            a[[i, j]] = match i == j {
-                true if sum > 0.0 => sum.sqrt(),
-                true => return None,
-                false => sum / a[[j, j]],
-            };
-        }
-    }
-    Some(())
-}
-
-/// Solves `L L^T x = b` in place.
-fn substitute(l: &Array2<f64>, b: &mut [f64]) {
-    for i in 0..b.len() {
-        b[i] = (b[i] - dot(l.row(i), ArrayView1::from(&*b), i)) / l[[i, i]];
-    }
-    for i in (0..b.len()).rev() {
-        b[i] /= l[[i, i]];
-        let x = b[i];
-        b[..i].iter_mut().zip(l.row(i)).for_each(|(b, l)| *b -= l * x);
-    }
-}
-
-/// Product of the first `n` elements, which `ndarray` sums in eight lanes.
-fn dot(a: ArrayView1<f64>, b: ArrayView1<f64>, n: usize) -> f64 {
-    a.split_at(Axis(0), n).0.dot(&b.split_at(Axis(0), n).0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::circuit::random::Random;
-    use crate::graph::{Clamp, TensorId};
+    use crate::graph::{Clamp, TensorId, Window};
     use ndarray::IxDyn;
 
     fn array(random: &mut Random, shape: &[usize], scale: f32) -> ArrayD<f32> {

@@ -203,7 +203,7 @@ mod tests {
     use crate::graph::{eval, simplify};
     use crate::lower::lower;
     use crate::pack::{ModelFile, PackOptions, pack};
-    use crate::scheme::{Choice, QGraph, QuantOptions, quantize};
+    use crate::scheme::{Choice, QGraph, QuantOptions, Rounding, quantize};
     use crate::shrink::shrink;
 
     const KINDS: [Kind; 6] =
@@ -316,7 +316,7 @@ mod tests {
 
     fn quantized(g: &Graph, stats: &Stats) -> QGraph {
         let choice = Choice { observer: Observer::MinMax, bias_correction: false };
-        quantize(g, stats, &QuantOptions::default(), choice, &[false]).unwrap()
+        quantize(g, stats, &QuantOptions::default(), choice, &[false], &Rounding::default()).unwrap()
     }
 
     /// Statistics of `from` for the tensors of `to`, by name.

@@ -6,13 +6,16 @@
 
 mod activations;
 mod equalize;
+mod rounding;
 mod weights;
 
 use crate::calibrate::{Observer, Stats};
-use crate::graph::{Clamp, Graph, ScalarFn};
+use crate::graph::{Clamp, Graph, Node, Op, ScalarFn};
 pub use equalize::equalize;
 use ndarray::ArrayD;
+pub use rounding::{Inputs, Rounded, Rounding};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Quantization of an activation: `real = scale * (q - zero_point)`, `q` in `-128 ..= 127`. The zero point may lie
 /// outside of that where no reader needs the integer zero (a sigmoid of logits between -30 and -10).
@@ -79,6 +82,34 @@ pub struct QuantOptions {
     pub bias_correction: Option<bool>,
     /// Balance the channels of neighbouring layers (cross-layer equalization); none tries both.
     pub equalize: Option<bool>,
+    /// How weights below eight bits are rounded.
+    pub rounding: RoundingRule,
+    /// Layers that differ, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub layers: BTreeMap<String, LayerOptions>,
+}
+
+/// What a layer may have of its own; absent: as the network's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LayerOptions {
+    /// Bits of a weight, 2 to 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_bits: Option<u8>,
+    /// What a scale covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granularity: Option<Granularity>,
+}
+
+/// How weights become integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundingRule {
+    /// Below eight bits the weights of a filter make up for one another's errors, see [`Rounding`].
+    #[default]
+    Compensated,
+    /// Each for itself.
+    Nearest,
 }
 
 impl Default for QuantOptions {
@@ -89,12 +120,47 @@ impl Default for QuantOptions {
             observer: None,
             bias_correction: None,
             equalize: None,
+            rounding: RoundingRule::default(),
+            layers: BTreeMap::new(),
+        }
+    }
+}
+
+impl QuantOptions {
+    /// Bits and granularity of a node's weights.
+    pub fn of(&self, node: &Node) -> (u8, Granularity) {
+        if matches!(node.op, Op::Affine { .. }) {
+            // One weight per channel: its own scale makes it exact.
+            return (8, Granularity::Channel);
+        }
+        let own = self.layers.get(&node.name).copied().unwrap_or_default();
+        (own.weight_bits.unwrap_or(self.weight_bits), own.granularity.unwrap_or(self.granularity))
+    }
+
+    /// Whether some weights of the graph are rounded in a way that must know their inputs.
+    pub fn is_compensated(&self, graph: &Graph) -> bool {
+        let has_few = |n: &Node| crate::least_squares::weights(&n.op).is_some() && self.of(n).0 < 8;
+        self.rounding == RoundingRule::Compensated && graph.nodes.iter().any(has_few)
+    }
+
+    /// Bits are possible, and layers that are named are there.
+    pub fn check(&self, graph: &Graph) -> Result<(), SchemeError> {
+        let bits = std::iter::once(self.weight_bits).chain(self.layers.values().filter_map(|l| l.weight_bits));
+        if let Some(bits) = bits.into_iter().find(|bits| !(2..=8).contains(bits)) {
+            return Err(SchemeError::WeightBits(bits));
+        }
+        let is_there = |name: &String| {
+            graph.nodes.iter().any(|n| n.name == *name && crate::least_squares::weights(&n.op).is_some())
+        };
+        match self.layers.keys().find(|name| !is_there(name)) {
+            Some(name) => Err(SchemeError::NoLayer { name: name.clone() }),
+            None => Ok(()),
         }
     }
 }
 
 /// What one weight scale covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
     /// One output channel.
@@ -113,17 +179,17 @@ pub struct Choice {
 }
 
 /// Quantizes a simplified graph. `input_is_u8` says for each input whether its raw data are bytes. The graph's first node may be the
-/// preprocessing (`Affine` on an input); where an input's scale and zero point can express it, it vanishes.
+/// preprocessing (`Affine` on an input); where an input's scale and zero point can express it, it vanishes. What `rounding` does not know
+/// is rounded to nearest.
 pub fn quantize(
     graph: &Graph,
     stats: &Stats,
     options: &QuantOptions,
     choice: Choice,
     input_is_u8: &[bool],
+    rounding: &Rounding,
 ) -> Result<QGraph, SchemeError> {
-    if !(2..=8).contains(&options.weight_bits) {
-        return Err(SchemeError::WeightBits(options.weight_bits));
-    }
+    options.check(graph)?;
     let activations::Activations { graph, params, inputs, means } =
         activations::assign(graph.clone(), stats, choice.observer, input_is_u8);
     let weights = graph
@@ -131,7 +197,7 @@ pub fn quantize(
         .iter()
         .map(|node| {
             let mean = choice.bias_correction.then(|| node.inputs.first().map(|id| means[id.0].as_slice())).flatten();
-            weights::quantize(node, &params, mean, options)
+            weights::quantize(node, &params, mean, options, rounding)
         })
         .collect::<Result<_, _>>()?;
     let outputs = graph.outputs.iter().map(|p| RawPort { params: params[p.tensor.0], is_u8: false }).collect();
@@ -144,6 +210,14 @@ pub enum SchemeError {
     /// A width that is not offered.
     #[error("weight_bits is {0}; choose 2 to 8")]
     WeightBits(u8),
+    /// A layer that the network does not have.
+    #[error(
+        "quantize.layers names '{name}', which is no layer with weights of this network; `quantize inspect` lists them"
+    )]
+    NoLayer {
+        /// As it was given.
+        name: String,
+    },
     /// NaN or infinite weights.
     #[error("node '{node}': a weight or bias is not finite; export the model from a healthy checkpoint")]
     NotFinite {

@@ -1,6 +1,6 @@
 //! Integer weights, biases and output stages.
 
-use super::{Granularity, QParams, QWeights, QuantOptions, SchemeError, multiplier};
+use super::{Granularity, QParams, QWeights, QuantOptions, Rounding, SchemeError, multiplier};
 use crate::graph::{Node, Op};
 use ndarray::{ArrayD, Axis, IxDyn};
 
@@ -10,25 +10,29 @@ pub(super) fn quantize(
     params: &[QParams],
     mean: Option<&[f32]>,
     options: &QuantOptions,
+    rounding: &Rounding,
 ) -> Result<Option<QWeights>, SchemeError> {
-    let (weight, bias, granularity): (ArrayD<f32>, &[f32], _) = match &node.op {
+    let (weight, bias): (ArrayD<f32>, &[f32]) = match &node.op {
         Op::Conv2d { weight, bias, .. }
         | Op::ConvTranspose2d { weight, bias, .. }
-        | Op::Linear { weight, bias, .. } => (weight.clone(), bias, options.granularity),
-        // One weight per channel: its own scale makes it exact.
-        Op::Affine { scale, bias, .. } => {
-            (ArrayD::from_shape_fn(IxDyn(&[scale.len()]), |i| scale[i[0]]), bias, Granularity::Channel)
-        }
+        | Op::Linear { weight, bias, .. } => (weight.clone(), bias),
+        Op::Affine { scale, bias, .. } => (ArrayD::from_shape_fn(IxDyn(&[scale.len()]), |i| scale[i[0]]), bias),
         _ => return Ok(None),
     };
     if weight.iter().chain(bias).any(|v| !v.is_finite()) {
         return Err(SchemeError::NotFinite { node: node.name.clone() });
     }
-    let bits = if matches!(node.op, Op::Affine { .. }) { 8 } else { options.weight_bits };
+    let (bits, granularity) = options.of(node);
+    let rounded = if bits < 8 { rounding.of(node, bits, granularity)? } else { None };
+    // Biases of weights that were fitted too hold their mean error already.
+    let fitted = rounded.as_ref().and_then(|r| r.bias.clone());
+    let mean = if fitted.is_some() { None } else { mean };
+    let bias = fitted.as_deref().unwrap_or(bias);
     let limit = ((1i32 << (bits - 1)) - 1) as f64;
     let (from, to) = (params[node.inputs[0].0], params[node.output.0]);
     let filters: Vec<Vec<f32>> = weight.axis_iter(Axis(0)).map(|f| f.iter().copied().collect()).collect();
     let mut scales: Vec<f64> = match granularity {
+        _ if rounded.is_some() => rounded.iter().flat_map(|r| r.scales.iter().map(|&s| s.into())).collect(),
         Granularity::Channel => filters.iter().map(|f| best_scale(f, limit)).collect(),
         Granularity::Tensor => {
             let all: Vec<f32> = weight.iter().copied().collect();
@@ -36,8 +40,10 @@ pub(super) fn quantize(
         }
     };
     // A bias that does not fit 30 bits at this scale needs a coarser one.
-    for (scale, &b) in scales.iter_mut().zip(bias) {
-        *scale = scale.max(b.abs() as f64 / (from.scale as f64 * (1u32 << 30) as f64));
+    let mut coarser = vec![false; scales.len()];
+    for ((scale, &b), coarser) in scales.iter_mut().zip(bias).zip(&mut coarser) {
+        let least = b.abs() as f64 / (from.scale as f64 * (1u32 << 30) as f64);
+        (*coarser, *scale) = (least > *scale, scale.max(least));
     }
     let mut q = QWeights {
         bits,
@@ -52,8 +58,11 @@ pub(super) fn quantize(
         // The stored scale is a float; the integers are made for exactly that one.
         let scale = scales[oc] as f32 as f64;
         let mut correction = 0.0;
+        let known = rounded.as_ref().filter(|_| !coarser[oc]).map(|r| r.values.index_axis(Axis(0), oc));
+        let mut known = known.iter().flat_map(|values| values.iter());
         for (i, (value, &w)) in values.iter_mut().zip(&filters[oc]).enumerate() {
-            *value = (w as f64 / scale).round().clamp(-limit, limit) as i8;
+            let nearest = || (w as f64 / scale).round().clamp(-limit, limit) as i8;
+            *value = known.next().copied().unwrap_or_else(nearest);
             if let Some(&mean) = mean.and_then(|m| m.get(group_channels(oc, i))) {
                 correction += (*value as f64 * scale - w as f64) * mean as f64;
             }

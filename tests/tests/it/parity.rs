@@ -12,7 +12,7 @@ use quantize::graph::scalar::{Binary, Unary};
 use quantize::graph::{BinaryKind, Clamp, Graph, Op, ScalarFn, Tap, Window, eval};
 use quantize::lower::lower;
 use quantize::pack::{Arena, ModelFile, PackOptions, PlanOptions, pack};
-use quantize::scheme::{Choice, QuantOptions, quantize};
+use quantize::scheme::{Choice, QuantOptions, Rounding, quantize};
 
 struct Random(u64);
 
@@ -137,7 +137,7 @@ fn operators_stay_within_their_steps() {
         let is_u8 = vec![false; inputs];
         // The grid of the inputs depends on their extremes alone, which rounding to it keeps.
         let stats = observe(&graph, &samples, &|| ()).unwrap();
-        let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &is_u8).unwrap();
+        let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &is_u8, &Rounding::default()).unwrap();
         for (x, port) in samples.iter_mut().flatten().zip(q.inputs.iter().cycle()) {
             let p = port.params;
             x.mapv_inplace(|v| {
@@ -145,7 +145,7 @@ fn operators_stay_within_their_steps() {
             });
         }
         let stats = observe(&graph, &samples, &|| ()).unwrap();
-        let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &is_u8).unwrap();
+        let q = quantize(&graph, &stats, &QuantOptions::default(), choice, &is_u8, &Rounding::default()).unwrap();
         let step = q.activations[output.0].scale;
         let weighted = q.weights.iter().flatten().next();
         let peak = samples.iter().flatten().flat_map(|x| x.iter()).fold(0f32, |m, v| m.max(v.abs()));
