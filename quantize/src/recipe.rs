@@ -18,6 +18,15 @@
 //! bias_correction = true        # absent: tried both ways
 //! equalize = false              # absent: tried both ways
 //!
+//! rounding = "compensated"      # or "nearest"; of weights below 8 bits
+//!
+//! [quantize.layers."conv1"]     # by name, as `quantize inspect` lists them; `quantize search` writes these
+//! weight_bits = 4
+//!
+//! [search]
+//! bits = [8, 4, 2]              # absent: what the target's kernels know
+//! candidates = 400
+//!
 //! [compress]
 //! level = 5                     # 0: raw weights (default); 1 to 9: from fast to small
 //! decode = "tile"               # or "ram", "flash"; absent: tile for a core, ram for portable files
@@ -40,6 +49,7 @@ use crate::data::Layout;
 use crate::pack::{CompressOptions, Residency};
 use crate::prune::training::PruneOptions;
 use crate::scheme::QuantOptions;
+use crate::search::SearchOptions;
 use crate::target::Target;
 use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
@@ -57,6 +67,8 @@ pub struct Recipe {
     pub quantize: QuantOptions,
     /// How weights are coded.
     pub compress: Compress,
+    /// How bits of layers are searched.
+    pub search: SearchOptions,
     /// How a network is trained (`quantize train`).
     pub train: TrainOptions,
     /// How a network is pruned, and trained meanwhile.
@@ -79,14 +91,14 @@ pub struct Compress {
 
 impl Compress {
     /// What the packer does for a target. A prediction counts an instruction as a clock.
-    pub fn options(&self, target: Target) -> Result<CompressOptions, RecipeError> {
+    pub fn options(&self, target: &Target) -> Result<CompressOptions, RecipeError> {
         if self.level > 9 {
             return Err(RecipeError::Level { level: self.level });
         }
         let usual = if target.isa.layout().is_some() { Residency::Tile } else { Residency::Ram };
         let max_instructions = match (self.max_decode_us, self.clock_mhz.or(target.clock_mhz)) {
             (None, _) => None,
-            (Some(_), None) => return Err(RecipeError::Clock { target: target.name }),
+            (Some(_), None) => return Err(RecipeError::Clock { target: target.name.clone() }),
             (Some(us), Some(mhz)) if us >= 0.0 && mhz > 0.0 && (us * mhz).is_finite() => Some(us * mhz),
             (Some(us), Some(mhz)) => return Err(RecipeError::Budget { us, mhz }),
         };
@@ -143,7 +155,7 @@ pub enum RecipeError {
     #[error("compress.level is {level}; choose 0 (raw weights) to 9 (smallest)")]
     Level { level: u8 },
     #[error("a budget for decoding needs a clock, which the target {target} does not name; give --clock-mhz")]
-    Clock { target: &'static str },
+    Clock { target: String },
     #[error("a budget of {us} us at {mhz} MHz; both must be positive")]
     Budget { us: f64, mhz: f64 },
 }

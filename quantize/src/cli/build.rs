@@ -2,11 +2,12 @@
 
 use super::Failure;
 use super::eval::accuracy_of;
-use super::input::{Ports, PreprocessArgs, number, read_onnx, spaced};
+use super::input::{Ports, PreprocessArgs, number, read_onnx};
 use super::output::{Progress, check_folder, write_whole};
 use super::prune::{PruneArgs, prune_graph};
+use super::search::{BudgetArgs, Search, calibration};
 use super::training::TrainArgs;
-use crate::build::{BuildOptions, Built, build, prepend_preprocess};
+use crate::build::{BuildOptions, Built, finish, prepare, prepend_preprocess};
 use crate::calibrate::Observer;
 use crate::execute::Runner;
 use crate::graph::{eval, simplify, trainable};
@@ -16,7 +17,7 @@ use crate::recipe::{Compress, Recipe};
 use crate::report::layers::Summary;
 use crate::report::{grouped, json};
 use crate::scheme::Granularity;
-use crate::target::{TARGETS, Target};
+use crate::target::Target;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -58,7 +59,8 @@ pub(super) struct Args {
     /// Keep channels that are constant or unread
     #[arg(long)]
     no_shrink: bool,
-    /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, riscv32) or nucleo-l4r5zi
+    /// Lay weights out for this target: portable, a core (cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, riscv32), a board (nucleo-l4r5zi, ...) whose
+    /// memory then limits what is built, or a .toml file that describes one
     #[arg(long, default_value = "portable", value_parser = target)]
     target: Target,
     /// Keep weights dense where most of their blocks are zeros
@@ -69,6 +71,9 @@ pub(super) struct Args {
     strip_names: bool,
     #[command(flatten)]
     compress: CompressArgs,
+    /// With a budget, every layer gets its own bits, as `quantize search` finds them
+    #[command(flatten)]
+    search: BudgetArgs,
     /// Print JSON: file_bytes, weight_bytes (weights as stored), coded_bytes (with biases and tables), arena_bytes, macs, layers, ...
     #[arg(long)]
     json: bool,
@@ -124,8 +129,8 @@ fn observer(text: &str) -> Result<Observer, String> {
     }
 }
 
-fn target(name: &str) -> Result<Target, String> {
-    Target::find(name).ok_or_else(|| format!("choose one of {}", TARGETS.map(|t| t.name).join(", ")))
+pub(super) fn target(name: &str) -> Result<Target, String> {
+    Target::find(name).map_err(|e| e.to_string())
 }
 
 /// `--json`.
@@ -163,8 +168,14 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     check_folder(&args.output)?;
     let started = Instant::now();
     let recipe = recipe(args)?;
-    let compress = recipe.compress.options(args.target)?;
-    let target = args.prune.target()?;
+    let compress = recipe.compress.options(&args.target)?;
+    let target = args.prune.target();
+    args.search.check()?;
+    if target.is_none() && args.train.is_given() {
+        return Err(Failure::new(
+            "options for training need a budget to prune to (--macs, --bytes, ...); `quantize train` trains without one",
+        ));
+    }
     let graph = match target {
         Some(_) => trainable(onnx::import(&args.model)?),
         None => read_onnx(&args.model, &recipe.preprocess)?,
@@ -179,7 +190,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => graph,
     };
     let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
-    let samples = spaced(set.samples, recipe.calibrate.samples);
+    let set = calibration(set, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,
         pack: PackOptions {
@@ -191,9 +202,28 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         },
     };
     let progress = Progress::new();
-    let built = build(graph, &samples, &set.is_u8, &recipe, options, &|step, n| progress.advance(step, n))?;
+    let step = |step: &'static str, n: usize| progress.advance(step, n);
+    let prepared = prepare(graph, &set.samples, &set.is_u8, &recipe, &step)?;
+    let budget = args.search.budget();
+    let search = match &budget {
+        Some(budget) => Some(Search::run(&prepared, &set, &recipe, &args.search, budget, options.pack)?),
+        None => None,
+    };
+    let recipe = search.as_ref().map_or(recipe.clone(), |search| search.recipe(&prepared, &recipe));
+    let found = search.map_or(String::new(), |search| search.text());
+    let built = finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?;
     let file = ModelFile::new(&built.packed.bytes);
+    if let Some(limit) = budget.and_then(|b| b.flash).filter(|&limit| built.packed.bytes.len() as u64 > limit) {
+        let bytes = grouped(built.packed.bytes.len() as u64);
+        return Err(Failure::unmet(format!(
+            "the file takes {bytes} B, {} are allowed; give it a little less",
+            grouped(limit)
+        )));
+    }
     let model = super::input::parse_packed(&args.output, &file)?;
+    if let Some(what) = args.target.exceeded(built.packed.bytes.len() as u64, built.packed.plan.arena_bytes as u64) {
+        return Err(Failure::unmet(format!("{what}; prune filters (--macs), or give layers fewer bits (--max-flash)")));
+    }
     let accuracy = match &test {
         Some(test) => {
             let step = || progress.advance("testing", 2 * test.samples.len());
@@ -213,7 +243,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let text = if args.json {
         json(&report(&summary, &built, accuracy))
     } else {
-        text(args, &summary, &built, accuracy, started)
+        found + &text(args, &summary, &built, accuracy, started)
     };
     Ok(out.write_all(text.as_bytes())?)
 }

@@ -9,6 +9,7 @@ mod inspect;
 mod output;
 mod prune;
 mod run;
+mod search;
 mod train;
 mod training;
 
@@ -38,6 +39,8 @@ enum Verb {
     Train(train::Args),
     /// Remove groups of weights while training, until a budget is met
     Prune(prune::Args),
+    /// Find the bits of every layer that fit a budget, without training
+    Search(search::Args),
     /// Judge a model on a set: accuracy, SQNR and errors, also layer by layer
     Eval(eval::Args),
     /// Feed inputs from an array file, write outputs to another
@@ -74,6 +77,11 @@ impl Failure {
     fn new(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), code: 2 }
     }
+
+    /// A budget that cannot be met.
+    fn unmet(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), code: 1 }
+    }
 }
 
 /// Runs the command with these arguments (the first is the program's name); what it says goes to `out` and `err`. Returns the exit code.
@@ -95,6 +103,7 @@ where
         Verb::Build(args) => build::run(&args, out),
         Verb::Train(args) => train::run(&args, out),
         Verb::Prune(args) => prune::run(&args, out),
+        Verb::Search(args) => search::run(&args, out),
         Verb::Eval(args) => eval::run(&args, out),
         Verb::Run(args) => run::run(&args),
         Verb::Inspect(args) => inspect::run(&args, out),

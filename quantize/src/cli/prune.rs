@@ -14,7 +14,7 @@ use crate::prune::select::Target;
 use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune, prune_post_training};
 use crate::prune::trajectory::Kept;
 use crate::recipe::Recipe;
-use crate::report::layers::Summary;
+use crate::report::layers::{Layer, Summary};
 use crate::report::prune_svg::{channels_svg, trajectory_svg};
 use crate::report::{grouped, json, table};
 use crate::train::{Teacher, accuracy};
@@ -77,8 +77,8 @@ pub(super) struct PruneArgs {
     #[arg(long, value_parser = amount, group = "budget")]
     parameters: Option<Amount>,
     /// Bytes that int8 weights may take, such as 60K
-    #[arg(long, value_parser = amount, group = "budget")]
-    bytes: Option<Amount>,
+    #[arg(long, value_parser = bytes, group = "budget")]
+    bytes: Option<u64>,
     /// What pulls groups to zero [default: wgsef]
     #[arg(long, value_enum, requires = "budget")]
     method: Option<Method>,
@@ -111,6 +111,14 @@ fn amount(text: &str) -> Result<Amount, String> {
     }
 }
 
+/// A number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    match amount(text)? {
+        Amount::Count(n) => Ok(n),
+        Amount::Share(s) => Err(format!("{s} is less than a byte; give a number such as 60K")),
+    }
+}
+
 fn kind(text: &str) -> Result<Kind, String> {
     let names = "choose filter, channel, shape, block=ROWSxCOLS, depth or weight";
     match text.split_once('=') {
@@ -137,25 +145,17 @@ fn kind(text: &str) -> Result<Kind, String> {
 
 impl PruneArgs {
     /// The budget, if one was given.
-    pub(super) fn target(&self) -> Result<Option<Target>, Failure> {
+    pub(super) fn target(&self) -> Option<Target> {
         let share_of = |a: Amount, share: fn(f64) -> Target, count: fn(u64) -> Target| match a {
             Amount::Share(s) => share(s),
             Amount::Count(n) => count(n),
         };
-        let bytes = match self.bytes {
-            Some(Amount::Share(s)) => {
-                return Err(Failure::new(format!("--bytes {s} is less than a byte; give a number such as 60K")));
-            }
-            Some(Amount::Count(n)) => Some(Target::Bytes(n)),
-            None => None,
-        };
-        Ok(self
-            .sparsity
+        self.sparsity
             .map(Target::Sparsity)
             .or(self.per_layer.map(Target::PerLayer))
             .or(self.macs.map(|a| share_of(a, Target::MacsShare, Target::Macs)))
             .or(self.parameters.map(|a| share_of(a, Target::ParametersShare, Target::Parameters)))
-            .or(bytes))
+            .or(self.bytes.map(Target::Bytes))
     }
 
     fn method_name(&self, base: &PruneOptions) -> String {
@@ -240,6 +240,15 @@ struct Side {
     macs: u64,
     arena_bytes: Option<u64>,
     weight_bytes: u64,
+    layers: Vec<LayerCost>,
+}
+
+/// Of an operator with weights.
+#[derive(Serialize)]
+struct LayerCost {
+    name: String,
+    macs: u64,
+    weight_bytes: u64,
 }
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
@@ -248,7 +257,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let started = Instant::now();
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     recipe.preprocess = args.preprocess.over(&recipe.preprocess);
-    let Some(target) = args.prune.target()? else {
+    let Some(target) = args.prune.target() else {
         return Err(Failure::new("no budget; give --sparsity, --per-layer, --macs, --parameters or --bytes"));
     };
     let graph = trainable(onnx::import(&args.model)?);
@@ -306,7 +315,25 @@ fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Res
         macs: summary.macs,
         arena_bytes: summary.arena_bytes,
         weight_bytes: summary.weight_bytes,
+        layers: summary.layers.into_iter().filter(|l| l.weight_bytes > 0).map(LayerCost::from).collect(),
     })
+}
+
+impl From<Layer> for LayerCost {
+    fn from(l: Layer) -> LayerCost {
+        LayerCost { name: l.name, macs: l.macs, weight_bytes: l.weight_bytes }
+    }
+}
+
+/// Operators with weights, before and after; those that are gone have nothing left.
+fn costs(before: &[LayerCost], after: &[LayerCost]) -> String {
+    let row = |b: &LayerCost| {
+        let left = after.iter().find(|a| a.name == b.name);
+        let left = |f: fn(&LayerCost) -> u64| left.map_or("-".into(), |l| grouped(f(l)));
+        vec![b.name.clone(), grouped(b.macs), left(|l| l.macs), grouped(b.weight_bytes), left(|l| l.weight_bytes)]
+    };
+    let rows: Vec<Vec<String>> = before.iter().map(row).collect();
+    table(&["operator", "MACs", "left", "weight B", "left"], &rows)
 }
 
 fn text(report: &Report<'_>, args: &Args) -> String {
@@ -326,8 +353,9 @@ fn text(report: &Report<'_>, args: &Args) -> String {
         name => format!("{name}, trained"),
     };
     format!(
-        "{}\nmethod     {method}\naccuracy   {accuracy}\nparameters {} not zero\nMACs       {}\nweights    {} bytes as int8\narena      {} bytes\nwrote      {} in {:.1} s\n",
+        "{}\n{}\nmethod     {method}\naccuracy   {accuracy}\nparameters {} not zero\nMACs       {}\nweights    {} bytes as int8\narena      {} bytes\nwrote      {} in {:.1} s\n",
         table(&["layer", "groups", "kept"], &rows),
+        costs(&b.layers, &a.layers),
         share(b.parameters, a.parameters),
         share(b.macs, a.macs),
         share(b.weight_bytes, a.weight_bytes),

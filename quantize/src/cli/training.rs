@@ -96,6 +96,11 @@ impl TrainArgs {
         t
     }
 
+    /// Whether any of them asks for something that is not the default.
+    pub(super) fn is_given(&self) -> bool {
+        self.over(&TrainOptions::default()) != TrainOptions::default() || self.checkpoint.is_some()
+    }
+
     pub(super) fn device(&self) -> &Device {
         &self.device
     }

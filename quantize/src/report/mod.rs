@@ -2,6 +2,7 @@
 
 pub mod code;
 pub mod code_svg;
+pub mod front_svg;
 pub mod layers;
 pub mod plan_svg;
 pub mod prune_svg;

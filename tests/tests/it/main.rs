@@ -10,4 +10,5 @@ mod onnx_nodes;
 mod parity;
 mod pipeline;
 mod prune;
+mod search;
 mod training;

@@ -1,0 +1,137 @@
+//! Predicted instructions of operators on a core.
+//!
+//! What a kernel executes is nearly linear in a few counts: multiply-accumulates (of a pool: values read), outputs, bytes of patches that are gathered,
+//! positions, and calls. `cargo xtask bench cost` counts calibration networks on emulated cores and fits a table for every instruction set,
+//! `targets/costs/`. Instructions are not cycles: flash wait states and multi-cycle loads come on top.
+
+use pith::format::op::{Conv, Op};
+use pith::format::tensor::Constant;
+use pith::{Isa, Model};
+use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
+
+/// Instructions of a kernel, by what it does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Operator; `_generic` where the set has no kernel of its own for it.
+    pub op: String,
+    /// Bits of a weight, [`OTHER`] for all widths without an entry, 0 without weights.
+    pub bits: u8,
+    /// Of a multiply-accumulate.
+    pub mac: f64,
+    /// Of an output.
+    pub output: f64,
+    /// Of a byte of a gathered patch.
+    pub patch: f64,
+    /// Of a position: a pixel, or a row.
+    pub position: f64,
+    /// Of a call.
+    pub call: f64,
+}
+
+/// Stands for all widths that have no entry of their own.
+pub const OTHER: u8 = 5;
+
+/// Kernels of an instruction set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostTable {
+    /// In any order.
+    pub kernel: Vec<Kernel>,
+}
+
+/// Counts of an operator, in the order of [`Kernel`]'s factors.
+pub type Features = [f64; 5];
+
+impl Kernel {
+    /// The factors.
+    pub fn factors(&self) -> Features {
+        [self.mac, self.output, self.patch, self.position, self.call]
+    }
+}
+
+impl CostTable {
+    /// The table of an instruction set, none if it was not measured.
+    pub fn of(isa: Isa) -> Option<&'static CostTable> {
+        static TABLES: OnceLock<[CostTable; 4]> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| {
+            let parse = |text: &str| toml::from_str(text).unwrap_or_default();
+            [
+                parse(include_str!("../targets/costs/armv6m.toml")),
+                parse(include_str!("../targets/costs/armv7m.toml")),
+                parse(include_str!("../targets/costs/armdsp.toml")),
+                parse(include_str!("../targets/costs/helium.toml")),
+            ]
+        });
+        match isa {
+            Isa::ArmV6M => Some(&tables[0]),
+            Isa::ArmV7M => Some(&tables[1]),
+            Isa::ArmDsp => Some(&tables[2]),
+            Isa::Helium => Some(&tables[3]),
+            _ => None,
+        }
+    }
+
+    /// Instructions of an operator, none for a kernel that is not in the table.
+    pub fn instructions(&self, model: &Model<'_>, op: &Op<'_>) -> Option<f64> {
+        let (name, bits, features) = features(model, op);
+        let find = |bits: u8| self.kernel.iter().find(|k| k.op == name && k.bits == bits);
+        let kernel = find(bits).or_else(|| find(OTHER))?;
+        Some(kernel.factors().iter().zip(features).map(|(a, b)| a * b).sum())
+    }
+
+    /// Instructions of all operators that the table knows, and how many it does not.
+    pub fn run(&self, model: &Model<'_>) -> (f64, usize) {
+        let all = model.ops().map(|(_, op)| self.instructions(model, &op));
+        all.fold((0.0, 0), |(sum, unknown), op| match op {
+            Some(op) => (sum + op, unknown),
+            None => (sum, unknown + 1),
+        })
+    }
+}
+
+/// Kernel, bits and counts of an operator.
+pub fn features(model: &Model<'_>, op: &Op<'_>) -> (String, u8, Features) {
+    let len = |id: u16| f64::from(model.tensor(id).len);
+    let outputs = len(op.output());
+    let weights = op.weights().map_or(Constant::default(), |id| model.constant(id));
+    let macs = op.macs() as f64;
+    let of = |c: &Conv| (f64::from(c.out_h) * f64::from(c.out_w), f64::from(c.kernel_h) * f64::from(c.kernel_w));
+    let name = op.name();
+    let (name, features) = match op {
+        Op::Conv(c) | Op::ConvTranspose(c) => {
+            let (positions, taps) = of(c);
+            let patch = if taps > 1.0 { positions * taps * f64::from(c.in_c) } else { 0.0 };
+            let form = match weights.kind {
+                Constant::KIND_BLOCKS if weights.sparse_rows().is_some() => "_sparse",
+                Constant::KIND_BLOCKS => "",
+                _ => "_generic",
+            };
+            (format!("{name}{form}"), [macs, outputs, patch, positions, 1.0])
+        }
+        Op::Depthwise(c) => {
+            let (positions, taps) = of(c);
+            let form = if taps == 9.0 { "_3x3" } else { "" };
+            (format!("{name}{form}"), [macs, outputs, 0.0, positions, 1.0])
+        }
+        Op::Linear(l) => {
+            let form = match weights.kind {
+                Constant::KIND_BLOCKS if weights.sparse_rows().is_some() => "_sparse",
+                Constant::KIND_BLOCKS => "",
+                _ => "_generic",
+            };
+            (format!("{name}{form}"), [macs, outputs, 0.0, f64::from(l.rows), 1.0])
+        }
+        Op::MaxPool(p) | Op::AveragePool(p) => {
+            let taps = f64::from(p.kernel_h) * f64::from(p.kernel_w);
+            let positions = f64::from(p.out_h) * f64::from(p.out_w);
+            (name.into(), [outputs * taps, outputs, 0.0, positions, 1.0])
+        }
+        _ => {
+            let read: f64 = op.inputs().into_iter().flatten().map(len).sum();
+            (name.into(), [read, outputs, 0.0, 0.0, 1.0])
+        }
+    };
+    (name, if weights.bytes > 0 { weights.bits } else { 0 }, features)
+}

@@ -1,0 +1,167 @@
+//! Bits for every layer, for a budget, without training.
+//!
+//! A candidate gives every layer with weights its own width. Its weights are rounded so that they make up for one another's errors
+//! ([`crate::scheme::Rounding`]), and the runtime itself runs it on the calibration samples: what is compared is the true error of the outputs, as a
+//! share of their energy. A genetic search (parents: the best quarter; mutants, and uniform crossovers; "EQ-Net", section 3.4) starts from what
+//! errors of single layers, taken as additive, say is best at every price of a byte. Candidates above a budget are repaired before they are judged.
+//!
+//! The best of all are run once more with layers rounded in turn, each fitted to what those before it give ([`crate::scheme::Rounding::in_turn`]), as
+//! the build does it; that decides.
+//!
+//! What a candidate costs is known before it is built: a file's bytes are a base and those of every layer at its width; the written file is measured
+//! again.
+
+pub mod genetic;
+mod space;
+
+use crate::build::{BuildError, Prepared};
+use crate::data::Targets;
+use crate::pack::PackOptions;
+use crate::recipe::Recipe;
+pub use genetic::search;
+use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
+pub use space::{Layer, Space};
+
+/// What a model may take, and must reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Budget {
+    /// Bytes of the file.
+    pub flash: Option<u64>,
+    /// Bytes of the arena.
+    pub ram: Option<u64>,
+    /// Predicted instructions of a run.
+    pub instructions: Option<u64>,
+    /// Share of right answers on the calibration samples; then the smallest file is searched.
+    pub accuracy: Option<f64>,
+}
+
+/// How much is searched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SearchOptions {
+    /// Widths that a layer may have; absent: 8, 4 and 2 for cores, whose kernels know these, all from 2 to 8 elsewhere.
+    pub bits: Option<Vec<u8>>,
+    /// Candidates that are run.
+    pub candidates: usize,
+    /// Of all random choices.
+    pub seed: u64,
+}
+
+impl Default for SearchOptions {
+    fn default() -> SearchOptions {
+        SearchOptions { bits: None, candidates: 400, seed: 1 }
+    }
+}
+
+/// A candidate that was run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// Bits of every layer of the space.
+    pub bits: Vec<u8>,
+    /// Predicted bytes of the file.
+    pub flash: u64,
+    /// Predicted instructions of a run, where the target's are known.
+    pub instructions: Option<u64>,
+    /// Noise of the outputs as a share of their energy, of the worst output.
+    pub error: f64,
+    /// Share of right answers, where the samples have labels.
+    pub accuracy: Option<f64>,
+}
+
+impl Candidate {
+    /// Mean width, weighted by the number of weights.
+    pub fn mean_bits(&self, space: &Space) -> f64 {
+        let weights = |i: usize| space.layers[i].weights as f64;
+        let all: f64 = (0..self.bits.len()).map(weights).sum();
+        (0..self.bits.len()).map(|i| weights(i) * f64::from(self.bits[i])).sum::<f64>() / all.max(1.0)
+    }
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The best within the budget, as it is built.
+    pub best: Option<Candidate>,
+    /// Candidates that no other beats in both bytes and error, the smallest first.
+    pub front: Vec<Candidate>,
+    /// All of one width, the widest first.
+    pub uniform: Vec<Candidate>,
+    /// Candidates that were run.
+    pub runs: usize,
+}
+
+/// Why there is no search.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    /// Quantizing or packing failed.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A width that is not offered.
+    #[error("a layer cannot have {0} bits; choose from 2 to 8")]
+    Bits(u8),
+    /// No layer to choose for.
+    #[error("the network has no layers whose bits could be chosen")]
+    NoLayers,
+    /// No table.
+    #[error("a budget of cycles needs a target whose kernels were counted: a Cortex-M core or a board with one")]
+    NoCosts,
+    /// No labels.
+    #[error("a least accuracy needs labels 'y' in the calibration set, which has none")]
+    NoLabels,
+}
+
+/// Samples that candidates are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Judges<'a> {
+    /// Raw inputs.
+    pub samples: &'a [Vec<ArrayD<f32>>],
+    /// Whether the raw data of each input are bytes.
+    pub is_u8: &'a [bool],
+    /// Classes, by sample.
+    pub labels: Option<&'a [usize]>,
+}
+
+impl<'a> Judges<'a> {
+    /// With the labels of a set.
+    pub fn new(samples: &'a [Vec<ArrayD<f32>>], is_u8: &'a [bool], targets: Option<&'a Targets>) -> Judges<'a> {
+        let labels = match targets {
+            Some(Targets::Classes(labels)) if labels.len() == samples.len() => Some(labels.as_slice()),
+            _ => None,
+        };
+        Judges { samples, is_u8, labels }
+    }
+}
+
+/// The space of a network, with everything that candidates are made of.
+pub fn space<'a>(
+    prepared: &'a Prepared,
+    judges: Judges<'a>,
+    recipe: &Recipe,
+    options: &SearchOptions,
+    pack: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Space<'a>, SearchError> {
+    let all = match (&options.bits, pack.isa.layout()) {
+        (Some(bits), _) => bits.clone(),
+        (None, Some(_)) => vec![8, 4, 2],
+        (None, None) => (2..=8).rev().collect(),
+    };
+    if let Some(&bits) = all.iter().find(|bits| !(2..=8).contains(*bits)) {
+        return Err(SearchError::Bits(bits));
+    }
+    let mut all = all;
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all.dedup();
+    Space::new(prepared, judges, recipe, &all, pack, progress)
+}
+
+/// The recipe that builds a candidate, and nothing else.
+pub fn recipe_of(space: &Space<'_>, candidate: &Candidate, prepared: &Prepared, recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    let q = &mut recipe.quantize;
+    (q.observer, q.bias_correction) = (Some(prepared.choice.observer), Some(prepared.choice.bias_correction));
+    q.equalize = Some(prepared.equalized);
+    q.layers = space.options(&candidate.bits).layers;
+    recipe
+}
