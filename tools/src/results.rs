@@ -3,6 +3,7 @@
 //! Every network is built by the `quantize` command (release build) on up to 200 training samples for a Cortex-M4 and judged on its whole test
 //! set; instructions are counted on emulated cores, each with the file that is laid out for it. Networks whose data are absent are left out, with a line that says so.
 
+use crate::bench::bits::preprocess;
 use crate::core::Core;
 use crate::networks::{CLASSIFIERS, shared};
 use crate::qemu::run_on_core;
@@ -52,13 +53,7 @@ fn rows() -> Vec<Row> {
             eprintln!("{}: data absent, left out", n.model);
             continue;
         };
-        let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-        let mut options = vec!["--scale".to_string(), n.scale.to_string()];
-        for (name, values) in [("--mean", n.mean), ("--std", n.std)] {
-            if !values.is_empty() {
-                options.extend([name.to_string(), list(values)]);
-            }
-        }
+        let options = preprocess(&n);
         rows.push(Row { name: n.model.into(), model: shown(model), data: shown(data), test: shown(test), options });
     }
     rows

@@ -4,7 +4,10 @@
 //! - [`desktop`]: time at batch 1 on one thread, in turns with the [`peers`], which run in processes of their own, as [`pith`] does;
 //! - [`circuits`]: probabilistic circuits and their codec on images, beside published figures;
 //! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
+//! - [`bits`]: every layer with its own bits, by the bytes of the file;
+//! - [`cost`]: what kernels execute, fitted;
 //! - [`sparse`]: block-sparse weights beside dense ones;
+//! - [`prune`]: accuracy of pruned networks, beside baselines;
 //! - [`prox`]: time of the proximal operator that prunes, by the number of groups;
 //! - [`train`]: an epoch of training, beside PyTorch;
 //! - [`picture`]: bars for all.
@@ -20,14 +23,17 @@ use quantize::report::json;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+pub mod bits;
 pub mod circuits;
 pub mod compress;
+pub mod cost;
 pub mod desktop;
 pub mod mcu;
 pub mod peers;
 pub mod picture;
 pub mod pith;
 pub mod prox;
+pub mod prune;
 pub mod sparse;
 pub mod train;
 
@@ -48,8 +54,14 @@ enum Bench {
     Circuits(circuits::Args),
     /// Weights coded by Pith beside other coders
     Compress(compress::Args),
+    /// Accuracy by the bytes of the file, every layer with its own bits, without training
+    Bits(bits::Args),
+    /// Count kernels on emulated cores and fit what is predicted of them
+    Cost(cost::Args),
     /// Block-sparse weights beside the same weights stored dense
     Sparse(sparse::Args),
+    /// Accuracy of pruned networks, by the share of multiply-accumulates that is left (hours; it goes on where it stopped)
+    Prune(prune::Args),
     /// The proximal operator of the group envelope, by the number of groups
     Prox(prox::Args),
     /// An epoch of training beside PyTorch, and what pruning adds to it
@@ -66,7 +78,10 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         Bench::Desktop(args) => desktop::run(args),
         Bench::Circuits(args) => circuits::run(args),
         Bench::Compress(args) => compress::run(args),
+        Bench::Bits(args) => bits::run(args),
+        Bench::Cost(args) => cost::run(args),
         Bench::Sparse(args) => sparse::run(args),
+        Bench::Prune(args) => prune::run(args),
         Bench::Prox(args) => prox::run(args),
         Bench::Train(args) => train::run(args),
         Bench::Serve => pith::serve().map(|()| true),
