@@ -34,11 +34,11 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make a .pith model from an ONNX file and calibration data
-    Build(build::Args),
+    Build(Box<build::Args>),
     /// Train a network, from a file or from scratch
     Train(train::Args),
     /// Remove groups of weights while training, until a budget is met
-    Prune(prune::Args),
+    Prune(Box<prune::Args>),
     /// Find the bits of every layer that fit a budget, without training
     Search(search::Args),
     /// Judge a model on a set: accuracy, SQNR and errors, also layer by layer

@@ -237,13 +237,13 @@ impl Subject {
         let mut subject = Subject { graph, train, test, affine, augment, shares };
         if from_scratch {
             let name = format!("prune-{name}-{}-{}.onnx", subject.train.samples.len(), args.scratch_epochs);
-            subject.from_scratch(&args.out.join(name), args.scratch_epochs)?;
+            subject.train_from_scratch(&args.out.join(name), args.scratch_epochs)?;
         }
         Ok(Some(subject))
     }
 
     /// Trains the network, or takes what an earlier run has left at `path`.
-    fn from_scratch(&mut self, path: &Path, epochs: usize) -> Result<(), ToolError> {
+    fn train_from_scratch(&mut self, path: &Path, epochs: usize) -> Result<(), ToolError> {
         if !path.exists() {
             let train = TrainOptions { epochs, augment: self.augment, ..TrainOptions::default() };
             let graph = self.fine_tuned(&path.display().to_string(), &train)?;
