@@ -19,6 +19,7 @@
 //! equalize = false              # absent: tried both ways
 //!
 //! rounding = "compensated"      # or "nearest"; of weights below 8 bits
+//! bit_price = 0.0               # price of a bit a weight, for weights that are coded
 //!
 //! [quantize.layers."conv1"]     # by name, as `quantize inspect` lists them; `quantize search` writes these
 //! weight_bits = 4

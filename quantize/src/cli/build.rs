@@ -7,8 +7,9 @@ use super::output::{Progress, check_folder, write_whole};
 use super::prune::{PruneArgs, prune_graph};
 use super::search::{BudgetArgs, Search, calibration};
 use super::training::TrainArgs;
-use crate::build::{BuildOptions, Built, finish, prepare, prepend_preprocess};
+use crate::build::{BuildOptions, Built, Prepared, finish, prepare, prepend_preprocess};
 use crate::calibrate::Observer;
+use crate::data::Set;
 use crate::execute::Runner;
 use crate::graph::{eval, simplify, trainable};
 use crate::onnx;
@@ -17,6 +18,7 @@ use crate::recipe::{Compress, Recipe};
 use crate::report::layers::Summary;
 use crate::report::{grouped, json};
 use crate::scheme::Granularity;
+use crate::search::{Fit, fit_price};
 use crate::target::Target;
 use serde::Serialize;
 use std::io::Write;
@@ -48,6 +50,10 @@ pub(super) struct Args {
     /// min-max, mse, or percentile=SHARE (0.0001 cuts one value in ten thousand) [default: the best of all]
     #[arg(long, value_parser = observer)]
     observer: Option<Observer>,
+    /// Price of a bit a weight, as a share of the energy of a layer's outputs: weights are rounded to what --compress makes smaller. 0.003 loses little,
+    /// 0.03 much [default: 0]
+    #[arg(long, value_parser = number)]
+    bit_price: Option<f64>,
     /// Subtract the mean error of weight rounding [default: if it helps]
     #[arg(long)]
     bias_correction: Option<bool>,
@@ -116,6 +122,9 @@ impl CompressArgs {
         }
     }
 }
+
+/// SQNR in dB below which a model is hardly the network that it was made of.
+const MOSTLY_NOISE: f64 = 5.0;
 
 fn observer(text: &str) -> Result<Observer, String> {
     match text.split_once('=') {
@@ -205,13 +214,17 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let step = |step: &'static str, n: usize| progress.advance(step, n);
     let prepared = prepare(graph, &set.samples, &set.is_u8, &recipe, &step)?;
     let budget = args.search.budget();
-    let search = match &budget {
-        Some(budget) => Some(Search::run(&prepared, &set, &recipe, &args.search, budget, options.pack)?),
-        None => None,
+    let (found, built) = match &budget {
+        Some(budget) if args.search.is_of_code(budget, compress.level) => {
+            fit(&prepared, &set, &recipe, options, budget.flash.unwrap_or(u64::MAX))?
+        }
+        Some(budget) => {
+            let search = Search::run(&prepared, &set, &recipe, &args.search, budget, options.pack)?;
+            let (recipe, text) = (search.recipe(&prepared, &recipe), search.text());
+            (text, finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?)
+        }
+        None => (String::new(), finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?),
     };
-    let recipe = search.as_ref().map_or(recipe.clone(), |search| search.recipe(&prepared, &recipe));
-    let found = search.map_or(String::new(), |search| search.text());
-    let built = finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?;
     let file = ModelFile::new(&built.packed.bytes);
     if let Some(limit) = budget.and_then(|b| b.flash).filter(|&limit| built.packed.bytes.len() as u64 > limit) {
         let bytes = grouped(built.packed.bytes.len() as u64);
@@ -248,6 +261,30 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(out.write_all(text.as_bytes())?)
 }
 
+/// The coded file that fits, at the least price of bits.
+fn fit(
+    prepared: &Prepared,
+    set: &Set,
+    recipe: &Recipe,
+    options: BuildOptions,
+    limit: u64,
+) -> Result<(String, Built), Failure> {
+    let progress = Progress::new();
+    let step = |_: usize, of: usize| progress.advance("fitting", of);
+    let fit = fit_price(prepared, &set.samples, &set.is_u8, recipe, options, limit, &step)?;
+    progress.finish();
+    match fit {
+        Fit::Found(price, built) => {
+            Ok((format!("price    {price}, the least price of bits at which the file fits\n\n"), *built))
+        }
+        Fit::Least(bytes) => Err(Failure::unmet(format!(
+            "the smallest coded file takes {} B, {} are allowed; prune (--macs, --bytes)",
+            grouped(bytes),
+            grouped(limit)
+        ))),
+    }
+}
+
 /// The recipe file with the command line's values.
 fn recipe(args: &Args) -> Result<Recipe, Failure> {
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
@@ -261,9 +298,13 @@ fn recipe(args: &Args) -> Result<Recipe, Failure> {
         Some(_) => q.granularity = Granularity::Channel,
         None => {}
     }
+    q.bit_price = args.bit_price.unwrap_or(q.bit_price);
     q.observer = args.observer.or(q.observer);
     q.bias_correction = args.bias_correction.or(q.bias_correction);
     q.equalize = args.equalize.or(q.equalize);
+    if recipe.quantize.bit_price > 0.0 && recipe.compress.level == 0 {
+        return Err(Failure::new("a price of bits (--bit-price) does nothing for raw weights; add --compress 6"));
+    }
     Ok(recipe)
 }
 
@@ -299,6 +340,9 @@ fn text(args: &Args, summary: &Summary, built: &Built, accuracy: Option<Accuracy
         on(built.equalized),
         built.sqnr_db,
     ));
+    if built.sqnr_db < MOSTLY_NOISE {
+        text.push_str("note     the outputs are mostly noise; give more bytes or bits\n");
+    }
     built.packed.notes.iter().for_each(|note| text.push_str(&format!("note     {note}\n")));
     if let Some(a) = accuracy {
         text.push_str(&format!(

@@ -55,7 +55,7 @@ pub(super) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Bits of layers")]
 pub(super) struct BudgetArgs {
-    /// Most bytes of the file, such as 60K: every layer gets the bits that cost least
+    /// Most bytes of the file, such as 60K: every layer gets the bits that cost least; with --compress, weights are rounded to what codes well
     #[arg(long, value_parser = bytes)]
     max_flash: Option<u64>,
     /// Most bytes of the arena
@@ -85,6 +85,12 @@ impl BudgetArgs {
             accuracy: self.min_accuracy,
         };
         (budget != Budget::default()).then_some(budget)
+    }
+
+    /// Whether bytes alone are limited and weights are coded: then the price of bits is searched, not widths, unless these are asked for.
+    pub(super) fn is_of_code(&self, budget: &Budget, level: u8) -> bool {
+        let is_bytes = *budget == Budget { flash: budget.flash, ..Budget::default() };
+        is_bytes && level > 0 && self.bits.is_none()
     }
 
     fn over(&self, base: &SearchOptions) -> SearchOptions {

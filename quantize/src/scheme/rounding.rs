@@ -4,6 +4,10 @@
 //! rounded one after another, those with the liveliest inputs first, and after each the ones that are still to come move so that the error is least:
 //! with `H^-1 = U^T U` (`U` upper triangular) the step is `e = (w_i - q_i s) / U_ii`, `w_j -= e U_ij` for `j > i`, and the error grows by `e^2`
 //! ("GPTQ", Frantar et al., arXiv 2210.17323, algorithm 1; "Optimal Brain Compression", arXiv 2208.11580). The scale is the best of a grid by that error.
+//!
+//! Where bits have a price, because weights are coded afterwards, a weight may also take the next integer towards zero, or zero, and steps may be coarser:
+//! what is least is the error plus the price of all bits, each integer's by its frequency in the layer (what DeepCABAC does for its own coder,
+//! arXiv 1907.11900, here with errors that count as they reach the output).
 
 use super::{Granularity, QuantOptions, SchemeError};
 use crate::calibrate::CalibrateError;
@@ -41,8 +45,9 @@ impl Rounding {
         Rounding { inputs, done: Mutex::default() }
     }
 
-    /// Layers below eight bits in the widths of `options`, from the inputs on: each is first fitted to what the float network computed from what the
-    /// rounded layers before it give ([`crate::prune::reconstruct`]), then rounded. All others keep their weights.
+    /// Layers below eight bits, or all where bits have a price, in the widths of `options`, from the inputs on: each is first
+    /// fitted to what the float network computed from what the rounded layers before it give ([`crate::prune::reconstruct`]),
+    /// then rounded. All others keep their weights.
     pub fn in_turn(
         graph: &Graph,
         samples: &[Vec<ArrayD<f32>>],
@@ -50,15 +55,19 @@ impl Rounding {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Rounding, ReconstructError> {
         let mut done = HashMap::new();
+        let sizes: Vec<usize> = graph.nodes.iter().filter_map(|n| weights(&n.op)).map(|(w, _)| w.len()).collect();
+        let mean = sizes.iter().sum::<usize>() as f64 / sizes.len().max(1) as f64;
         let mut round = |node: &Node, rows: Option<Vec<Rows>>| -> Option<Op> {
             let (bits, granularity) = options.of(node);
             let own = || graph.nodes.iter().find(|n| n.output == node.output).map(|n| n.op.clone());
             let k = weights(&node.op).map_or(0, |(w, b)| w.len() / b.len().max(1));
-            let (Some(rows), true) = (rows, bits < 8 && k <= MOST) else { return own() };
+            let (Some(rows), true) = (rows, options.is_rounded(bits) && k <= MOST) else { return own() };
             let factors: Option<Vec<Factor>> = rows.par_iter().map(|r| Factor::of(&r.covariance)).collect();
             let Some(factors) = factors else { return own() };
             let inputs = Inputs { layers: HashMap::from([(node.output, factors)]) };
-            let Ok(Some(mut rounded)) = inputs.round(node, bits, granularity) else { return own() };
+            let Ok(Some(mut rounded)) = inputs.round(node, bits, granularity, options.bit_price / mean) else {
+                return own();
+            };
             let (mut op, count) = (node.op.clone(), rounded.scales.len() / rows.len().max(1));
             let (Op::Conv2d { weight, bias, .. }
             | Op::ConvTranspose2d { weight, bias, .. }
@@ -91,7 +100,7 @@ impl Rounding {
         if !self.inputs.layers.contains_key(&node.output) {
             return Ok(None);
         }
-        let rounded = self.inputs.round(node, bits, granularity)?.map(Arc::new);
+        let rounded = self.inputs.round(node, bits, granularity, 0.0)?.map(Arc::new);
         if let (Ok(mut done), Some(rounded)) = (self.done.lock(), &rounded) {
             done.insert(key, rounded.clone());
         }
@@ -112,6 +121,8 @@ struct Factor {
     order: Vec<usize>,
     /// `U`, in that order.
     upper: Array2<f64>,
+    /// `H` with what was added to its diagonal, in that order.
+    covariance: Array2<f64>,
 }
 
 /// Rows of inputs that a layer is judged by, spread evenly over samples and positions.
@@ -128,6 +139,12 @@ const PARTS: usize = 8;
 
 /// Clips that are tried: the largest weight times `1 - i / GRID`, down to a quarter.
 const GRID: usize = 32;
+
+/// Steps of a quarter of an octave that are tried where bits have a price: up to 32 times the finest.
+const COARSER: usize = 21;
+
+/// Times that prices of integers are taken from what was chosen.
+const PASSES: usize = 2;
 
 /// Sums over rows of inputs.
 struct Sums {
@@ -181,58 +198,148 @@ impl Inputs {
         Ok(Inputs { layers: nodes.iter().zip(all).filter_map(factors).collect() })
     }
 
-    /// The weights of a node in so many bits; none for a node without weights.
-    pub fn round(&self, node: &Node, bits: u8, granularity: Granularity) -> Result<Option<Rounded>, SchemeError> {
+    /// The weights of a node in so many bits; none for a node without weights. `price` is that of a bit as a share of the energy of the outputs.
+    pub fn round(
+        &self,
+        node: &Node,
+        bits: u8,
+        granularity: Granularity,
+        price: f64,
+    ) -> Result<Option<Rounded>, SchemeError> {
         let Some((weight, bias)) = weights(&node.op) else { return Ok(None) };
         if weight.iter().any(|v| !v.is_finite()) {
             return Err(SchemeError::NotFinite { node: node.name.clone() });
         }
-        let limit = ((1i32 << (bits - 1)) - 1) as f64;
-        let (filters, k) = (matrix(&node.op, 0..bias.len()), weight.len() / bias.len().max(1));
-        let own = bias.len() / groups(&node.op);
+        let k = weight.len() / bias.len().max(1);
         let nearest = [Factor::identity(k)];
-        let factors = self.layers.get(&node.output).map_or(&nearest[..], Vec::as_slice);
-        let factor = |oc: usize| &factors[(oc / own.max(1)).min(factors.len() - 1)];
-        let peak = |oc: usize| filters.row(oc).iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        let peaks: Vec<f64> = match granularity {
-            Granularity::Channel => (0..bias.len()).map(peak).collect(),
-            Granularity::Tensor => vec![(0..bias.len()).map(peak).fold(0.0, f64::max); bias.len()],
+        let layer = Layer {
+            filters: matrix(&node.op, 0..bias.len()),
+            own: (bias.len() / groups(&node.op)).max(1),
+            factors: self.layers.get(&node.output).map_or(&nearest[..], Vec::as_slice),
+            limit: ((1i32 << (bits - 1)) - 1) as f64,
+            granularity,
         };
-        // Eight bits have room for the largest.
-        let clips = if bits == 8 { 1 } else { GRID * 3 / 4 };
-        let tried: Vec<Vec<(f64, f32, Vec<i8>)>> = (0..bias.len())
-            .into_par_iter()
-            .map(|oc| {
-                let filter = filters.row(oc).to_vec();
-                let at = |clip: usize| {
-                    let scale = step(peaks[oc] * (1.0 - clip as f64 / GRID as f64) / limit);
-                    let (error, values) = factor(oc).round(&filter, f64::from(scale), limit);
-                    (error, scale, values)
-                };
-                (0..clips).map(at).collect()
-            })
-            .collect();
-        let best = |errors: &dyn Fn(usize) -> f64| {
-            (0..clips).min_by(|&a, &b| errors(a).total_cmp(&errors(b))).unwrap_or_default()
-        };
-        let together = best(&|clip| tried.iter().map(|t| t[clip].0).sum());
+        let tried = if price > 0.0 { layer.at_a_price(price) } else { layer.round(Steps::Clips, None) };
         let mut rounded =
             Rounded { values: ArrayD::zeros(weight.raw_dim()), scales: Vec::new(), error: 0.0, bias: None };
         let mut values = Vec::with_capacity(weight.len());
-        for tried in tried {
-            let clip = match granularity {
-                Granularity::Channel => best(&|clip| tried[clip].0),
-                Granularity::Tensor => together,
-            };
-            let (error, scale, own) = &tried[clip];
-            values.extend_from_slice(own);
-            rounded.scales.push(*scale);
-            rounded.error += error;
+        for filter in tried {
+            values.extend_from_slice(&filter.values);
+            rounded.scales.push(filter.scale);
+            rounded.error += filter.error;
         }
         if let Ok(values) = ArrayD::from_shape_vec(IxDyn(weight.shape()), values) {
             rounded.values = values;
         }
         Ok(Some(rounded))
+    }
+}
+
+/// A layer to be rounded.
+struct Layer<'a> {
+    filters: Array2<f64>,
+    /// Filters of a group.
+    own: usize,
+    /// By group.
+    factors: &'a [Factor],
+    /// Largest integer.
+    limit: f64,
+    granularity: Granularity,
+}
+
+/// Steps that are tried.
+#[derive(Clone, Copy)]
+enum Steps {
+    /// So that the largest weight has the largest integer, and finer ones that clip it.
+    Clips,
+    /// So that the largest weight has the largest integer, and coarser ones that leave integers unused, which a code makes nothing of.
+    Coarser,
+}
+
+/// What a weight's bits cost.
+struct Price {
+    /// By integer, from -128 on.
+    bits: Vec<f64>,
+    /// Error that a bit is worth.
+    of_a_bit: f64,
+}
+
+/// A filter as it was rounded.
+#[derive(Clone)]
+struct Filter {
+    error: f64,
+    /// With the price of its bits.
+    cost: f64,
+    scale: f32,
+    values: Vec<i8>,
+}
+
+impl Layer<'_> {
+    fn factor(&self, oc: usize) -> &Factor {
+        &self.factors[(oc / self.own).min(self.factors.len() - 1)]
+    }
+
+    /// All filters, each at the best of the steps, or at the one that is best for all.
+    fn round(&self, steps: Steps, price: Option<&Price>) -> Vec<Filter> {
+        let peak = |oc: usize| self.filters.row(oc).iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let count = self.filters.nrows();
+        let mut peaks: Vec<f64> = (0..count).map(peak).collect();
+        if self.granularity == Granularity::Tensor {
+            let largest = peaks.iter().copied().fold(0.0, f64::max);
+            peaks.fill(largest);
+        }
+        let tries = match steps {
+            // Eight bits have room for the largest.
+            Steps::Clips if self.limit > 100.0 => 1,
+            Steps::Clips => GRID * 3 / 4,
+            Steps::Coarser => COARSER,
+        };
+        let factor = |i: usize| match steps {
+            Steps::Clips => 1.0 - i as f64 / GRID as f64,
+            Steps::Coarser => (i as f64 / 4.0).exp2(),
+        };
+        let tried: Vec<Vec<Filter>> = (0..count)
+            .into_par_iter()
+            .map(|oc| {
+                let filter = self.filters.row(oc).to_vec();
+                let at = |i: usize| {
+                    let scale = step(peaks[oc] * factor(i) / self.limit);
+                    self.factor(oc).round(&filter, scale, self.limit, price)
+                };
+                (0..tries).map(at).collect()
+            })
+            .collect();
+        let best = |costs: &dyn Fn(usize) -> f64| {
+            (0..tries).min_by(|&a, &b| costs(a).total_cmp(&costs(b))).unwrap_or_default()
+        };
+        let together = best(&|i| tried.iter().map(|t| t[i].cost).sum());
+        let pick = |tried: Vec<Filter>| {
+            let i = match self.granularity {
+                Granularity::Channel => best(&|i| tried[i].cost),
+                Granularity::Tensor => together,
+            };
+            tried[i].clone()
+        };
+        tried.into_iter().map(pick).collect()
+    }
+
+    /// With the price of a bit; what integers cost follows from how often they were chosen before.
+    fn at_a_price(&self, price: f64) -> Vec<Filter> {
+        let energy = |oc: usize| self.factor(oc).energy(&self.filters.row(oc).to_vec());
+        let energy: f64 = (0..self.filters.nrows()).map(energy).sum();
+        let of_a_bit = price * energy;
+        // At first as if every doubling took two bits.
+        let first = (-128..128i32).map(|v| 1.0 + 2.0 * f64::from(1 + v.abs()).log2()).collect();
+        let mut price = Price { bits: first, of_a_bit };
+        let mut found = self.round(Steps::Coarser, Some(&price));
+        for _ in 0..PASSES {
+            let mut counts = vec![0.2f64; 256];
+            found.iter().flat_map(|f| &f.values).for_each(|&v| counts[(i32::from(v) + 128) as usize] += 1.0);
+            let all: f64 = counts.iter().sum();
+            price.bits = counts.into_iter().map(|n| (all / n).log2()).collect();
+            found = self.round(Steps::Coarser, Some(&price));
+        }
+        found
     }
 }
 
@@ -274,7 +381,8 @@ impl Factor {
     /// Rounds to nearest.
     fn identity(k: usize) -> Factor {
         // No matrix: nothing moves.
-        Factor { order: (0..k).collect(), upper: Array2::zeros((0, 0)) }
+        let none = Array2::zeros((0, 0));
+        Factor { order: (0..k).collect(), upper: none.clone(), covariance: none }
     }
 
     /// None where the inputs are not finite.
@@ -291,6 +399,7 @@ impl Factor {
         order.sort_by(|&a, &b| covariance[[b, b]].total_cmp(&covariance[[a, a]]).then(a.cmp(&b)));
         let mut h = covariance.select(Axis(0), &order).select(Axis(1), &order);
         h.diag_mut().iter_mut().for_each(|v| *v += DAMP * mean);
+        let covariance = h.clone();
         cholesky(&mut h)?;
         let columns: Vec<Vec<f64>> = (0..k)
             .into_par_iter()
@@ -303,30 +412,50 @@ impl Factor {
             .collect();
         let mut inverse = Array2::from_shape_fn((k, k), |(i, j)| (columns[i][j] + columns[j][i]) / 2.0);
         cholesky(&mut inverse)?;
-        Some(Factor { order, upper: inverse.t().as_standard_layout().into_owned() })
+        Some(Factor { order, upper: inverse.t().as_standard_layout().into_owned(), covariance })
     }
 
-    /// Error and integers of a filter; zeros stay zeros.
-    fn round(&self, filter: &[f64], scale: f64, limit: f64) -> (f64, Vec<i8>) {
+    /// Mean square of a filter's output around its mean.
+    fn energy(&self, filter: &[f64]) -> f64 {
+        if self.upper.is_empty() {
+            return filter.iter().map(|w| w * w).sum();
+        }
+        let own = Array1::from_iter(self.order.iter().map(|&i| filter[i]));
+        own.dot(&self.covariance.dot(&own))
+    }
+
+    /// A filter at a step; zeros stay zeros.
+    fn round(&self, filter: &[f64], step: f32, limit: f64, price: Option<&Price>) -> Filter {
+        let scale = f64::from(step);
         let mut left: Vec<f64> = self.order.iter().map(|&i| filter[i]).collect();
         let mut values = vec![0i8; filter.len()];
-        let mut error = 0.0;
+        let (mut error, mut bits) = (0.0, 0.0);
         for (i, &at) in self.order.iter().enumerate() {
-            // What was pruned stays away.
-            let value = if filter[at] == 0.0 { 0.0 } else { (left[i] / scale).round().clamp(-limit, limit) };
+            let row = if self.upper.is_empty() { None } else { self.upper.row(i).to_slice() };
+            let unit = row.map_or(1.0, |row| row[i]);
+            let nearest = (left[i] / scale).round().clamp(-limit, limit);
+            let value = match price {
+                // What was pruned stays away.
+                _ if filter[at] == 0.0 => 0.0,
+                None => nearest,
+                Some(price) => {
+                    let cost = |v: f64| {
+                        ((left[i] - v * scale) / unit).powi(2) + price.of_a_bit * price.bits[(v + 128.0) as usize]
+                    };
+                    let closer = nearest - nearest.signum();
+                    [nearest, closer, 0.0].into_iter().min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(nearest)
+                }
+            };
             values[at] = value as i8;
-            let miss = left[i] - value * scale;
-            if self.upper.is_empty() {
-                error += miss * miss;
-                continue;
-            }
-            let row = self.upper.row(i);
-            let e = miss / row[i];
+            bits += price.map_or(0.0, |price| price.bits[(value + 128.0) as usize]);
+            let e = (left[i] - value * scale) / unit;
             error += e * e;
-            let row = row.to_slice().unwrap_or(&[]);
-            left[i + 1..].iter_mut().zip(&row[i + 1..]).for_each(|(w, u)| *w -= e * u);
+            if let Some(row) = row {
+                left[i + 1..].iter_mut().zip(&row[i + 1..]).for_each(|(w, u)| *w -= e * u);
+            }
         }
-        (error, values)
+        let cost = error + price.map_or(0.0, |price| price.of_a_bit * bits);
+        Filter { error, cost, scale: step, values }
     }
 }
 
@@ -380,8 +509,8 @@ mod tests {
             let inputs = Inputs::observe(&graph, &samples, &|| ()).unwrap();
             for granularity in [Granularity::Channel, Granularity::Tensor] {
                 for bits in [2, 3, 4, 8] {
-                    let good = inputs.round(&graph.nodes[0], bits, granularity).unwrap().unwrap();
-                    let plain = Inputs::default().round(&graph.nodes[0], bits, granularity).unwrap().unwrap();
+                    let good = inputs.round(&graph.nodes[0], bits, granularity, 0.0).unwrap().unwrap();
+                    let plain = Inputs::default().round(&graph.nodes[0], bits, granularity, 0.0).unwrap().unwrap();
                     let limit = (1i16 << (bits - 1)) - 1;
                     assert!(good.values.iter().all(|&v| i16::from(v).abs() <= limit));
                     let [got, nearest] = [&good, &plain].map(|r| error(&graph, &samples, r));
@@ -394,6 +523,31 @@ mod tests {
     }
 
     #[test]
+    fn a_price_makes_integers_cheaper_and_errors_larger() {
+        let entropy = |values: &ArrayD<i8>| {
+            let mut counts = HashMap::new();
+            values.iter().for_each(|&v| *counts.entry(v).or_insert(0.0) += 1.0);
+            let n = values.len() as f64;
+            counts.values().map(|c: &f64| c / n * (n / c).log2()).sum::<f64>()
+        };
+        let (mut graph, samples) = case(3);
+        if let Op::Linear { weight, .. } = &mut graph.nodes[0].op {
+            weight.index_axis_mut(Axis(0), 1).fill(0.0);
+        }
+        let inputs = Inputs::observe(&graph, &samples, &|| ()).unwrap();
+        let round = |price: f64| inputs.round(&graph.nodes[0], 8, Granularity::Channel, price).unwrap().unwrap();
+        let (mut bits, mut noise) = (8.0, round(0.0).error);
+        for price in [1e-5, 1e-4, 1e-3] {
+            let rounded = round(price);
+            let (now, error) = (entropy(&rounded.values), error(&graph, &samples, &rounded));
+            assert!(now < bits - 0.5, "{price}: {now} bits after {bits}");
+            assert!(error > noise && error <= 1.001 * rounded.error, "{price}: {error} after {noise}");
+            assert!(rounded.values.index_axis(Axis(0), 1).iter().all(|&v| v == 0));
+            (bits, noise) = (now, error);
+        }
+    }
+
+    #[test]
     fn constant_inputs_and_zero_filters_round_to_nearest() {
         let (mut graph, mut samples) = case(9);
         samples.iter_mut().for_each(|s| s[0].fill(1.0));
@@ -401,8 +555,8 @@ mod tests {
             weight.index_axis_mut(Axis(0), 2).fill(0.0);
         }
         let inputs = Inputs::observe(&graph, &samples, &|| ()).unwrap();
-        let rounded = inputs.round(&graph.nodes[0], 4, Granularity::Channel).unwrap().unwrap();
-        let plain = Inputs::default().round(&graph.nodes[0], 4, Granularity::Channel).unwrap().unwrap();
+        let rounded = inputs.round(&graph.nodes[0], 4, Granularity::Channel, 0.0).unwrap().unwrap();
+        let plain = Inputs::default().round(&graph.nodes[0], 4, Granularity::Channel, 0.0).unwrap().unwrap();
         assert_eq!(rounded.values, plain.values);
         assert!(rounded.values.index_axis(Axis(0), 2).iter().all(|&v| v == 0));
         assert_eq!(rounded.scales[2], 1.0);
@@ -416,7 +570,7 @@ mod tests {
         if let Op::Linear { weight, .. } = &mut graph.nodes[0].op {
             weight[[1, 1]] = f32::NAN;
         }
-        let error = inputs.round(&graph.nodes[0], 4, Granularity::Channel).unwrap_err();
+        let error = inputs.round(&graph.nodes[0], 4, Granularity::Channel, 0.0).unwrap_err();
         assert!(error.to_string().contains("'fc'"), "{error}");
     }
 }

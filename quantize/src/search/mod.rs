@@ -12,6 +12,7 @@
 //! again.
 
 pub mod genetic;
+mod price;
 mod space;
 
 use crate::build::{BuildError, Prepared};
@@ -20,6 +21,7 @@ use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 pub use genetic::search;
 use ndarray::ArrayD;
+pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
 

@@ -99,6 +99,26 @@ fn cycles_of_a_core_are_a_budget() {
 }
 
 #[test]
+fn coded_files_fit_by_a_price_of_bits() {
+    let folder = Folder::new();
+    let (model, same) = (folder.path("small.pith"), folder.path("same.pith"));
+    let plain = report(build(&model, &["--compress", "6"]))["file_bytes"].as_u64().unwrap();
+    let limit = plain * 3 / 4;
+    let budget = ["--compress", "6", "--max-flash", &limit.to_string()];
+    let built = report(build(&model, &budget));
+    let bytes_of = bytes(&model).len() as u64;
+    assert!(bytes_of <= limit && bytes_of > limit * 9 / 10, "{bytes_of} of {limit}");
+    assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.97, "{built}");
+    report(build(&same, &budget));
+    assert_eq!(bytes(&model), bytes(&same), "equal input, equal file");
+    let recipe = folder.path("price.toml");
+    std::fs::write(&recipe, "[quantize]\nbit_price = 2.0").unwrap();
+    let output = folder.path("refused.pith");
+    refused(build(&output, &["--recipe", &recipe, "--compress", "6"]), &["quantize.bit_price is 2"], Some(&output));
+    refused(build(&output, &["--bit-price", "0.01"]), &["--bit-price", "--compress"], Some(&output));
+}
+
+#[test]
 fn what_cannot_be_met_ends_with_1_and_says_what_stands_in_the_way() {
     let folder = Folder::new();
     let output = folder.path("small.pith");
@@ -109,6 +129,7 @@ fn what_cannot_be_met_ends_with_1_and_says_what_stands_in_the_way() {
         assert!(!std::path::Path::new(&output).exists());
     };
     unmet(build(&output, &["--max-flash", "1K"]), &["the smallest file takes", "1,000 are allowed", "largest layers"]);
+    unmet(build(&output, &["--max-flash", "1K", "--compress", "6"]), &["the smallest coded file takes"]);
     unmet(build(&output, &["--max-ram", "100", "--candidates", "1"]), &["the arena takes", "100"]);
     let cycles = ["--max-cycles", "10", "--target", "cortex-m4", "--candidates", "1"];
     unmet(build(&output, &cycles), &["the fastest candidate takes", "slowest layer"]);

@@ -1,6 +1,6 @@
 //! `cargo xtask bench bits`: what networks lose when every layer has its own bits, by the bytes of the file, beside layers that are all alike.
 //!
-//! Nothing is trained: the `quantize` command searches on 200 training samples, and the whole test set judges.
+//! Coded files (`--compress 6`) get a price of bits instead. Nothing is trained: the `quantize` command searches on 200 training samples, and the whole test set judges.
 
 use crate::networks::{CLASSIFIERS, Network, shared};
 use crate::{ToolError, root};
@@ -12,12 +12,15 @@ use std::time::Instant;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Networks [default: ic_resnet8, kws_ref, resnet20_cifar10, fmnist_cnn_bn; the shipped digits without shared data]
-    #[arg(long, value_delimiter = ',', default_value = "ic_resnet8,kws_ref,resnet20_cifar10,fmnist_cnn_bn")]
+    /// Networks; the shipped digits without shared data
+    #[arg(long, value_delimiter = ',', default_value = "ic_resnet8,kws_ref,fmnist_cnn_bn")]
     model: Vec<String>,
     /// Shares of the int8 file's bytes that are allowed
-    #[arg(long, value_delimiter = ',', default_value = "0.75,0.6,0.5")]
+    #[arg(long, value_delimiter = ',', default_value = "0.75,0.5")]
     share: Vec<f64>,
+    /// The same with coded weights
+    #[arg(long, value_delimiter = ',', default_value = "0.5,0.4,0.35")]
+    coded: Vec<f64>,
     /// Widths that all layers have, to compare with
     #[arg(long, value_delimiter = ',', default_value = "4,3")]
     alike: Vec<u8>,
@@ -71,6 +74,11 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
             let limit = ((share * whole as f64) as u64).to_string();
             let row = build(&subject, &args.target, &["--max-flash", &limit], scratch.path())?;
             add(format!("at most {:.0} %", 100.0 * share), row);
+        }
+        for share in &args.coded {
+            let limit = ((share * whole as f64) as u64).to_string();
+            let row = build(&subject, &args.target, &["--compress", "6", "--max-flash", &limit], scratch.path())?;
+            add(format!("coded, at most {:.0} %", 100.0 * share), row);
         }
         for bits in &args.alike {
             let row = build(&subject, &args.target, &["--weight-bits", &bits.to_string()], scratch.path())?;
