@@ -190,10 +190,10 @@ impl<'a> Search<'a> {
                 accuracy,
             ]
         };
-        let mut choices = vec![candidate("found".into(), &self.best)];
+        let mut choices = vec![candidate("found, as built".into(), &self.best)];
         choices.extend(self.found.uniform.iter().map(|c| candidate(format!("all {} bits", c.bits[0]), c)));
         format!(
-            "{}\n{}\n",
+            "{}\n{}Layers that are alike are rounded one by one, as candidates are; what is built is rounded in turn.\n\n",
             table(&["layer", "weights", "bits", "B"], &rows),
             table(&["choice", "file B", "bits a weight", "SQNR dB", "instructions", "right on --data"], &choices)
         )

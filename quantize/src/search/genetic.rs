@@ -11,7 +11,8 @@ const CHILDREN: usize = 32;
 /// Probability that a layer changes in a mutant.
 const MUTATION: f32 = 0.1;
 
-/// Candidates that are rounded in turn.
+/// Of so many candidates one is rounded in turn at the end, at most [`FINALISTS`].
+const TO_A_FINALIST: usize = 40;
 const FINALISTS: usize = 10;
 
 /// Prices of a byte that the first candidates are best at.
@@ -81,7 +82,7 @@ pub fn search(
         idle = if run.order.len() == before { idle + 1 } else { 0 };
     }
     let mut best: Option<Candidate> = None;
-    for bits in run.finalists() {
+    for bits in run.finalists((options.candidates / TO_A_FINALIST).clamp(1, FINALISTS)) {
         let found = space.judge_in_turn(&bits)?;
         if rank(&found, budget).0 == 0.0 && best.as_ref().is_none_or(|best| rank(&found, budget) < rank(best, budget)) {
             best = Some(found);
@@ -210,7 +211,7 @@ impl Run<'_, '_> {
     }
 
     /// The best within the budgets of bytes and instructions; an accuracy may be reached by the way they are built.
-    fn finalists(&self) -> Vec<Vec<u8>> {
+    fn finalists(&self, count: usize) -> Vec<Vec<u8>> {
         let budget = Budget { accuracy: None, ..*self.budget };
         let mut all: Vec<&Candidate> = self.order.iter().map(|bits| &self.known[bits]).collect();
         all.retain(|c| rank(c, &budget).0 == 0.0);
@@ -221,7 +222,7 @@ impl Run<'_, '_> {
             (rounds(missed), rank(c, self.budget).1, c.error)
         };
         all.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
-        all.into_iter().take(FINALISTS).map(|c| c.bits.clone()).collect()
+        all.into_iter().take(count).map(|c| c.bits.clone()).collect()
     }
 
     fn front(&self) -> Vec<Candidate> {

@@ -37,7 +37,7 @@ pub struct Layer {
 pub struct Space<'a> {
     /// Layers in execution order.
     pub layers: Vec<Layer>,
-    /// Bytes of the file besides those of the layers.
+    /// Bytes of the file besides those of the layers; layers that share weights are counted as if each had its own.
     pub base: u64,
     /// Predicted instructions of operators whose width is not chosen; none without a table for the target.
     pub base_instructions: Option<f64>,
@@ -110,7 +110,7 @@ impl<'a> Space<'a> {
         for q in &graphs {
             let packed = pack_graph(q, recipe, prepared.equalized, options, progress)?;
             let bytes: Vec<u64> = space.layers.iter().map(|l| layer_bytes(&packed.program, &l.name)).collect();
-            space.base = space.base.max(packed.bytes.len() as u64 - bytes.iter().sum::<u64>());
+            space.base = space.base.max((packed.bytes.len() as u64).saturating_sub(bytes.iter().sum()));
             space.arena = space.arena.max(packed.plan.arena_bytes as u64);
             space.layers.iter_mut().zip(bytes).for_each(|(l, bytes)| l.bytes.push(bytes));
             space.count(&packed, options.isa);
