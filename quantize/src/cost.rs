@@ -8,6 +8,7 @@ use pith::format::op::{Conv, Op};
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 /// Instructions of a kernel, by what it does.
@@ -81,13 +82,30 @@ impl CostTable {
         Some(kernel.factors().iter().zip(features).map(|(a, b)| a * b).sum())
     }
 
-    /// Instructions of all operators that the table knows, and how many it does not.
-    pub fn run(&self, model: &Model<'_>) -> (f64, usize) {
-        let all = model.ops().map(|(_, op)| self.instructions(model, &op));
-        all.fold((0.0, 0), |(sum, unknown), op| match op {
-            Some(op) => (sum + op, unknown),
-            None => (sum, unknown + 1),
-        })
+    /// Instructions of a run, or the kernels that the table does not know.
+    pub fn run(&self, model: &Model<'_>) -> Result<f64, BTreeSet<String>> {
+        let (mut sum, mut unknown) = (0.0, BTreeSet::new());
+        for (_, op) in model.ops() {
+            match self.instructions(model, &op) {
+                Some(instructions) => sum += instructions,
+                None => _ = unknown.insert(features(model, &op).0),
+            }
+        }
+        if unknown.is_empty() { Ok(sum) } else { Err(unknown) }
+    }
+
+    /// Whether the set has a kernel of its own for convolutions of this width.
+    pub fn has_kernel(&self, bits: u8) -> bool {
+        self.kernel.iter().any(|k| k.op == "conv" && k.bits == bits)
+    }
+}
+
+/// What weights say of the kernel that reads them.
+fn form(weights: &Constant) -> &'static str {
+    match weights.kind {
+        Constant::KIND_BLOCKS if weights.sparse_rows().is_some() => "_sparse",
+        Constant::KIND_BLOCKS => "",
+        _ => "_generic",
     }
 }
 
@@ -103,26 +121,14 @@ pub fn features(model: &Model<'_>, op: &Op<'_>) -> (String, u8, Features) {
         Op::Conv(c) | Op::ConvTranspose(c) => {
             let (positions, taps) = of(c);
             let patch = if taps > 1.0 { positions * taps * f64::from(c.in_c) } else { 0.0 };
-            let form = match weights.kind {
-                Constant::KIND_BLOCKS if weights.sparse_rows().is_some() => "_sparse",
-                Constant::KIND_BLOCKS => "",
-                _ => "_generic",
-            };
-            (format!("{name}{form}"), [macs, outputs, patch, positions, 1.0])
+            (format!("{name}{}", form(&weights)), [macs, outputs, patch, positions, 1.0])
         }
         Op::Depthwise(c) => {
             let (positions, taps) = of(c);
             let form = if taps == 9.0 { "_3x3" } else { "" };
             (format!("{name}{form}"), [macs, outputs, 0.0, positions, 1.0])
         }
-        Op::Linear(l) => {
-            let form = match weights.kind {
-                Constant::KIND_BLOCKS if weights.sparse_rows().is_some() => "_sparse",
-                Constant::KIND_BLOCKS => "",
-                _ => "_generic",
-            };
-            (format!("{name}{form}"), [macs, outputs, 0.0, f64::from(l.rows), 1.0])
-        }
+        Op::Linear(l) => (format!("{name}{}", form(&weights)), [macs, outputs, 0.0, f64::from(l.rows), 1.0]),
         Op::MaxPool(p) | Op::AveragePool(p) => {
             let taps = f64::from(p.kernel_h) * f64::from(p.kernel_w);
             let positions = f64::from(p.out_h) * f64::from(p.out_w);
@@ -134,4 +140,24 @@ pub fn features(model: &Model<'_>, op: &Op<'_>) -> (String, u8, Features) {
         }
     };
     (name, if weights.bytes > 0 { weights.bits } else { 0 }, features)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_core_that_was_counted_has_its_table() {
+        for isa in [Isa::ArmV6M, Isa::ArmV7M, Isa::ArmDsp, Isa::Helium] {
+            let table = CostTable::of(isa).unwrap();
+            for (op, bits) in [("conv", 8), ("linear", 8), ("depthwise_3x3", 8), ("conv_generic", OTHER), ("add", 0)] {
+                let kernel = table.kernel.iter().find(|k| k.op == op && k.bits == bits);
+                let kernel = kernel.unwrap_or_else(|| panic!("{isa:?}: no {op} of {bits} bits"));
+                assert!(kernel.factors().iter().all(|v| v.is_finite() && *v >= 0.0), "{isa:?}: {kernel:?}");
+                assert!(kernel.mac + kernel.output > 0.0, "{isa:?}: {kernel:?}");
+            }
+            assert_eq!([8, 4, 2].map(|bits| table.has_kernel(bits)), [true, isa != Isa::Helium, isa != Isa::Helium]);
+        }
+        assert!(CostTable::of(Isa::Generic).is_none());
+    }
 }

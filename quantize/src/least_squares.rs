@@ -1,7 +1,7 @@
 //! Layers with weights as least squares problems: every output position of every sample is a row, the inputs that a filter multiplies there.
 
 use crate::graph::{Op, Window};
-use ndarray::{Array2, ArrayD, ArrayView1, Axis};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, Axis};
 
 /// Weights `[oc, ..]` and biases.
 pub(crate) fn weights(op: &Op) -> Option<(&ArrayD<f32>, &[f32])> {
@@ -81,6 +81,51 @@ fn transposed_tap(window: &Window, i: usize, out: usize, k: usize, n: usize) -> 
     (at.is_multiple_of(window.stride[i]) && at / window.stride[i] < n).then_some(at / window.stride[i])
 }
 
+/// Sums over rows of `k` inputs.
+pub(crate) struct Moments {
+    /// Number of rows.
+    pub rows: f64,
+    /// Sum of their outer squares, `[k, k]`.
+    pub gram: Array2<f64>,
+    /// Their sum, `[k]`.
+    pub sum: Array1<f64>,
+}
+
+impl Moments {
+    pub(crate) fn new(k: usize) -> Moments {
+        Moments { rows: 0.0, gram: Array2::zeros((k, k)), sum: Array1::zeros(k) }
+    }
+
+    /// With more rows `[n, k]`.
+    pub(crate) fn add(&mut self, rows: &Array2<f64>) {
+        self.rows += rows.nrows() as f64;
+        self.gram += &rows.t().dot(rows);
+        self.sum += &rows.sum_axis(Axis(0));
+    }
+
+    pub(crate) fn join(&mut self, other: &Moments) {
+        self.rows += other.rows;
+        self.gram += &other.gram;
+        self.sum += &other.sum;
+    }
+
+    /// A sum over the rows as a mean.
+    pub(crate) fn mean(&self, sum: &Array1<f64>) -> Array1<f64> {
+        sum / self.rows.max(1.0)
+    }
+
+    /// Gram matrix around the mean.
+    pub(crate) fn centred(&self) -> Array2<f64> {
+        let mean = self.mean(&self.sum).insert_axis(Axis(1));
+        &self.gram - &mean.dot(&self.sum.view().insert_axis(Axis(0)))
+    }
+
+    /// The same, a row's share.
+    pub(crate) fn covariance(&self) -> Array2<f64> {
+        self.centred() / self.rows.max(1.0)
+    }
+}
+
 /// Lower triangle of the factor of a positive definite matrix, in place; none if it is not.
 pub(crate) fn cholesky(a: &mut Array2<f64>) -> Option<()> {
     for i in 0..a.nrows() {
@@ -109,6 +154,6 @@ pub(crate) fn substitute(l: &Array2<f64>, b: &mut [f64]) {
 }
 
 /// Product of the first `n` elements, which `ndarray` sums in eight lanes.
-pub(crate) fn dot(a: ArrayView1<f64>, b: ArrayView1<f64>, n: usize) -> f64 {
+fn dot(a: ArrayView1<f64>, b: ArrayView1<f64>, n: usize) -> f64 {
     a.split_at(Axis(0), n).0.dot(&b.split_at(Axis(0), n).0)
 }

@@ -119,13 +119,13 @@ impl Target {
         Ok(Target { name, isa, clock_mhz, flash_bytes, ram_bytes })
     }
 
-    /// Says what a model of so many bytes of file and arena exceeds.
-    pub fn exceeded(&self, file_bytes: u64, arena_bytes: u64) -> Option<String> {
+    /// Says what a model that takes so many bytes of flash and of RAM exceeds.
+    pub fn exceeded(&self, flash_bytes: u64, ram_bytes: u64) -> Option<String> {
         let over = |what: &str, bytes: u64, limit: Option<u64>| {
             let limit = limit.filter(|&limit| bytes > limit)?;
-            Some(format!("the {what} takes {bytes} B, {} has {limit} B", self.name))
+            Some(format!("the model takes {bytes} B of {what}, {} has {limit} B", self.name))
         };
-        over("file", file_bytes, self.flash_bytes).or_else(|| over("arena", arena_bytes, self.ram_bytes))
+        over("flash", flash_bytes, self.flash_bytes).or_else(|| over("RAM", ram_bytes, self.ram_bytes))
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
         let mine = file("core = \"cortex-m7\"\nram_bytes = 1000").unwrap();
         assert_eq!((mine.name.as_str(), mine.isa), ("mine", Isa::ArmDsp));
         assert_eq!(mine.exceeded(1 << 30, 1000), None);
-        assert_eq!(mine.exceeded(0, 1001).unwrap(), "the arena takes 1001 B, mine has 1000 B");
+        assert_eq!(mine.exceeded(0, 1001).unwrap(), "the model takes 1001 B of RAM, mine has 1000 B");
         for (text, wanted) in [
             ("core = \"cortex-m9\"", "no core 'cortex-m9'"),
             ("clock_mhz = 3", "missing field `core`"),

@@ -37,6 +37,18 @@ impl Network {
         recipe.preprocess.std = self.std.to_vec();
         recipe
     }
+
+    /// Its preprocessing as the command takes it.
+    pub fn arguments(&self) -> Vec<String> {
+        let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let mut options = vec!["--scale".to_string(), self.scale.to_string()];
+        for (name, values) in [("--mean", self.mean), ("--std", self.std)] {
+            if !values.is_empty() {
+                options.extend([name.to_string(), list(values)]);
+            }
+        }
+        options
+    }
 }
 
 /// Networks that are judged by accuracy.

@@ -3,7 +3,6 @@
 //! Every network is built by the `quantize` command (release build) on up to 200 training samples for a Cortex-M4 and judged on its whole test
 //! set; instructions are counted on emulated cores, each with the file that is laid out for it. Networks whose data are absent are left out, with a line that says so.
 
-use crate::bench::bits::preprocess;
 use crate::core::Core;
 use crate::networks::{CLASSIFIERS, shared};
 use crate::qemu::run_on_core;
@@ -53,7 +52,7 @@ fn rows() -> Vec<Row> {
             eprintln!("{}: data absent, left out", n.model);
             continue;
         };
-        let options = preprocess(&n);
+        let options = n.arguments();
         rows.push(Row { name: n.model.into(), model: shown(model), data: shown(data), test: shown(test), options });
     }
     rows

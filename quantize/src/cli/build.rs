@@ -234,7 +234,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         )));
     }
     let model = super::input::parse_packed(&args.output, &file)?;
-    if let Some(what) = args.target.exceeded(built.packed.bytes.len() as u64, built.packed.plan.arena_bytes as u64) {
+    let (flash, ram) = compress.memory(&model);
+    if let Some(what) = args.target.exceeded(flash, ram) {
         return Err(Failure::unmet(format!("{what}; prune filters (--macs), or give layers fewer bits (--max-flash)")));
     }
     let accuracy = match &test {

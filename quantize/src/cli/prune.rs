@@ -77,7 +77,7 @@ pub(super) struct PruneArgs {
     #[arg(long, value_parser = amount, group = "budget")]
     parameters: Option<Amount>,
     /// Bytes that int8 weights may take, such as 60K
-    #[arg(long, value_parser = bytes, group = "budget")]
+    #[arg(long, value_parser = count, group = "budget")]
     bytes: Option<u64>,
     /// What pulls groups to zero [default: wgsef]
     #[arg(long, value_enum, requires = "budget")]
@@ -111,11 +111,11 @@ fn amount(text: &str) -> Result<Amount, String> {
     }
 }
 
-/// A number of bytes.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+/// A whole number, such as 60K.
+pub(super) fn count(text: &str) -> Result<u64, String> {
     match amount(text)? {
         Amount::Count(n) => Ok(n),
-        Amount::Share(s) => Err(format!("{s} is less than a byte; give a number such as 60K")),
+        Amount::Share(s) => Err(format!("{s} is no count; give a number such as 60K")),
     }
 }
 

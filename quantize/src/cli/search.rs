@@ -4,7 +4,7 @@ use super::Failure;
 use super::build::target;
 use super::input::{Ports, PreprocessArgs, number, read_onnx, spaced};
 use super::output::{Progress, check_folder, write_whole};
-use super::prune::bytes;
+use super::prune::count;
 use crate::build::{Prepared, prepare};
 use crate::data::{Set, Targets};
 use crate::pack::PackOptions;
@@ -51,23 +51,31 @@ pub(super) struct Args {
     output: PathBuf,
 }
 
+/// From 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    match number(text)? {
+        value if (0.0..=1.0).contains(&value) => Ok(value),
+        value => Err(format!("{value} is no share; give 0 to 1, such as 0.9")),
+    }
+}
+
 /// What the model may take.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Bits of layers")]
 pub(super) struct BudgetArgs {
     /// Most bytes of the file, such as 60K: every layer gets the bits that cost least; with --compress, weights are rounded to what codes well
-    #[arg(long, value_parser = bytes)]
+    #[arg(long, value_parser = count)]
     max_flash: Option<u64>,
-    /// Most bytes of the arena
-    #[arg(long, value_parser = bytes)]
+    /// Most bytes of RAM: the arena, and weights that are decoded into RAM
+    #[arg(long, value_parser = count)]
     max_ram: Option<u64>,
     /// Most instructions of a run on the target, as predicted, such as 5M (on a core without caches and wait states, cycles)
-    #[arg(long, value_parser = bytes)]
+    #[arg(long, value_parser = count)]
     max_cycles: Option<u64>,
     /// Least share of right answers on --data, 0 to 1; the smallest file that reaches it is searched
-    #[arg(long, value_parser = number)]
+    #[arg(long, value_parser = share)]
     min_accuracy: Option<f64>,
-    /// Bits that a layer may have [default: 8,4,2 for cores, whose kernels know these, else 2 to 8]
+    /// Bits that a layer may have [default: those of 8,4,2 for which a core has kernels, else 2 to 8]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8))]
     bits: Option<Vec<u8>>,
     /// Candidates that are run [default: 400]
@@ -144,10 +152,10 @@ impl<'a> Search<'a> {
         let judges = Judges::new(&set.samples, &set.is_u8, set.targets.as_ref());
         let space = space(prepared, judges, recipe, &options, pack, &|step, n| progress.advance(step, n))?;
         progress.finish();
-        if let Some(limit) = budget.ram.filter(|&limit| space.arena > limit) {
-            let least = grouped(space.arena);
+        if let Some(limit) = budget.ram.filter(|&limit| space.ram > limit) {
+            let least = grouped(space.ram);
             return Err(Failure::unmet(format!(
-                "the arena takes {least} B, {} are allowed; bits of weights do not change it: prune filters (--macs), or choose a smaller input",
+                "the model takes {least} B of RAM, {} are allowed; bits of weights do not change the arena: prune filters (--macs), or choose a smaller input",
                 grouped(limit)
             )));
         }

@@ -70,6 +70,16 @@ pub struct CompressOptions {
 impl CompressOptions {
     /// Raw weights.
     pub const NONE: CompressOptions = CompressOptions { level: 0, residency: Residency::Ram, max_instructions: None };
+
+    /// Bytes of flash and of RAM that a model takes: its file and its arena, and what its weights decode to, wherever that lies.
+    pub fn memory(&self, model: &pith::Model<'_>) -> (u64, u64) {
+        let (file, arena) = (model.header().file_bytes as u64, model.arena_bytes() as u64);
+        match self.residency {
+            Residency::Ram => (file, arena + model.decoded_bytes() as u64),
+            Residency::Flash => (file + model.decoded_bytes() as u64, arena),
+            Residency::Tile => (file, arena),
+        }
+    }
 }
 
 /// An operator's weights as a matrix: rows of output channels.

@@ -14,7 +14,7 @@
 //! This is no substitute for training: it repairs what a linear map of each layer's inputs can repair.
 
 use crate::graph::{Graph, Node, Op, eval};
-use crate::least_squares::{cholesky, gather, groups, matrix, positions, substitute, weights};
+use crate::least_squares::{Moments, cholesky, gather, groups, matrix, positions, substitute, weights};
 use ndarray::{Array1, Array2, ArrayD, Axis};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -249,7 +249,7 @@ impl Layer<'_> {
         let mut all = Vec::new();
         for group in 0..groups {
             let sums = self.sums(states, group, rows);
-            if sums.gram.iter().chain(&sums.moment).any(|v| !v.is_finite()) {
+            if sums.x.gram.iter().chain(&sums.moment).any(|v| !v.is_finite()) {
                 return Err(ReconstructError::NotFinite { layer: node.name.clone() });
             }
             let changes = self.solve(&sums, group, options.ridge);
@@ -315,7 +315,7 @@ impl Layer<'_> {
             supports.entry((0..sums.columns.len()).filter(is_there).collect()).or_default().push(filter);
         }
         supports.remove(&Vec::new());
-        let damp = (ridge * gram.diag().sum() + ROUNDING * sums.gram.diag().sum()) / sums.columns.len().max(1) as f64;
+        let damp = (ridge * gram.diag().sum() + ROUNDING * sums.x.gram.diag().sum()) / sums.columns.len().max(1) as f64;
         let solved: Option<Vec<_>> = supports
             .into_iter()
             .collect::<Vec<_>>()
@@ -329,9 +329,9 @@ impl Layer<'_> {
         for (support, filters, solutions) in solved? {
             for (filter, solution) in filters.into_iter().zip(solutions) {
                 support.iter().zip(solution).for_each(|(&k, v)| changes.weights[[k, filter]] = v);
-                let shift = changes.weights.column(filter).dot(&sums.mean(&sums.inputs));
+                let shift = changes.weights.column(filter).dot(&sums.x.mean(&sums.x.sum));
                 changes.live.push(filter);
-                changes.biases[filter] = sums.residuals[filter] / sums.rows.max(1.0) - shift;
+                changes.biases[filter] = sums.residuals[filter] / sums.x.rows.max(1.0) - shift;
             }
         }
         let is_finite = changes.weights.iter().chain(&changes.biases).all(|v| v.is_finite());
@@ -390,10 +390,8 @@ struct Errors {
 /// layer.
 struct Sums {
     columns: Vec<usize>,
-    rows: f64,
-    gram: Array2<f64>,
+    x: Moments,
     moment: Array2<f64>,
-    inputs: Array1<f64>,
     residuals: Array1<f64>,
     residual_squares: Array1<f64>,
     targets: Array1<f64>,
@@ -406,10 +404,8 @@ impl Sums {
         let zeros = || Array1::zeros(filters);
         Sums {
             columns,
-            rows: 0.0,
-            gram: Array2::zeros((k, k)),
+            x: Moments::new(k),
             moment: Array2::zeros((k, filters)),
-            inputs: Array1::zeros(k),
             residuals: zeros(),
             residual_squares: zeros(),
             targets: zeros(),
@@ -418,10 +414,8 @@ impl Sums {
     }
 
     fn add(&mut self, x: &Array2<f64>, target: &Array2<f64>, residual: &Array2<f64>) {
-        self.rows += x.nrows() as f64;
-        self.gram += &x.t().dot(x);
+        self.x.add(x);
         self.moment += &x.t().dot(residual);
-        self.inputs += &x.sum_axis(Axis(0));
         self.residuals += &residual.sum_axis(Axis(0));
         self.residual_squares += &(residual * residual).sum_axis(Axis(0));
         self.targets += &target.sum_axis(Axis(0));
@@ -429,10 +423,8 @@ impl Sums {
     }
 
     fn join(mut self, other: Sums) -> Sums {
-        self.rows += other.rows;
-        self.gram += &other.gram;
+        self.x.join(&other.x);
         self.moment += &other.moment;
-        self.inputs += &other.inputs;
         self.residuals += &other.residuals;
         self.residual_squares += &other.residual_squares;
         self.targets += &other.targets;
@@ -443,32 +435,26 @@ impl Sums {
     /// None where the layer's filters lack inputs.
     fn rows(&self, op: &Op) -> Option<Rows> {
         let k = weights(op).map_or(0, |(weight, bias)| weight.len() / bias.len().max(1));
-        let covariance = self.centred().0 / self.rows.max(1.0);
-        let (inputs, targets) = (self.mean(&self.inputs), self.mean(&self.targets));
-        (self.columns.len() == k).then_some(Rows { covariance, inputs, targets })
-    }
-
-    fn mean(&self, sum: &Array1<f64>) -> Array1<f64> {
-        sum / self.rows.max(1.0)
+        let (inputs, targets) = (self.x.mean(&self.x.sum), self.x.mean(&self.targets));
+        (self.columns.len() == k).then(|| Rows { covariance: self.x.covariance(), inputs, targets })
     }
 
     /// Gram matrix and moments around the means: the bias is free.
     fn centred(&self) -> (Array2<f64>, Array2<f64>) {
-        let mean = self.mean(&self.inputs).insert_axis(Axis(1));
-        let gram = &self.gram - &mean.dot(&self.inputs.view().insert_axis(Axis(0)));
+        let mean = self.x.mean(&self.x.sum).insert_axis(Axis(1));
         let moment = &self.moment - &mean.dot(&self.residuals.view().insert_axis(Axis(0)));
-        (gram, moment)
+        (self.x.centred(), moment)
     }
 
     /// Errors without the changes and with them, of the filters that are there.
     fn count_errors(&self, changes: &Changes, total: &mut Errors) {
         for &f in &changes.live {
             let (w, b) = (changes.weights.column(f), changes.biases[f]);
-            let square = w.dot(&self.gram.dot(&w)) + 2.0 * b * w.dot(&self.inputs) + b * b * self.rows;
+            let square = w.dot(&self.x.gram.dot(&w)) + 2.0 * b * w.dot(&self.x.sum) + b * b * self.x.rows;
             let cross = w.dot(&self.moment.column(f)) + b * self.residuals[f];
             total.before += self.residual_squares[f];
             total.after += (self.residual_squares[f] - 2.0 * cross + square).max(0.0);
-            total.variance += self.target_squares[f] - self.targets[f] * self.targets[f] / self.rows.max(1.0);
+            total.variance += self.target_squares[f] - self.targets[f] * self.targets[f] / self.x.rows.max(1.0);
         }
     }
 }

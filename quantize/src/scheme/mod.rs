@@ -84,8 +84,8 @@ pub struct QuantOptions {
     pub equalize: Option<bool>,
     /// How weights below eight bits are rounded.
     pub rounding: RoundingRule,
-    /// Price of a bit a weight, as a share of the energy of a layer's outputs: weights are rounded to what a code makes shorter. 0: bits cost nothing. A
-    /// noise of a hundredth (20 dB) is in balance with a price of about 0.014.
+    /// Price of a bit a weight, as a share of the energy of a layer's outputs: weights are rounded to what a code makes shorter. 0: bits cost nothing. For
+    /// a layer of mean size a noise of a hundredth (20 dB) is in balance with a price of `0.01 * 2 ln 2 = 0.014`; a larger one gives up more.
     pub bit_price: f64,
     /// Layers that differ, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -161,6 +161,9 @@ impl QuantOptions {
         if !(0.0..=1.0).contains(&self.bit_price) {
             return Err(SchemeError::BitPrice(self.bit_price));
         }
+        if self.bit_price > 0.0 && self.rounding == RoundingRule::Nearest {
+            return Err(SchemeError::Unpriced);
+        }
         let is_there = |name: &String| {
             graph.nodes.iter().any(|n| n.name == *name && crate::least_squares::weights(&n.op).is_some())
         };
@@ -225,6 +228,9 @@ pub enum SchemeError {
     /// A price that makes no sense.
     #[error("quantize.bit_price is {0}; choose 0 to 1, such as 0.01")]
     BitPrice(f64),
+    /// A price that does nothing.
+    #[error("quantize.bit_price does nothing with rounding = \"nearest\"; leave one of them out")]
+    Unpriced,
     /// A layer that the network does not have.
     #[error(
         "quantize.layers names '{name}', which is no layer with weights of this network; `quantize inspect` lists them"

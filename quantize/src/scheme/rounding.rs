@@ -12,7 +12,7 @@
 use super::{Granularity, QuantOptions, SchemeError};
 use crate::calibrate::CalibrateError;
 use crate::graph::{Graph, Node, Op, TensorId, eval};
-use crate::least_squares::{cholesky, gather, groups, matrix, positions, substitute, weights};
+use crate::least_squares::{Moments, cholesky, gather, groups, matrix, positions, substitute, weights};
 use crate::prune::reconstruct::{Options, ReconstructError, Rows, reconstruct_then};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
@@ -32,7 +32,7 @@ pub struct Rounded {
     pub bias: Option<Vec<f32>>,
 }
 
-/// Integers of layers as they are asked for, each computed once.
+/// Integers of layers as they are asked for, each computed once. The default knows of none, so that all are rounded to nearest.
 #[derive(Debug, Default)]
 pub struct Rounding {
     inputs: Inputs,
@@ -40,7 +40,7 @@ pub struct Rounding {
 }
 
 impl Rounding {
-    /// By what is known of the inputs; with none of them every weight is rounded to nearest, elsewhere.
+    /// By what is known of the inputs.
     pub fn new(inputs: Inputs) -> Rounding {
         Rounding { inputs, done: Mutex::default() }
     }
@@ -146,13 +146,6 @@ const COARSER: usize = 21;
 /// Times that prices of integers are taken from what was chosen.
 const PASSES: usize = 2;
 
-/// Sums over rows of inputs.
-struct Sums {
-    rows: f64,
-    gram: Array2<f64>,
-    sum: Array1<f64>,
-}
-
 impl Inputs {
     /// Runs the samples, inputs in graph axes.
     pub fn observe(
@@ -167,8 +160,8 @@ impl Inputs {
         let nodes: Vec<&Node> = graph.nodes.iter().filter(is_judged).collect();
         let rows = (ROWS / samples.len()).max(1);
         let chunk = samples.len().div_ceil(PARTS);
-        let part = |(p, part): (usize, &[Vec<ArrayD<f32>>])| -> Result<Vec<Vec<Sums>>, CalibrateError> {
-            let mut all: Vec<Vec<Sums>> = nodes.iter().map(|n| Sums::of(&n.op)).collect();
+        let part = |(p, part): (usize, &[Vec<ArrayD<f32>>])| -> Result<Vec<Vec<Moments>>, CalibrateError> {
+            let mut all: Vec<Vec<Moments>> = nodes.iter().map(|n| empty(&n.op)).collect();
             for (i, sample) in part.iter().enumerate() {
                 let mut add = |id: TensorId, value: &ArrayD<f32>| {
                     for (node, sums) in nodes.iter().zip(&mut all).filter(|(n, _)| n.inputs[0] == id) {
@@ -185,13 +178,12 @@ impl Inputs {
             Ok(all)
         };
         let mut parts: Vec<_> = samples.par_chunks(chunk).enumerate().map(part).collect();
-        let first = parts.remove(0)?;
-        let join = |all: Vec<Vec<Sums>>, part: Result<Vec<Vec<Sums>>, CalibrateError>| {
-            let join = |(a, b): (Vec<Sums>, Vec<Sums>)| a.into_iter().zip(b).map(|(a, b)| a.join(b)).collect();
-            Ok::<_, CalibrateError>(all.into_iter().zip(part?).map(join).collect())
-        };
-        let all: Vec<Vec<Sums>> = parts.into_iter().try_fold(first, join)?;
-        let factors = |(node, sums): (&&Node, Vec<Sums>)| {
+        let mut all = parts.remove(0)?;
+        for part in parts {
+            let pairs = all.iter_mut().flatten().zip(part?.into_iter().flatten());
+            pairs.for_each(|(sums, more)| sums.join(&more));
+        }
+        let factors = |(node, sums): (&&Node, Vec<Moments>)| {
             let factors: Option<Vec<Factor>> = sums.par_iter().map(|s| Factor::of(&s.covariance())).collect();
             Some((node.output, factors?))
         };
@@ -348,33 +340,10 @@ fn step(scale: f64) -> f32 {
     if scale > 1e-30 { scale as f32 } else { 1.0 }
 }
 
-impl Sums {
-    /// Empty ones of every group.
-    fn of(op: &Op) -> Vec<Sums> {
-        let k = weights(op).map_or(0, |(weight, bias)| weight.len() / bias.len().max(1));
-        let empty = |_| Sums { rows: 0.0, gram: Array2::zeros((k, k)), sum: Array1::zeros(k) };
-        (0..groups(op)).map(empty).collect()
-    }
-
-    fn add(&mut self, rows: &Array2<f64>) {
-        self.rows += rows.nrows() as f64;
-        self.gram += &rows.t().dot(rows);
-        self.sum += &rows.sum_axis(Axis(0));
-    }
-
-    fn join(mut self, other: Sums) -> Sums {
-        self.rows += other.rows;
-        self.gram += &other.gram;
-        self.sum += &other.sum;
-        self
-    }
-
-    /// Around the mean, which the bias takes.
-    fn covariance(&self) -> Array2<f64> {
-        let n = self.rows.max(1.0);
-        let mean = (&self.sum / n).insert_axis(Axis(1));
-        &self.gram / n - mean.dot(&mean.t())
-    }
+/// Empty sums of every group.
+fn empty(op: &Op) -> Vec<Moments> {
+    let k = weights(op).map_or(0, |(weight, bias)| weight.len() / bias.len().max(1));
+    (0..groups(op)).map(|_| Moments::new(k)).collect()
 }
 
 impl Factor {

@@ -39,8 +39,8 @@ pub fn search(
     if budget.accuracy.is_some() && !space.has_labels() {
         return Err(SearchError::NoLabels);
     }
-    if budget.instructions.is_some() && space.base_instructions.is_none() {
-        return Err(SearchError::NoCosts);
+    if budget.instructions.is_some() && (space.base_instructions.is_none() || !space.uncounted.is_empty()) {
+        return Err(SearchError::NoCosts(space.uncounted.clone()));
     }
     let mut run = Run { space, budget, known: HashMap::new(), order: Vec::new(), of: options.candidates, progress };
     let widest: Vec<u8> = space.layers.iter().map(|l| l.bits[0]).collect();
@@ -49,7 +49,8 @@ pub fn search(
     let uniform: Vec<Candidate> =
         uniform.iter().map(|&bits| run.judge(&vec![bits; widest.len()])).collect::<Result<_, _>>()?;
     // Errors of single layers come first, whatever they take.
-    run.of = run.of.max(run.order.len() + widths + PRICES);
+    let finalists = (options.candidates / TO_A_FINALIST).clamp(1, FINALISTS);
+    run.of = run.of.max(run.order.len() + widths + PRICES) + finalists;
     let alone = run.alone(&widest)?;
     for price in 0..PRICES {
         let bits = run.cheapest(&alone, price);
@@ -82,11 +83,12 @@ pub fn search(
         idle = if run.order.len() == before { idle + 1 } else { 0 };
     }
     let mut best: Option<Candidate> = None;
-    for bits in run.finalists((options.candidates / TO_A_FINALIST).clamp(1, FINALISTS)) {
+    for (i, bits) in run.finalists(finalists).into_iter().enumerate() {
         let found = space.judge_in_turn(&bits)?;
         if rank(&found, budget).0 == 0.0 && best.as_ref().is_none_or(|best| rank(&found, budget) < rank(best, budget)) {
             best = Some(found);
         }
+        (run.progress)(State { runs: run.of - finalists + i + 1, of: run.of, best: best.as_ref() });
     }
     Ok(Found { best, front: run.front(), uniform, runs: run.order.len() })
 }
@@ -215,7 +217,7 @@ impl Run<'_, '_> {
         let budget = Budget { accuracy: None, ..*self.budget };
         let mut all: Vec<&Candidate> = self.order.iter().map(|bits| &self.known[bits]).collect();
         all.retain(|c| rank(c, &budget).0 == 0.0);
-        // Where an accuracy is wanted, those that are nearest to it with the fewest bytes.
+        // Where an accuracy is wanted, those that are nearest to it, in steps of two points, with the fewest bytes.
         let order = |c: &Candidate| {
             let (missed, ..) = rank(c, self.budget);
             let rounds = |v: f64| (50.0 * v).round();

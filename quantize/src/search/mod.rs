@@ -16,6 +16,7 @@ mod price;
 mod space;
 
 use crate::build::{BuildError, Prepared};
+use crate::cost::CostTable;
 use crate::data::Targets;
 use crate::pack::PackOptions;
 use crate::recipe::Recipe;
@@ -24,13 +25,14 @@ use ndarray::ArrayD;
 pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
+use std::collections::BTreeSet;
 
 /// What a model may take, and must reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Budget {
     /// Bytes of the file.
     pub flash: Option<u64>,
-    /// Bytes of the arena.
+    /// Bytes of RAM: the arena, and weights that are decoded into RAM.
     pub ram: Option<u64>,
     /// Predicted instructions of a run.
     pub instructions: Option<u64>,
@@ -42,7 +44,7 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SearchOptions {
-    /// Widths that a layer may have; absent: 8, 4 and 2 for cores, whose kernels know these, all from 2 to 8 elsewhere.
+    /// Widths that a layer may have; absent: those of 8, 4 and 2 for which a core has kernels, all from 2 to 8 elsewhere.
     pub bits: Option<Vec<u8>>,
     /// Candidates that are run.
     pub candidates: usize,
@@ -105,12 +107,25 @@ pub enum SearchError {
     /// No layer to choose for.
     #[error("the network has no layers whose bits could be chosen")]
     NoLayers,
-    /// No table.
-    #[error("a budget of cycles needs a target whose kernels were counted: a Cortex-M core or a board with one")]
-    NoCosts,
+    /// Nothing to choose.
+    #[error(
+        "layers could have {bits} bits alone: the target's kernels know no other width; code the weights (--compress 6), or take --bits 8,4,2 and slow kernels"
+    )]
+    OneWidth {
+        /// The only one.
+        bits: u8,
+    },
+    /// No table, or kernels that it does not know.
+    #[error("a budget of cycles needs a target whose kernels were counted: a Cortex-M core or a board with one{}", uncounted(.0))]
+    NoCosts(BTreeSet<String>),
     /// No labels.
     #[error("a least accuracy needs labels 'y' in the calibration set, which has none")]
     NoLabels,
+}
+
+fn uncounted(kernels: &BTreeSet<String>) -> String {
+    let names: Vec<&str> = kernels.iter().map(String::as_str).collect();
+    if names.is_empty() { String::new() } else { format!("; not counted there: {}", names.join(", ")) }
 }
 
 /// Samples that candidates are judged by.
@@ -146,7 +161,10 @@ pub fn space<'a>(
 ) -> Result<Space<'a>, SearchError> {
     let all = match (&options.bits, pack.isa.layout()) {
         (Some(bits), _) => bits.clone(),
-        (None, Some(_)) => vec![8, 4, 2],
+        (None, Some(_)) => match CostTable::of(pack.isa) {
+            Some(table) => [8, 4, 2].into_iter().filter(|&bits| table.has_kernel(bits)).collect(),
+            None => vec![8, 4, 2],
+        },
         (None, None) => (2..=8).rev().collect(),
     };
     if let Some(&bits) = all.iter().find(|bits| !(2..=8).contains(*bits)) {
@@ -155,7 +173,11 @@ pub fn space<'a>(
     let mut all = all;
     all.sort_unstable_by(|a, b| b.cmp(a));
     all.dedup();
-    Space::new(prepared, judges, recipe, &all, pack, progress)
+    match all[..] {
+        [] => Err(SearchError::NoLayers),
+        [bits] => Err(SearchError::OneWidth { bits }),
+        _ => Space::new(prepared, judges, recipe, &all, pack, progress),
+    }
 }
 
 /// The recipe that builds a candidate, and nothing else.

@@ -7,7 +7,7 @@ use crate::build::{BuildError, BuildOptions, Built, Prepared, finish};
 use crate::recipe::Recipe;
 use ndarray::ArrayD;
 
-/// Prices between which the search looks, in octaves of the last: at the first nothing changes that an output would show, at the last nothing is right.
+/// Prices between which the search looks: at the least hardly a bit is saved, at the most nothing is right any more.
 const LEAST: f64 = 1e-4;
 const MOST: f64 = 0.5;
 

@@ -5,13 +5,14 @@ use crate::build::{BuildError, Prepared, Sqnr, pack_graph};
 use crate::cost::CostTable;
 use crate::execute::Runner;
 use crate::lower::{Program, lower};
-use crate::pack::{ModelFile, PackOptions, Packed, pack};
+use crate::pack::{ModelFile, PackError, PackOptions, Packed, pack};
 use crate::recipe::Recipe;
 use crate::scheme::{QGraph, QWeights, QuantOptions, Rounding, quantize};
 use ndarray::ArrayD;
 use pith::format::ALIGN;
 use pith::{Isa, Model};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// A layer whose width is chosen.
 #[derive(Clone, Debug)]
@@ -41,8 +42,10 @@ pub struct Space<'a> {
     pub base: u64,
     /// Predicted instructions of operators whose width is not chosen; none without a table for the target.
     pub base_instructions: Option<f64>,
-    /// Largest arena among the widths.
-    pub arena: u64,
+    /// Kernels that the target's table does not know.
+    pub uncounted: BTreeSet<String>,
+    /// Most bytes of RAM among the widths: the arena, and weights that are decoded into RAM.
+    pub ram: u64,
     /// With the widest weights; candidates replace them.
     q: QGraph,
     prepared: &'a Prepared,
@@ -78,7 +81,8 @@ impl<'a> Space<'a> {
             layers: Vec::new(),
             base: 0,
             base_instructions: None,
-            arena: 0,
+            uncounted: BTreeSet::new(),
+            ram: 0,
             q,
             prepared,
             given: given.clone(),
@@ -111,27 +115,32 @@ impl<'a> Space<'a> {
             let packed = pack_graph(q, recipe, prepared.equalized, options, progress)?;
             let bytes: Vec<u64> = space.layers.iter().map(|l| layer_bytes(&packed.program, &l.name)).collect();
             space.base = space.base.max((packed.bytes.len() as u64).saturating_sub(bytes.iter().sum()));
-            space.arena = space.arena.max(packed.plan.arena_bytes as u64);
             space.layers.iter_mut().zip(bytes).for_each(|(l, bytes)| l.bytes.push(bytes));
-            space.count(&packed, options.isa);
+            let file = ModelFile::new(&packed.bytes);
+            let model = Model::parse(file.as_bytes()).map_err(|e| BuildError::from(PackError::Invalid(e)))?;
+            space.ram = space.ram.max(options.compress.memory(&model).1);
+            space.count(&packed.program, &model, options.isa);
         }
         Ok(space)
     }
 
     /// Adds predicted instructions of one more width.
-    fn count(&mut self, packed: &Packed, isa: Isa) {
-        let (file, table) = (ModelFile::new(&packed.bytes), CostTable::of(isa));
-        let (Ok(model), Some(table)) = (Model::parse(file.as_bytes()), table) else {
-            self.layers.iter_mut().for_each(|l| l.instructions.push(0.0));
-            return;
+    fn count(&mut self, program: &Program, model: &Model<'_>, isa: Isa) {
+        let counted = CostTable::of(isa).map(|table| (table, table.run(model)));
+        let (table, all) = match counted {
+            Some((table, Ok(all))) => (table, all),
+            uncounted => {
+                self.uncounted.extend(uncounted.and_then(|(_, all)| all.err()).unwrap_or_default());
+                self.layers.iter_mut().for_each(|l| l.instructions.push(0.0));
+                return;
+            }
         };
-        let (all, _) = table.run(&model);
         let mut chosen = 0.0;
-        let names = packed.program.ops.iter().map(|spec| spec.name.as_str());
+        let names = program.ops.iter().map(|spec| spec.name.as_str());
         let ops: Vec<_> = names.zip(model.ops().map(|(_, op)| op)).collect();
         for layer in &mut self.layers {
             let own = ops.iter().find(|(name, op)| *name == layer.name && op.weights().is_some());
-            let own = own.and_then(|(_, op)| table.instructions(&model, op)).unwrap_or(0.0);
+            let own = own.and_then(|(_, op)| table.instructions(model, op)).unwrap_or(0.0);
             layer.instructions.push(own);
             chosen += own;
         }
@@ -141,7 +150,8 @@ impl<'a> Space<'a> {
     /// Predicted instructions of a run, none without a table for the target.
     pub fn instructions(&self, bits: &[u8]) -> Option<u64> {
         let of = |(l, &bits): (&Layer, &u8)| l.at(bits).map_or(0.0, |i| l.instructions[i]);
-        Some((self.base_instructions? + self.layers.iter().zip(bits).map(of).sum::<f64>()) as u64)
+        let base = self.base_instructions.filter(|_| self.uncounted.is_empty())?;
+        Some((base + self.layers.iter().zip(bits).map(of).sum::<f64>()) as u64)
     }
 
     /// Predicted bytes of the file.

@@ -2,7 +2,7 @@
 //!
 //! Coded files (`--compress 6`) get a price of bits instead. Nothing is trained: the `quantize` command searches on 200 training samples, and the whole test set judges.
 
-use crate::networks::{CLASSIFIERS, Network, shared};
+use crate::networks::{CLASSIFIERS, shared};
 use crate::{ToolError, root};
 use quantize::report::{grouped, json, table};
 use serde::Serialize;
@@ -100,7 +100,7 @@ fn subject(name: &str) -> Option<Subject> {
     ];
     match files {
         [Some(model), Some(data), Some(test)] => {
-            Some(Subject { name: name.into(), files: [model, data, test], options: preprocess(&network) })
+            Some(Subject { name: name.into(), files: [model, data, test], options: network.arguments() })
         }
         _ => {
             eprintln!("{name}: data absent, left out");
@@ -113,18 +113,6 @@ fn digits() -> Subject {
     let file = |file: &str| root().join("tests/models/digits").join(file);
     let files = [file("digits.onnx"), file("digits_train.npz"), file("digits_test.npz")];
     Subject { name: "digits".into(), files, options: vec!["--scale".into(), "1/16".into()] }
-}
-
-/// A network's preprocessing as the command takes it.
-pub fn preprocess(network: &Network) -> Vec<String> {
-    let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-    let mut options = vec!["--scale".to_string(), network.scale.to_string()];
-    for (name, values) in [("--mean", network.mean), ("--std", network.std)] {
-        if !values.is_empty() {
-            options.extend([name.to_string(), list(values)]);
-        }
-    }
-    options
 }
 
 fn build(subject: &Subject, target: &str, more: &[&str], scratch: &Path) -> Result<Row, ToolError> {
