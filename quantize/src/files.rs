@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The folder that `path` lies in.
 pub fn folder(path: &Path) -> &Path {
@@ -23,4 +23,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     }
     file.persist(path).map(|_| ()).map_err(|e| e.error)
+}
+
+/// A file of its own for a phase of the work: `run.npz` becomes `run.npz.phase`.
+pub fn beside(path: &Path, phase: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{phase}"));
+    path.with_file_name(name)
 }

@@ -10,7 +10,7 @@ use crate::networks;
 use crate::onnx;
 use crate::recipe::Recipe;
 use crate::report::json;
-use crate::train::{Hooks, Session, Teacher, accuracy};
+use crate::train::{Balance, Hooks, Session, Teacher, accuracy, with_norms};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => Ok(None),
     };
     let accuracy_before = judge(&graph)?;
-    let mut session = Session::new(&graph, &options, device)?;
+    let normed = with_norms(&graph, &data(&set, &affine), Balance::Layer)?;
+    let mut session = Session::new(&normed.graph, &options, device)?;
     let checkpoint = args.train.checkpoint()?;
     if let Some(path) = checkpoint.as_deref().filter(|p| args.train.resume && p.exists()) {
         session.resume(path)?;
@@ -84,7 +85,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     progress.finish();
     let loss = done?;
     session.refresh(&data(&set, &affine), 2048);
-    let graph = session.graph();
+    let graph = normed.fold(session.graph());
     let accuracy_after = judge(&graph)?;
     write_whole(&args.output, &onnx::encode(&graph)?)?;
     let report = Report {

@@ -23,8 +23,11 @@ use super::reconstruct::{Options, ReconstructError, reconstruct};
 use super::remove::{mask, remove};
 use super::select::{BudgetError, Target, select};
 use super::trajectory::{Kept, Trajectory};
+use crate::files;
 use crate::graph::{Graph, Role, simplify};
-use crate::train::{Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions};
+use crate::train::{
+    Balance, Data, Device, Hooks, Session, Status, Step, Teacher, TrainError, TrainOptions, with_norms,
+};
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -113,7 +116,7 @@ pub struct PruneHooks<'h> {
     pub resume: bool,
 }
 
-/// Prunes a graph from [`crate::graph::trainable`].
+/// Prunes a graph from [`crate::graph::trainable`]. Layers whose batch norms were folded get new ones for the time of training ([`with_norms`]).
 pub fn prune(
     graph: &Graph,
     kind: Kind,
@@ -127,6 +130,8 @@ pub fn prune(
     if !(0.0..=1.0).contains(&options.sparsify) {
         return Err(PruneError::Option { field: "sparsify", wanted: "a share, 0 to 1" });
     }
+    let normed = with_norms(graph, data, Balance::Layer).map_err(TrainError::from)?;
+    let graph = &normed.graph;
     let groups = Groups::find(graph, kind)?;
     let costs = Costs::new(graph, &groups);
     // An impossible budget is refused before anything is trained.
@@ -139,7 +144,7 @@ pub fn prune(
     let layers = counts(&groups, &kept);
     let frozen = frozen(&sparse, &groups, &kept);
     let small = remove(sparse, &groups, &kept);
-    let graph = finetune(&small, frozen, data, teacher, options, device, hooks)?;
+    let graph = normed.fold(finetune(&small, frozen, data, teacher, options, device, hooks)?);
     Ok(Pruned { graph, layers, before, after, trajectory })
 }
 
@@ -200,14 +205,6 @@ fn counts(groups: &Groups, kept: &[bool]) -> Vec<Kept> {
         layers[l].after += usize::from(kept);
     }
     layers
-}
-
-/// A phase's own checkpoint.
-fn beside(checkpoint: &Option<PathBuf>, phase: &str) -> Option<PathBuf> {
-    let path = checkpoint.as_ref()?;
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{phase}"));
-    Some(path.with_file_name(name))
 }
 
 fn session(
@@ -358,7 +355,7 @@ fn sparsify(
         return Ok((graph.clone(), trajectory));
     }
     let train = TrainOptions { epochs, ..options.train.clone() };
-    let path = beside(&hooks.checkpoint, "sparsify");
+    let path = hooks.checkpoint.as_ref().map(|path| files::beside(path, "sparsify"));
     let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
     let per_epoch = data.samples.len().div_ceil(train.batch.max(1)).max(1);
     let every = (per_epoch * epochs / 300).max(1);
@@ -424,7 +421,7 @@ fn finetune(
 ) -> Result<Graph, PruneError> {
     let (_, epochs) = epochs(options);
     let train = TrainOptions { epochs, ..options.train.clone() };
-    let path = beside(&hooks.checkpoint, "finetune");
+    let path = hooks.checkpoint.as_ref().map(|path| files::beside(path, "finetune"));
     let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
     if session.step == 0 {
         session.refresh(data, REFRESH);

@@ -1,12 +1,13 @@
 //! Training: any graph that the importer accepts, forward and backward, on `burn`. The only module that names burn's types.
 //!
 //! In reading order: `windows` (convolutions, pools and batch norms on slices), `ops` (the same as operators of a burn backend, with
-//! gradients), `net` (a graph as a differentiable function of its flat parameter vector), `optimizer`, `augment`, `session` (a run:
-//! batches, steps, progress) and `checkpoint`.
+//! gradients), `net` (a graph as a differentiable function of its flat parameter vector), `norms` (batch norms for networks that have none),
+//! `optimizer`, `augment`, `session` (a run: batches, steps, progress) and `checkpoint`.
 
 mod augment;
 mod checkpoint;
 mod net;
+mod norms;
 mod ops;
 mod optimizer;
 mod session;
@@ -16,8 +17,9 @@ mod windows;
 
 pub use augment::Augment;
 pub use net::{Batch, Device, Goal, Gradient, Moments, Net};
+pub use norms::{Balance, Normed, is_layer, with_norms};
 pub use optimizer::{Optimizer, Rule};
-pub use session::{Data, Hooks, Session, Status, Step, Teacher, TrainOptions, accuracy};
+pub use session::{Data, Hooks, Lesson, Session, Status, Step, Teacher, TrainOptions, accuracy, evaluate};
 
 use std::path::PathBuf;
 
@@ -47,6 +49,8 @@ pub enum TrainError {
     Option { field: &'static str, wanted: &'static str },
     #[error("step {step}: '{layer}' is no longer finite; lower the learning rate{}", kept(.checkpoint))]
     Diverged { step: usize, layer: String, checkpoint: Option<PathBuf> },
+    #[error(transparent)]
+    Eval(#[from] crate::graph::eval::EvalError),
     #[error("interrupted{}", kept(.checkpoint))]
     Interrupted { checkpoint: Option<PathBuf> },
     #[error("checkpoint {path}: {what}")]

@@ -101,14 +101,14 @@ pub enum Goal {
 }
 
 /// Loss and gradient of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Gradient {
     /// Mean over the batch.
     pub loss: f32,
     /// By every parameter, in the order of [`Graph::theta`].
     pub theta: Vec<f32>,
-    /// The first output, for a metric.
-    pub output: Vec<f32>,
+    /// The network's, as logits.
+    pub outputs: Vec<Vec<f32>>,
 }
 
 /// A graph that can be trained.
@@ -175,7 +175,7 @@ impl Net {
         let mut seen = Vec::new();
         let outputs = self.forward(&leaves, batch, &device, &mut Mode::Train(&mut seen));
         let loss = loss(&outputs, goal, &device);
-        let output = outputs.first().map(|y| read(y.clone())).unwrap_or_default();
+        let read_outputs = outputs.iter().map(|y| read(y.clone())).collect();
         let value = read(loss.clone()).first().copied().unwrap_or(f32::NAN);
         let grads = Dispatch::backward(loss);
         moments.follow(&seen, rate);
@@ -185,7 +185,7 @@ impl Net {
                 gradient[parameter.range.clone()].copy_from_slice(&read(grad));
             }
         }
-        Gradient { loss: value, theta: gradient, output }
+        Gradient { loss: value, theta: gradient, outputs: read_outputs }
     }
 
     /// Outputs with running moments, as logits.

@@ -5,7 +5,7 @@
 //! place within the epoch.
 
 use super::augment::Augment;
-use super::net::{Batch, Device, Goal, Moments, Net};
+use super::net::{Batch, Device, Goal, Gradient, Moments, Net};
 use super::optimizer::{Optimizer, Rule, clip, cosine};
 use super::{TrainError, checkpoint};
 use crate::data::Targets;
@@ -25,6 +25,28 @@ pub struct Data<'a> {
     pub targets: Option<&'a Targets>,
     /// `(scale, bias)` per channel of the first input, from raw values to the network's.
     pub affine: Option<&'a (Vec<f32>, Vec<f32>)>,
+}
+
+impl Data<'_> {
+    /// Inputs of a sample as the network takes them.
+    pub fn sample(&self, i: usize) -> Vec<ArrayD<f32>> {
+        let mut inputs = self.samples[i].clone();
+        if let (Some((scale, bias)), Some(first)) = (self.affine, inputs.first_mut()) {
+            let channels = scale.len().max(1);
+            first.iter_mut().enumerate().for_each(|(k, v)| *v = *v * scale[k % channels] + bias[k % channels]);
+        }
+        inputs
+    }
+
+    /// At most `count` samples, evenly spaced.
+    pub fn spaced(&self, count: usize) -> Vec<usize> {
+        spaced(self.samples.len(), count)
+    }
+
+    /// Batches of some samples, unaugmented.
+    pub fn batches(&self, net: &Net, picked: &[usize], size: usize) -> impl Iterator<Item = Batch> {
+        picked.chunks(size.max(1)).map(|picked| batch(net.graph(), self, picked, None))
+    }
 }
 
 /// How a network is trained.
@@ -157,6 +179,24 @@ pub struct Step<'s> {
     pub kept: &'s mut Vec<f32>,
 }
 
+/// What a step is made from.
+pub struct Lesson<'l> {
+    /// The network.
+    pub net: &'l Net,
+    /// Parameters, with those that the network does not know ([`Session::with_extra`]).
+    pub theta: &'l [f32],
+    /// Running moments, to be moved by `rate`.
+    pub moments: &'l mut Moments,
+    /// Inputs.
+    pub batch: &'l Batch,
+    /// What the outputs should be.
+    pub goal: &'l Goal,
+    /// See [`TrainOptions::batch_norm_momentum`].
+    pub rate: f32,
+    /// Steps before this one.
+    pub step: usize,
+}
+
 /// What a run does beside training.
 pub struct Hooks<'h> {
     /// Called after every step: proximal operators, masks.
@@ -185,14 +225,27 @@ pub struct Session {
     pub step: usize,
     /// What the step hook keeps, see [`Step::kept`].
     pub kept: Vec<f32>,
+    /// What else a checkpoint must agree with.
+    pub note: String,
 }
 
 impl Session {
     /// At the graph's own parameters; the graph comes from [`crate::graph::trainable`].
     pub fn new(graph: &Graph, options: &TrainOptions, device: &Device) -> Result<Session, TrainError> {
+        Session::with_extra(graph, &[], options, device)
+    }
+
+    /// With parameters behind the graph's own that only the gradient of [`Session::run_by`] knows.
+    pub fn with_extra(
+        graph: &Graph,
+        extra: &[f32],
+        options: &TrainOptions,
+        device: &Device,
+    ) -> Result<Session, TrainError> {
         options.check()?;
         let net = Net::new(graph, device)?;
-        let theta = graph.theta();
+        let mut theta = graph.theta();
+        theta.extend(extra);
         let mut decay = vec![0.0; theta.len()];
         let weights = net.parameters().iter().filter(|p| p.role == Role::Weight);
         weights.for_each(|p| decay[p.range.clone()].fill(options.weight_decay));
@@ -206,6 +259,7 @@ impl Session {
             optimizer,
             step: 0,
             kept: Vec::new(),
+            note: String::new(),
         })
     }
 
@@ -235,7 +289,7 @@ impl Session {
             .iter()
             .map(|p| format!("{}:{}", self.net.graph().nodes[p.node].name, p.range.len()))
             .collect();
-        format!("{:?} {}", self.options, shapes.join(","))
+        format!("{:?} {}{}", self.options, shapes.join(","), self.note)
     }
 
     /// Trains to the end of the epochs; returns the mean loss of the last epoch.
@@ -244,6 +298,18 @@ impl Session {
         data: &Data<'_>,
         teacher: Option<&Teacher>,
         hooks: &mut Hooks<'_>,
+    ) -> Result<f32, TrainError> {
+        let mut own = |l: Lesson<'_>| l.net.gradient(l.theta, l.moments, l.batch, l.goal, l.rate);
+        self.run_by(data, teacher, hooks, &mut own)
+    }
+
+    /// The same with another gradient.
+    pub fn run_by(
+        &mut self,
+        data: &Data<'_>,
+        teacher: Option<&Teacher>,
+        hooks: &mut Hooks<'_>,
+        learn: &mut dyn FnMut(Lesson<'_>) -> Gradient,
     ) -> Result<f32, TrainError> {
         let judge = Judge::new(&self.net, data, teacher, &self.options)?;
         let n = data.samples.len();
@@ -256,10 +322,18 @@ impl Session {
             let (mut loss, mut right, mut seen) = (0.0f64, 0usize, 0usize);
             for i in self.step % per_epoch..per_epoch {
                 let picked = &order[i * self.options.batch..((i + 1) * self.options.batch).min(n)];
-                let batch = self.batch(data, picked, Some(epoch as u64));
+                let augment = (self.options.augment, self.options.seed.wrapping_add((epoch as u64) << 32));
+                let batch = batch(self.net.graph(), data, picked, Some(augment));
                 let goal = judge.goal(&batch, picked);
-                let mut gradient =
-                    self.net.gradient(&self.theta, &mut self.moments, &batch, &goal, self.options.batch_norm_momentum);
+                let mut gradient = learn(Lesson {
+                    net: &self.net,
+                    theta: &self.theta,
+                    moments: &mut self.moments,
+                    batch: &batch,
+                    goal: &goal,
+                    rate: self.options.batch_norm_momentum,
+                    step: self.step,
+                });
                 let norm = clip(&mut gradient.theta, self.options.clip);
                 if !gradient.loss.is_finite() || !norm.is_finite() {
                     return Err(self.diverged(good, &batch, hooks));
@@ -280,7 +354,7 @@ impl Session {
                 (hooks.step)(&mut step);
                 loss += gradient.loss as f64 * picked.len() as f64;
                 seen += picked.len();
-                right += judge.right(&gradient.output, picked).unwrap_or(0);
+                right += judge.right(gradient.outputs.first().map_or(&[][..], Vec::as_slice), picked).unwrap_or(0);
                 last = (loss / seen as f64) as f32;
                 (hooks.report)(&Status {
                     epoch,
@@ -314,24 +388,14 @@ impl Session {
         TrainError::Diverged { step: self.step, layer, checkpoint: hooks.checkpoint.clone() }
     }
 
-    /// A batch of samples, augmented if an epoch is given.
-    fn batch(&self, data: &Data<'_>, picked: &[usize], epoch: Option<u64>) -> Batch {
-        let graph = self.net.graph();
-        let augment = epoch.map(|e| (self.options.augment, self.options.seed.wrapping_add(e << 32)));
-        batch(graph, data, picked, augment)
-    }
-
     /// Replaces running moments by the mean over at most `samples` of the set, unaugmented.
     pub fn refresh(&mut self, data: &Data<'_>, samples: usize) {
         if self.moments.nodes.is_empty() {
             return;
         }
-        let picked = spaced(data.samples.len(), samples);
-        let batches: Vec<Vec<usize>> = picked.chunks(self.options.batch.max(64)).map(<[usize]>::to_vec).collect();
-        let mut moments = self.moments.clone();
-        let batches = batches.iter().map(|picked| self.batch(data, picked, None));
-        self.net.refresh(&self.theta, &mut moments, batches);
-        self.moments = moments;
+        let picked = data.spaced(samples);
+        let batches = data.batches(&self.net, &picked, self.options.batch.max(64));
+        self.net.refresh(&self.theta, &mut self.moments, batches);
     }
 
     /// Share of right answers, or the mean squared error where the targets are values; `None` without targets.
@@ -349,7 +413,8 @@ pub fn accuracy(graph: &Graph, data: &Data<'_>, device: &Device) -> Result<Optio
     }
 }
 
-fn evaluate(net: &Net, theta: &[f32], moments: &Moments, data: &Data<'_>) -> Option<f64> {
+/// Share of right answers, or the mean squared error where the targets are values; `None` without targets.
+pub fn evaluate(net: &Net, theta: &[f32], moments: &Moments, data: &Data<'_>) -> Option<f64> {
     let targets = data.targets?;
     let all: Vec<usize> = (0..data.samples.len()).collect();
     let (mut sum, mut count) = (0.0f64, 0usize);
@@ -469,6 +534,28 @@ impl<'a> Judge<'a> {
     }
 }
 
+impl Goal {
+    /// With the outputs of another network as this share of what is wanted: for distributions the gradient of the mean of cross-entropies (a
+    /// Kullback-Leibler divergence has the same), for values that of squared errors.
+    pub fn taught(&self, outputs: &[Vec<f32>], share: f32, classes: usize) -> Goal {
+        match self {
+            Goal::Distributions(target, temperature) => {
+                let mut target: Vec<f32> = target.iter().map(|t| (1.0 - share) * t).collect();
+                let logits = outputs.first().map_or(&[][..], Vec::as_slice);
+                let rows = target.chunks_exact_mut(classes.max(1)).zip(logits.chunks_exact(classes.max(1)));
+                rows.for_each(|(target, logits)| add_softmax(target, logits, *temperature, share));
+                Goal::Distributions(target, *temperature)
+            }
+            Goal::Values(values) => {
+                let mixed = |(own, taught): (&Vec<f32>, &Vec<f32>)| {
+                    own.iter().zip(taught).map(|(own, taught)| (1.0 - share) * own + share * taught).collect()
+                };
+                Goal::Values(values.iter().zip(outputs).map(mixed).collect())
+            }
+        }
+    }
+}
+
 fn add_softmax(target: &mut [f32], logits: &[f32], temperature: f32, share: f32) {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|&z| ((z - largest) / temperature).exp()).collect();
@@ -527,7 +614,8 @@ fn batch(graph: &Graph, data: &Data<'_>, picked: &[usize], augment: Option<(Augm
 }
 
 impl Net {
-    fn ends_in_softmax(&self) -> bool {
+    /// Whether the first output is a softmax's.
+    pub fn ends_in_softmax(&self) -> bool {
         let graph = self.graph();
         let last = graph.outputs.first().and_then(|p| graph.producer(p.tensor));
         last.is_some_and(|i| matches!(graph.nodes[i].op, Op::Softmax { .. }))

@@ -400,3 +400,65 @@ fn bad_input_is_refused() {
     let error = Net::new(&g, &Device::cpu()).unwrap_err();
     assert!(error.to_string().contains("turned"), "{error}");
 }
+
+/// Batch norms that are put in change nothing, and neither does taking them out; weights get the size that steps are made for.
+#[test]
+fn norms_come_and_go() {
+    let mut random = Random::new(4, 4);
+    let mut g = Graph { name: "folded".into(), ..Graph::default() };
+    let x = g.add_input("x", &[1, 6, 6, 3]);
+    let w = window([3, 3], [1, 1], [1, 1], [1; 4]);
+    // As exported: weights for pixels of 0 to 255, clamps fused, one layer with its own batch norm.
+    let Op::Conv2d { window, groups, weight, bias, .. } = conv(w, 1, [4, 3], Clamp::NONE, &mut random) else {
+        unreachable!()
+    };
+    let first = Op::Conv2d { window, groups, weight: weight / 255.0, bias, clamp: Clamp::RELU6 };
+    let y = g.push("first", first, &[x]).unwrap();
+    let Op::Conv2d { window, groups, weight, .. } = conv(w, 4, [4, 4], Clamp::NONE, &mut random) else {
+        unreachable!()
+    };
+    let second = Op::Conv2d { window, groups, weight, bias: vec![0.0; 4], clamp: Clamp::NONE };
+    let y = g.push("second", second, &[y]).unwrap();
+    let y = g.push("own", norm(4, &mut random), &[y]).unwrap();
+    let y = g.push("third", conv(w, 1, [5, 4], Clamp::NONE, &mut random), &[y]).unwrap();
+    let y = g.push("flat", Op::Reshape { shape: vec![1, 180] }, &[y]).unwrap();
+    let y = g.push("hidden", linear(6, 180, &mut random), &[y]).unwrap();
+    let y = g.push("relu", Op::Map(ScalarFn::unary(Unary::Clamp(Clamp::RELU))), &[y]).unwrap();
+    let y = g.push("last", linear(3, 6, &mut random), &[y]).unwrap();
+    let y = g.push("softmax", Op::Softmax { axis: 1 }, &[y]).unwrap();
+    g.add_output("y", y);
+    let graph = crate::graph::trainable(g);
+    let samples: Vec<_> = samples(40, &[1, 6, 6, 3], 8).into_iter().map(|s| vec![&s[0] * 64.0 + 128.0]).collect();
+    let data = Data { samples: &samples, targets: None, affine: None };
+    for balance in [Balance::Layer, Balance::Filter] {
+        let normed = with_norms(&graph, &data, balance).unwrap();
+        let count = |g: &Graph| g.nodes.iter().filter(|n| matches!(n.op, Op::BatchNorm { .. })).count();
+        assert_eq!((count(&graph), count(&normed.graph)), (1, 4), "all but 'last', which gives the output");
+        let folded = normed.fold(normed.graph.clone());
+        assert_eq!(count(&folded), 1);
+        let names = |g: &Graph| g.nodes.iter().map(|n| (n.name.clone(), n.op.name())).collect::<Vec<_>>();
+        assert_eq!(names(&folded), names(&graph));
+        let net = Net::new(&normed.graph, &Device::cpu()).unwrap();
+        for sample in samples.iter().take(5) {
+            let expected = eval::run(&graph, sample).unwrap();
+            let trained = net.predict(
+                &normed.graph.theta(),
+                &Moments::of(&normed.graph),
+                &batch_of(std::slice::from_ref(sample)),
+            );
+            let again = eval::run(&folded, sample).unwrap();
+            for ((a, b), c) in expected[0].iter().zip(&trained[0]).zip(&again[0]) {
+                assert!((a - b).abs() < 1e-4 && (a - c).abs() < 1e-4, "{a}, with norms {b}, without {c}");
+            }
+        }
+        // The batch's own moments are about those that were put in.
+        let mut moments = Moments::of(&normed.graph);
+        net.refresh(&normed.graph.theta(), &mut moments, data.batches(&net, &data.spaced(40), 40));
+        for (own, seen) in Moments::of(&normed.graph).values.iter().zip(&moments.values).take(1) {
+            assert!(own.iter().zip(seen).all(|(a, b)| (a - b).abs() < 1e-2 * (1.0 + b.abs())), "{own:?} {seen:?}");
+        }
+        let Op::Conv2d { weight, .. } = &normed.graph.nodes[0].op else { unreachable!() };
+        let square: f32 = weight.iter().map(|w| w * w).sum::<f32>() / 4.0;
+        assert!((square - 1.0).abs() < 1e-3, "filters of length 1: {square}");
+    }
+}

@@ -26,7 +26,9 @@ use quantize::prune::select::Target;
 use quantize::prune::training::{Method, PruneHooks, PruneOptions, prune};
 use quantize::recipe::Recipe;
 use quantize::report::{grouped, json, table};
-use quantize::train::{Augment, Data, Device, Hooks, Session, Status, Teacher, TrainOptions, accuracy};
+use quantize::train::{
+    Augment, Balance, Data, Device, Hooks, Session, Status, Teacher, TrainOptions, accuracy, with_norms,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -294,15 +296,16 @@ impl Subject {
 
     fn fine_tuned(&self, label: &str, options: &TrainOptions) -> Result<Graph, ToolError> {
         let teacher = Teacher::new(&self.graph, &Device::cpu()).map_err(failed)?;
-        let mut session = Session::new(&self.graph, options, &Device::cpu()).map_err(failed)?;
+        let data = self.data(&self.train);
+        let normed = with_norms(&self.graph, &data, Balance::Layer).map_err(failed)?;
+        let mut session = Session::new(&normed.graph, options, &Device::cpu()).map_err(failed)?;
         let (bar, stop) = (bar(label), AtomicBool::new(false));
         let report = |s: &Status| advance(&bar, "train", s);
-        let data = self.data(&self.train);
         let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: &stop, checkpoint: None };
         session.run(&data, Some(&teacher), &mut hooks).map_err(failed)?;
         bar.finish_and_clear();
         session.refresh(&data, 2048);
-        Ok(session.graph())
+        Ok(normed.fold(session.graph()))
     }
 
     /// Instructions of the int8 model.
