@@ -156,10 +156,24 @@ pub fn prepare(
     recipe: &Recipe,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Prepared, BuildError> {
+    prepare_given(graph, samples, input_is_u8, recipe, &Rounding::default(), progress)
+}
+
+/// The same for layers that are integers already.
+pub fn prepare_given(
+    graph: Graph,
+    samples: &[Vec<ArrayD<f32>>],
+    input_is_u8: &[bool],
+    recipe: &Recipe,
+    given: &Rounding,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Prepared, BuildError> {
     let (fit, judge) = split(samples);
     let wanted = &recipe.quantize;
     wanted.check(&graph)?;
-    let equalizations = wanted.equalize.map_or(vec![false, true], |e| vec![e]);
+    // Integers have their scales.
+    let equalize_wanted = if given.is_given() { Some(false) } else { wanted.equalize };
+    let equalizations = equalize_wanted.map_or(vec![false, true], |e| vec![e]);
     let observers =
         wanted.observer.map_or(vec![Observer::MinMax, Observer::Percentile(1e-5), Observer::Mse], |o| vec![o]);
     let corrections = wanted.bias_correction.map_or(vec![false, true], |b| vec![b]);
@@ -182,7 +196,7 @@ pub fn prepare(
                 let db = match single {
                     true => 0.0,
                     false => {
-                        let q = quantized(&graph, &stats, wanted, choice, input_is_u8, fit, &Rounding::default())?;
+                        let q = quantized(&graph, &stats, wanted, choice, input_is_u8, fit, given)?;
                         let packed = pack(lower(&q)?, PackOptions::default())?;
                         outputs_sqnr_db(&packed.bytes, judge, &truth)
                     }
@@ -208,14 +222,28 @@ pub fn finish(
     options: BuildOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Built, BuildError> {
-    let (_, judge) = split(samples);
     let wanted = &recipe.quantize;
     let rounding = match wanted.is_compensated(&prepared.graph) {
         true => Rounding::in_turn(&prepared.graph, samples, wanted, &mut |_, layers| progress("rounding", layers))?,
         false => Rounding::default(),
     };
+    finish_given(prepared, samples, input_is_u8, recipe, options, &rounding, progress)
+}
+
+/// The same with layers rounded as given.
+pub fn finish_given(
+    prepared: Prepared,
+    samples: &[Vec<ArrayD<f32>>],
+    input_is_u8: &[bool],
+    recipe: &Recipe,
+    options: BuildOptions,
+    rounding: &Rounding,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Built, BuildError> {
+    let (_, judge) = split(samples);
+    let wanted = &recipe.quantize;
     let Prepared { graph, stats, choice, equalized } = prepared;
-    let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples, &rounding)?;
+    let q = quantized(&graph, &stats, wanted, choice, input_is_u8, samples, rounding)?;
     let (q, shrunk) = if options.shrink { shrink(q) } else { (q, ShrinkReport::default()) };
     let packed = pack_graph(&q, recipe, equalized, options.pack, progress)?;
     let truth = float_outputs(&graph, judge)?;

@@ -2,7 +2,7 @@
 //!
 //! Data flows one way, and a module imports only what stands before it in this list:
 //! [`random`] (seeded numbers), [`files`] (whole or not at all), [`graph`] (the IR and its exact rewrites), [`networks`] (to train from scratch), [`onnx`]
-//! (import, export, float oracle), [`npy`] and [`data`] (sets), [`train`] and [`prune`], [`calibrate`]
+//! (import, export, float oracle), [`npy`] and [`data`] (sets), [`train`], [`prune`] and [`elastic`] (supernets), [`calibrate`]
 //! (observers), [`scheme`] (float graph → quantized graph), [`shrink`] (exact removal of channels), [`lower`] (records), [`circuit`] (coded weights),
 //! [`pack`] (memory plan, bytes), [`execute`] (a packed model on the host), [`correct`]
 //! (its mean error), [`recipe`] (every default), [`build`] (all of it
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod correct;
 pub mod cost;
 pub mod data;
+pub mod elastic;
 pub mod execute;
 pub mod files;
 pub mod graph;

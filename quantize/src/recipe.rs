@@ -41,12 +41,21 @@
 //! rate = 0.002                  # absent: the rule's usual
 //! augment = { flip = true, crop = 2, cutout = 0, noise = 0.0 }
 //!
+//! [elastic]                     # `quantize elastic`; [elastic.train] has the keys of [train]
+//! bits = [8, 6, 5, 4, 3, 2]
+//! granularity = ["channel", "tensor"]
+//! symmetry = ["symmetric", "asymmetric"]
+//! guidance = 0.5                # share of the teacher in the loss of a sub-network
+//! skewness = 1.0                # factors of the WDR loss
+//! kurtosis = 0.015
+//!
 //! [prune]
 //! method = "wgsef"              # or "magnitude", "group_lasso"
 //! sparsify = 0.4                # share of the epochs under the pull
 //! ```
 
 use crate::data::Layout;
+use crate::elastic::ElasticOptions;
 use crate::pack::{CompressOptions, Residency};
 use crate::prune::training::PruneOptions;
 use crate::scheme::QuantOptions;
@@ -74,6 +83,8 @@ pub struct Recipe {
     pub train: TrainOptions,
     /// How a network is pruned, and trained meanwhile.
     pub prune: PruneOptions,
+    /// How a supernet is trained.
+    pub elastic: ElasticOptions,
 }
 
 /// Coding of weights.

@@ -2,24 +2,27 @@
 
 use super::Failure;
 use super::eval::accuracy_of;
-use super::input::{Ports, PreprocessArgs, number, read_onnx};
+use super::input::{Ports, PreprocessArgs, is_supernet, number};
 use super::output::{Progress, check_folder, write_whole};
 use super::prune::{PruneArgs, prune_graph};
 use super::search::{BudgetArgs, Search, calibration};
-use super::training::TrainArgs;
-use crate::build::{BuildOptions, Built, Prepared, finish, prepare, prepend_preprocess};
+use super::training::{TrainArgs, TrainProgress, affine, data, stop};
+use crate::build::{BuildOptions, Built, Prepared, finish, finish_given, prepare, prepare_given, prepend_preprocess};
 use crate::calibrate::Observer;
 use crate::data::Set;
+use crate::elastic::{Supernet, train};
 use crate::execute::Runner;
-use crate::graph::{eval, simplify, trainable};
+use crate::files;
+use crate::graph::{Graph, eval, simplify, trainable};
 use crate::onnx;
 use crate::pack::{ModelFile, PackOptions, Residency};
 use crate::recipe::{Compress, Recipe};
 use crate::report::layers::Summary;
 use crate::report::{grouped, json};
 use crate::scheme::Granularity;
-use crate::search::{Fit, fit_price};
+use crate::search::{Budget, Fit, Source, fit_price, subnet};
 use crate::target::Target;
+use crate::train::{Device, Hooks, Teacher, TrainOptions};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -27,16 +30,16 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Trained float network
+    /// Trained float network, or a supernet (`quantize elastic`)
     model: PathBuf,
-    /// Calibration set: .npz with x, or .npy
+    /// Calibration set, for a supernet the training set: .npz with x, or .npy
     #[arg(long)]
     data: PathBuf,
     /// Labelled set for accuracy before and after
     #[arg(long)]
     test: Option<PathBuf>,
-    /// TOML file with hyper-parameters; options on the command line win
-    #[arg(long)]
+    /// TOML file with hyper-parameters, such as `quantize search` writes; options on the command line win
+    #[arg(long, alias = "config")]
     recipe: Option<PathBuf>,
     /// Calibration samples, evenly spaced over the set
     #[arg(long)]
@@ -80,6 +83,10 @@ pub(super) struct Args {
     /// With a budget, every layer gets its own bits, as `quantize search` finds them
     #[command(flatten)]
     search: BudgetArgs,
+    /// Train a supernet of the network (pruned first, with such a budget) on --data for so many epochs, and build of it: as `quantize elastic`, whose
+    /// options a recipe has in [elastic]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Bits of layers")]
+    elastic_epochs: Option<usize>,
     /// Print JSON: file_bytes, weight_bytes (weights as stored), coded_bytes (with biases and tables), arena_bytes, macs, layers, ...
     #[arg(long)]
     json: bool,
@@ -180,26 +187,43 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let compress = recipe.compress.options(&args.target)?;
     let target = args.prune.target();
     args.search.check()?;
-    if target.is_none() && args.train.is_given() {
+    if target.is_none() && args.elastic_epochs.is_none() && args.train.is_given() {
         return Err(Failure::new(
-            "options for training need a budget to prune to (--macs, --bytes, ...); `quantize train` trains without one",
+            "options for training need a budget to prune to (--macs, --bytes, ...) or --elastic-epochs; `quantize train` trains without",
         ));
     }
-    let graph = match target {
-        Some(_) => trainable(onnx::import(&args.model)?),
-        None => read_onnx(&args.model, &recipe.preprocess)?,
+    let is_supernet = is_supernet(&args.model);
+    if is_supernet && (target.is_some() || args.elastic_epochs.is_some()) {
+        return Err(Failure::new("a supernet is trained already; prune and train the network that it was made of"));
+    }
+    let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
+    let graph = match &known {
+        Some(supernet) => supernet.graph.clone(),
+        None => trainable(onnx::import(&args.model)?),
     };
     let ports = Ports::of_graph(&graph);
-    let set = ports.load(&args.data, recipe.preprocess.layout)?;
+    let whole = ports.load(&args.data, recipe.preprocess.layout)?;
+    let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
+    let original = args.elastic_epochs.is_some().then(|| graph.clone());
     let graph = match target {
-        Some(target) => {
-            let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &set)?;
-            prepend_preprocess(simplify(pruned.graph), &recipe.preprocess)?
-        }
+        Some(target) => prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?.graph,
         None => graph,
     };
+    if (known.is_some() || args.elastic_epochs.is_some())
+        && (recipe.quantize.bit_price > 0.0 || recipe.quantize.equalize == Some(true))
+    {
+        return Err(Failure::new(
+            "a supernet's weights are integers already: leave out --bit-price and --equalize true",
+        ));
+    }
+    let supernet = match (original, args.elastic_epochs) {
+        (Some(original), Some(epochs)) => {
+            Some(trained(&original, &graph, &args.train, epochs, &recipe, &whole, &affine)?)
+        }
+        _ => known,
+    };
     let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
-    let set = calibration(set, recipe.calibrate.samples);
+    let set = calibration(&whole, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,
         pack: PackOptions {
@@ -212,18 +236,35 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     };
     let progress = Progress::new();
     let step = |step: &'static str, n: usize| progress.advance(step, n);
-    let prepared = prepare(graph, &set.samples, &set.is_u8, &recipe, &step)?;
     let budget = args.search.budget();
-    let (found, built) = match &budget {
-        Some(budget) if args.search.is_of_code(budget, compress.level) => {
-            fit(&prepared, &set, &recipe, options, budget.flash.unwrap_or(u64::MAX))?
+    let (found, built) = match (&supernet, &budget) {
+        (Some(supernet), budget) => {
+            let source = Source {
+                supernet,
+                data: data(&whole, &affine),
+                device: &Device::cpu(),
+                samples: &set.samples,
+                is_u8: &set.is_u8,
+                stop: stop(),
+            };
+            build_subnet(source, &recipe, &args.search, budget.as_ref(), options, &step)?
         }
-        Some(budget) => {
-            let search = Search::run(&prepared, &set, &recipe, &args.search, budget, options.pack)?;
-            let (recipe, text) = (search.recipe(&prepared, &recipe), search.text());
-            (text, finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?)
+        (None, budget) => {
+            let graph = prepend_preprocess(simplify(graph), &recipe.preprocess)?;
+            let prepared = prepare(graph, &set.samples, &set.is_u8, &recipe, &step)?;
+            match budget {
+                Some(budget) if args.search.is_of_code(budget, compress.level) => {
+                    fit(&prepared, &set, &recipe, options, budget.flash.unwrap_or(u64::MAX))?
+                }
+                Some(budget) => {
+                    let search = Search::of_network(&prepared, &set, &recipe, &args.search, budget, options.pack)?;
+                    let (recipe, text) = (search.recipe(&recipe), search.text());
+                    drop(search);
+                    (text, finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?)
+                }
+                None => (String::new(), finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?),
+            }
         }
-        None => (String::new(), finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?),
     };
     let file = ModelFile::new(&built.packed.bytes);
     if let Some(limit) = budget.and_then(|b| b.flash).filter(|&limit| built.packed.bytes.len() as u64 > limit) {
@@ -260,6 +301,56 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         found + &text(args, &summary, &built, accuracy, started)
     };
     Ok(out.write_all(text.as_bytes())?)
+}
+
+/// A supernet of `graph`, taught by the original.
+fn trained(
+    original: &Graph,
+    graph: &Graph,
+    args: &TrainArgs,
+    epochs: usize,
+    recipe: &Recipe,
+    set: &Set,
+    affine: &Option<(Vec<f32>, Vec<f32>)>,
+) -> Result<Supernet, Failure> {
+    let mut options = recipe.elastic.clone();
+    options.train = TrainOptions { epochs, ..args.over(&options.train) };
+    let teacher = Teacher::new(original, args.device())?;
+    let data = data(set, affine);
+    let supernet = Supernet::new(&simplify(graph.clone()), &data, &options)?;
+    let checkpoint = args.checkpoint()?.map(|path| files::beside(&path, "elastic"));
+    let resume = checkpoint.clone().filter(|p| args.resume && p.exists());
+    let progress = TrainProgress::new();
+    let report = |status: &crate::train::Status| progress.report("elastic", status);
+    let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: stop(), checkpoint };
+    let done = train(supernet, &data, Some(&teacher), args.device(), &mut hooks, resume.as_deref());
+    progress.finish();
+    Ok(done?.supernet)
+}
+
+/// A sub-network: the one that the recipe names, or the best within a budget.
+fn build_subnet(
+    source: Source<'_>,
+    recipe: &Recipe,
+    args: &BudgetArgs,
+    budget: Option<&Budget>,
+    options: BuildOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<(String, Built), Failure> {
+    let (recipe, found) = match budget {
+        Some(budget) => {
+            let search = Search::of_supernet(source, recipe, args, budget, options.pack)?;
+            (search.recipe(recipe), search.text())
+        }
+        None => (recipe.clone(), String::new()),
+    };
+    let choice = source.supernet.choose(&recipe.quantize)?;
+    let own = subnet(source.supernet, &choice, &source.data, source.device, &recipe)?;
+    let recipe = Recipe { quantize: own.quantize, ..recipe };
+    let (samples, is_u8) = (source.samples, source.is_u8);
+    let prepared = prepare_given(own.graph, samples, is_u8, &recipe, &own.rounding, progress)?;
+    let built = finish_given(prepared, samples, is_u8, &recipe, options, &own.rounding, progress)?;
+    Ok((found, built))
 }
 
 /// The coded file that fits, at the least price of bits.

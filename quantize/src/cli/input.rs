@@ -56,6 +56,13 @@ pub(super) fn is_packed(path: &Path) -> bool {
     (begins.is_ok() && magic == pith::format::MAGIC) || path.extension().is_some_and(|e| e == "pith")
 }
 
+/// Whether a path names a supernet: an archive.
+pub(super) fn is_supernet(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let begins = std::fs::File::open(path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut magic));
+    begins.is_ok() && magic == *b"PK\x03\x04"
+}
+
 /// A packed model's bytes.
 pub(super) fn read_packed(path: &Path) -> Result<ModelFile, Failure> {
     ModelFile::read(path).map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display())))

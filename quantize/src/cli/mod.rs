@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 a target or budget was not met, 2 bad input or usage (one line on standard error).
 
 mod build;
+mod elastic;
 mod eval;
 mod input;
 mod inspect;
@@ -39,6 +40,8 @@ enum Verb {
     Train(train::Args),
     /// Remove groups of weights while training, until a budget is met
     Prune(Box<prune::Args>),
+    /// Train a supernet: one set of weights that works at every width
+    Elastic(Box<elastic::Args>),
     /// Find the bits of every layer that fit a budget, without training
     Search(search::Args),
     /// Judge a model on a set: accuracy, SQNR and errors, also layer by layer
@@ -103,6 +106,7 @@ where
         Verb::Build(args) => build::run(&args, out),
         Verb::Train(args) => train::run(&args, out),
         Verb::Prune(args) => prune::run(&args, out),
+        Verb::Elastic(args) => elastic::run(&args, out),
         Verb::Search(args) => search::run(&args, out),
         Verb::Eval(args) => eval::run(&args, out),
         Verb::Run(args) => run::run(&args),

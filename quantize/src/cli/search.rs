@@ -2,19 +2,22 @@
 
 use super::Failure;
 use super::build::target;
-use super::input::{Ports, PreprocessArgs, number, read_onnx, spaced};
+use super::input::{Ports, PreprocessArgs, is_supernet, number, read_onnx, spaced};
 use super::output::{Progress, check_folder, write_whole};
 use super::prune::count;
+use super::training::{affine, data, stop};
 use crate::build::{Prepared, prepare};
 use crate::data::{Set, Targets};
+use crate::elastic::Supernet;
+use crate::elastic::predictor::Quality;
 use crate::pack::PackOptions;
 use crate::recipe::Recipe;
-use crate::report::front_svg::front_svg;
+use crate::report::front_svg::{Scale, front_svg};
 use crate::report::{grouped, json, table};
-use crate::search::{Budget, Candidate, Found, Judges, SearchOptions, Space, recipe_of, search, space};
+use crate::search::{Budget, Candidate, Found, Judges, SearchOptions, Source, Space, search, space, supernet_space};
 use crate::target::Target;
+use crate::train::Device;
 use indicatif::{ProgressBar, ProgressStyle};
-use ndarray::ArrayD;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -22,9 +25,9 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Trained float network
+    /// Trained float network, or a supernet (`quantize elastic`)
     model: PathBuf,
-    /// Calibration set: .npz with x, and y for --min-accuracy
+    /// Calibration set, for a supernet the training set: .npz with x, and y for --min-accuracy
     #[arg(long)]
     data: PathBuf,
     /// TOML file with hyper-parameters; options on the command line win
@@ -78,9 +81,12 @@ pub(super) struct BudgetArgs {
     /// Bits that a layer may have [default: those of 8,4,2 for which a core has kernels, else 2 to 8]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8))]
     bits: Option<Vec<u8>>,
-    /// Candidates that are run [default: 400]
+    /// Candidates that are run; of a supernet's, ten times as many are predicted [default: 400]
     #[arg(long)]
     candidates: Option<usize>,
+    /// Sub-networks of a supernet that are measured, for the rest to be predicted [default: 250]
+    #[arg(long)]
+    measured: Option<usize>,
 }
 
 impl BudgetArgs {
@@ -105,6 +111,7 @@ impl BudgetArgs {
         SearchOptions {
             bits: self.bits.clone().or_else(|| base.bits.clone()),
             candidates: self.candidates.unwrap_or(base.candidates),
+            measured: self.measured.unwrap_or(base.measured),
             ..base.clone()
         }
     }
@@ -112,8 +119,8 @@ impl BudgetArgs {
     /// Says what is given without a budget, and would do nothing.
     pub(super) fn check(&self) -> Result<(), Failure> {
         match self.budget() {
-            None if self.bits.is_some() || self.candidates.is_some() => Err(Failure::new(
-                "--bits and --candidates need a budget: --max-flash, --max-ram, --max-cycles or --min-accuracy",
+            None if self.bits.is_some() || self.candidates.is_some() || self.measured.is_some() => Err(Failure::new(
+                "--bits, --candidates and --measured need a budget: --max-flash, --max-ram, --max-cycles or --min-accuracy",
             )),
             _ => Ok(()),
         }
@@ -121,25 +128,28 @@ impl BudgetArgs {
 }
 
 /// At most so many samples of a set, and their targets.
-pub(super) fn calibration(set: Set, count: usize) -> Set {
-    let targets = match set.targets {
-        Some(Targets::Classes(labels)) => Some(Targets::Classes(spaced(labels, count))),
+pub(super) fn calibration(set: &Set, count: usize) -> Set {
+    let picked = spaced((0..set.samples.len()).collect(), count);
+    let targets = match &set.targets {
+        Some(Targets::Classes(labels)) => Some(Targets::Classes(picked.iter().map(|&i| labels[i]).collect())),
         // Other targets are not judged by.
         _ => None,
     };
-    Set { samples: spaced(set.samples, count), is_u8: set.is_u8, targets }
+    Set { samples: picked.iter().map(|&i| set.samples[i].clone()).collect(), is_u8: set.is_u8.clone(), targets }
 }
 
 /// What was searched in, and found.
 pub(super) struct Search<'a> {
     space: Space<'a>,
+    /// How well a supernet's accuracies are predicted.
+    quality: Option<Quality>,
     found: Found,
     best: Candidate,
 }
 
 impl<'a> Search<'a> {
-    /// Searches, or says what stands in the way.
-    pub(super) fn run(
+    /// Searches the widths of a network.
+    pub(super) fn of_network(
         prepared: &'a Prepared,
         set: &'a Set,
         recipe: &Recipe,
@@ -152,6 +162,33 @@ impl<'a> Search<'a> {
         let judges = Judges::new(&set.samples, &set.is_u8, set.targets.as_ref());
         let space = space(prepared, judges, recipe, &options, pack, &|step, n| progress.advance(step, n))?;
         progress.finish();
+        Search::run(space, None, &options, budget)
+    }
+
+    /// Searches the sub-networks of a supernet.
+    pub(super) fn of_supernet(
+        source: Source<'a>,
+        recipe: &Recipe,
+        args: &BudgetArgs,
+        budget: &Budget,
+        pack: PackOptions,
+    ) -> Result<Search<'a>, Failure> {
+        let mut options = args.over(&recipe.search);
+        let progress = Progress::new();
+        let step = |step: &'static str, n: usize| progress.advance(step, n);
+        let (space, quality) = supernet_space(source, recipe, &options, pack, &step)?;
+        progress.finish();
+        options.candidates *= 10;
+        Search::run(space, Some(quality), &options, budget)
+    }
+
+    /// Searches, or says what stands in the way.
+    fn run(
+        space: Space<'a>,
+        quality: Option<Quality>,
+        options: &SearchOptions,
+        budget: &Budget,
+    ) -> Result<Search<'a>, Failure> {
         if let Some(limit) = budget.ram.filter(|&limit| space.ram > limit) {
             let least = grouped(space.ram);
             return Err(Failure::unmet(format!(
@@ -160,24 +197,25 @@ impl<'a> Search<'a> {
             )));
         }
         let bar = bar();
+        let is_predicted = space.is_predicted();
         let mut report = |state: crate::search::genetic::State<'_>| {
             bar.set_length(state.of as u64);
             bar.set_position(state.runs as u64);
             bar.set_message(state.best.map_or("no candidate fits yet".into(), |c| {
-                format!("best {:.1} dB, {} B", decibels(c.error), grouped(c.flash))
+                format!("best {}, {} B", quality_of(c, is_predicted), grouped(c.flash))
             }));
         };
-        let found = search(&space, budget, &options, &mut report)?;
+        let found = search(&space, budget, options, &mut report)?;
         bar.finish_and_clear();
         match found.best.clone() {
-            Some(best) => Ok(Search { space, found, best }),
+            Some(best) => Ok(Search { space, quality, found, best }),
             None => Err(Failure::unmet(in_the_way(&space, &found, budget))),
         }
     }
 
     /// The recipe that builds what was found.
-    pub(super) fn recipe(&self, prepared: &Prepared, recipe: &Recipe) -> Recipe {
-        recipe_of(&self.space, &self.best, prepared, recipe)
+    pub(super) fn recipe(&self, recipe: &Recipe) -> Recipe {
+        self.space.recipe(&self.best, recipe)
     }
 
     pub(super) fn text(&self) -> String {
@@ -193,15 +231,30 @@ impl<'a> Search<'a> {
                 name,
                 grouped(c.flash),
                 format!("{:.2}", c.mean_bits(&self.space)),
-                format!("{:.1}", decibels(c.error)),
+                match c.accuracy.filter(|_| self.space.is_predicted()) {
+                    Some(_) => "-".into(),
+                    None => format!("{:.1}", decibels(c.error)),
+                },
                 instructions,
                 accuracy,
             ]
         };
-        let mut choices = vec![candidate("found, as built".into(), &self.best)];
-        choices.extend(self.found.uniform.iter().map(|c| candidate(format!("all {} bits", c.bits[0]), c)));
+        let name = if self.space.is_predicted() { "found, measured" } else { "found, as built" };
+        let mut choices = vec![candidate(name.into(), &self.best)];
+        let width = |c: &Candidate| c.bits.iter().copied().min().unwrap_or(8);
+        choices.extend(self.found.uniform.iter().map(|c| candidate(format!("all {} bits", width(c)), c)));
+        let note = match self.quality {
+            None => {
+                "Layers that are alike are rounded one by one, as candidates are; what is built is rounded in turn."
+                    .into()
+            }
+            Some(q) => format!(
+                "Accuracies but that of the found one are predicted from {} sub-networks; on {} others prediction and measurement correlate with {:.3} (Pearson), {:.3} (Kendall).",
+                q.learned, q.held_out, q.pearson, q.kendall
+            ),
+        };
         format!(
-            "{}\n{}Layers that are alike are rounded one by one, as candidates are; what is built is rounded in turn.\n\n",
+            "{}\n{}{note}\n\n",
             table(&["layer", "weights", "bits", "B"], &rows),
             table(&["choice", "file B", "bits a weight", "SQNR dB", "instructions", "right on --data"], &choices)
         )
@@ -211,6 +264,14 @@ impl<'a> Search<'a> {
 /// Decibels of the signal over the noise.
 fn decibels(error: f64) -> f64 {
     -10.0 * error.max(1e-20).log10()
+}
+
+/// A candidate in a word.
+fn quality_of(c: &Candidate, is_predicted: bool) -> String {
+    match c.accuracy.filter(|_| is_predicted) {
+        Some(accuracy) => format!("{:.1} %", 100.0 * accuracy),
+        None => format!("{:.1} dB", decibels(c.error)),
+    }
 }
 
 /// Live on a terminal.
@@ -266,6 +327,33 @@ fn in_the_way(space: &Space<'_>, found: &Found, budget: &Budget) -> String {
     )
 }
 
+/// What is searched, with the set, and for a supernet the calibration samples and the preprocessing too.
+enum Given {
+    Network(Box<Prepared>, Set),
+    Supernet(Box<Supernet>, Set, Set, Option<(Vec<f32>, Vec<f32>)>),
+}
+
+impl Given {
+    fn read(args: &Args, recipe: &Recipe) -> Result<Given, Failure> {
+        let (preprocess, count) = (&recipe.preprocess, recipe.calibrate.samples);
+        if is_supernet(&args.model) {
+            let supernet = Supernet::read(&args.model)?;
+            let ports = Ports::of_graph(&supernet.graph);
+            let set = ports.load(&args.data, preprocess.layout)?;
+            let affine = affine(preprocess, &ports.inputs[0].shape)?;
+            let picked = calibration(&set, count);
+            return Ok(Given::Supernet(Box::new(supernet), set, picked, affine));
+        }
+        let graph = read_onnx(&args.model, preprocess)?;
+        let set = Ports::of_graph(&graph).load(&args.data, preprocess.layout)?;
+        let set = calibration(&set, count);
+        let progress = Progress::new();
+        let prepared = prepare(graph, &set.samples, &set.is_u8, recipe, &|step, n| progress.advance(step, n))?;
+        progress.finish();
+        Ok(Given::Network(Box::new(prepared), set))
+    }
+}
+
 /// `--json`; the keys are stable.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -274,6 +362,9 @@ struct Report<'a> {
     front: &'a [Candidate],
     uniform: &'a [Candidate],
     candidates: usize,
+    /// How well a supernet's accuracies are predicted: pearson, kendall.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predictor: Option<Quality>,
     seconds: f64,
 }
 
@@ -296,20 +387,31 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     };
     let compress = recipe.compress.options(&args.target)?;
     let pack = PackOptions { isa: args.target.isa, compress, ..PackOptions::default() };
-    let graph = read_onnx(&args.model, &recipe.preprocess)?;
-    let set = Ports::of_graph(&graph).load(&args.data, recipe.preprocess.layout)?;
-    let set = calibration(set, recipe.calibrate.samples);
-    let samples: &[Vec<ArrayD<f32>>] = &set.samples;
-    let progress = Progress::new();
-    let prepared = prepare(graph, samples, &set.is_u8, &recipe, &|step, n| progress.advance(step, n))?;
-    progress.finish();
-    let search = Search::run(&prepared, &set, &recipe, &args.budget, &budget, pack)?;
-    let config = search.recipe(&prepared, &recipe);
+    let (given, device) = (Given::read(args, &recipe)?, Device::cpu());
+    let (name, search) = match &given {
+        Given::Network(prepared, set) => {
+            (&prepared.graph.name, Search::of_network(prepared, set, &recipe, &args.budget, &budget, pack)?)
+        }
+        Given::Supernet(supernet, set, picked, affine) => {
+            let source = Source {
+                supernet,
+                data: data(set, affine),
+                device: &device,
+                samples: &picked.samples,
+                is_u8: &picked.is_u8,
+                stop: stop(),
+            };
+            (&supernet.graph.name, Search::of_supernet(source, &recipe, &args.budget, &budget, pack)?)
+        }
+    };
+    let config = search.recipe(&recipe);
     let config = toml::to_string(&config).map_err(|e| Failure::new(format!("the recipe cannot be written: {e}")))?;
     write_whole(&args.output, config.as_bytes())?;
     if let Some(path) = &args.svg {
-        let name = &prepared.graph.name;
-        write_whole(path, front_svg(name, &search.found.front, &search.found.uniform, &search.best).as_bytes())?;
+        let has_answers = search.space.is_predicted() && search.best.accuracy.is_some();
+        let scale = if has_answers { Scale::Percent } else { Scale::Decibels };
+        let found = &search.found;
+        write_whole(path, front_svg(name, scale, &found.front, &found.uniform, &search.best).as_bytes())?;
     }
     let layers = search.space.layers.iter().zip(&search.best.bits);
     let report = Report {
@@ -318,6 +420,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         front: &search.found.front,
         uniform: &search.found.uniform,
         candidates: search.found.runs,
+        predictor: search.quality,
         seconds: started.elapsed().as_secs_f64(),
     };
     let text = match args.json {

@@ -1,4 +1,4 @@
-//! The front of a search as a picture: bytes of the file against the error of its outputs.
+//! The front of a search as a picture: bytes of the file against how good its outputs are.
 
 use super::grouped;
 use super::plan_svg::escape;
@@ -10,32 +10,61 @@ const TOP: f64 = 60.0;
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 400.0;
 
+/// What candidates are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// SQNR of the outputs.
+    Decibels,
+    /// Right answers.
+    Percent,
+}
+
+impl Scale {
+    fn of(self, c: &Candidate) -> f64 {
+        match self {
+            Scale::Decibels => -10.0 * c.error.max(1e-20).log10(),
+            Scale::Percent => 100.0 * c.accuracy.unwrap_or(0.0),
+        }
+    }
+
+    /// Title, unit, and the distance of lines.
+    fn words(self) -> (&'static str, &'static str, f64) {
+        match self {
+            Scale::Decibels => ("SQNR of the outputs in dB", "dB", 10.0),
+            Scale::Percent => ("right answers in percent, but for the chosen one as predicted", "%", 1.0),
+        }
+    }
+}
+
 /// An SVG document. Higher is better, and so is further left.
-pub fn front_svg(title: &str, front: &[Candidate], uniform: &[Candidate], best: &Candidate) -> String {
+pub fn front_svg(title: &str, scale: Scale, front: &[Candidate], uniform: &[Candidate], best: &Candidate) -> String {
     let all = || front.iter().chain(uniform).chain([best]);
     let fold = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)))
     };
     let (least, most) = fold(&mut all().map(|c| c.flash as f64));
-    let (low, high) = fold(&mut all().map(decibels));
-    let (low, high) = ((low / 10.0).floor() * 10.0, (high / 10.0).ceil() * 10.0);
+    let (what, unit, line) = scale.words();
+    let (low, high) = fold(&mut all().map(|c| scale.of(c)));
+    // At most a dozen lines.
+    let line = line * ((high - low) / line / 12.0).ceil().max(1.0);
+    let (low, high) = ((low / line).floor() * line, (high / line).ceil() * line);
     let (w, h) = (LEFT + WIDTH + 40.0, TOP + HEIGHT + 60.0);
     let at = |c: &Candidate| {
         let x = LEFT + WIDTH * (c.flash as f64 - least) / (most - least).max(1.0);
-        (x, TOP + HEIGHT * (high - decibels(c)) / (high - low).max(1.0))
+        (x, TOP + HEIGHT * (high - scale.of(c)) / (high - low).max(1.0))
     };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"{w}\" height=\"{h}\" fill=\"white\"/>\n<text x=\"20\" y=\"24\" font-size=\"16\">{}: bits of layers</text>\n\
-         <text x=\"20\" y=\"42\" fill=\"#555\">SQNR of the outputs in dB, against the bytes of the file</text>\n",
+         <text x=\"20\" y=\"42\" fill=\"#555\">{what}, against the bytes of the file</text>\n",
         escape(title)
     );
-    for i in 0..=((high - low) / 10.0) as usize {
-        let (db, y) = (high - 10.0 * i as f64, TOP + HEIGHT * 10.0 * i as f64 / (high - low).max(1.0));
+    for i in 0..=((high - low) / line).round() as usize {
+        let (value, y) = (high - line * i as f64, TOP + HEIGHT * line * i as f64 / (high - low).max(1.0));
         let _ = writeln!(svg, "<path d=\"M{LEFT} {y:.1}h{WIDTH}\" stroke=\"#ddd\"/>");
         let _ = writeln!(
             svg,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{db}</text>",
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{value}</text>",
             LEFT - 8.0,
             y + 4.0
         );
@@ -59,7 +88,7 @@ pub fn front_svg(title: &str, front: &[Candidate], uniform: &[Candidate], best: 
             x - 3.5,
             y - 3.5
         );
-        let label = c.bits.first().copied().unwrap_or(0);
+        let label = c.bits.iter().copied().min().unwrap_or(0);
         let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#92400e\">{label} bits</text>", x - 10.0, y + 17.0);
     }
     let (x, y) = at(best);
@@ -69,11 +98,12 @@ pub fn front_svg(title: &str, front: &[Candidate], uniform: &[Candidate], best: 
     );
     let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#dc2626\" text-anchor=\"end\">chosen: {} B, {:.1} dB</text>",
-        x - 10.0,
-        y - 6.0,
+        "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#dc2626\" text-anchor=\"{}\">chosen: {} B, {:.1} {unit}</text>",
+        if x < LEFT + WIDTH / 2.0 { x + 10.0 } else { x - 10.0 },
+        y - 10.0,
+        if x < LEFT + WIDTH / 2.0 { "start" } else { "end" },
         grouped(best.flash),
-        decibels(best)
+        scale.of(best)
     );
     for (i, (name, colour)) in
         [("best of all mixtures", "#2563eb"), ("all layers alike", "#d97706")].into_iter().enumerate()
@@ -83,8 +113,4 @@ pub fn front_svg(title: &str, front: &[Candidate], uniform: &[Candidate], best: 
         let _ = writeln!(svg, "<text x=\"{}\" y=\"{y}\">{name}</text>", x + 14.0);
     }
     svg + "</svg>\n"
-}
-
-fn decibels(c: &Candidate) -> f64 {
-    -10.0 * c.error.max(1e-20).log10()
 }

@@ -102,6 +102,9 @@ pub struct LayerOptions {
     /// What a scale covers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granularity: Option<Granularity>,
+    /// Whether levels lie evenly about zero; only a supernet's sub-networks have others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<bool>,
 }
 
 /// How weights become integers.
@@ -167,6 +170,9 @@ impl QuantOptions {
         let is_there = |name: &String| {
             graph.nodes.iter().any(|n| n.name == *name && crate::least_squares::weights(&n.op).is_some())
         };
+        if let Some((name, _)) = self.layers.iter().find(|(_, l)| l.symmetric == Some(false)) {
+            return Err(SchemeError::Asymmetric { name: name.clone() });
+        }
         match self.layers.keys().find(|name| !is_there(name)) {
             Some(name) => Err(SchemeError::NoLayer { name: name.clone() }),
             None => Ok(()),
@@ -231,6 +237,12 @@ pub enum SchemeError {
     /// A price that does nothing.
     #[error("quantize.bit_price does nothing with rounding = \"nearest\"; leave one of them out")]
     Unpriced,
+    /// A form that is trained.
+    #[error("quantize.layers.'{name}' is asymmetric, which only a supernet (`quantize elastic`) can be")]
+    Asymmetric {
+        /// As it was given.
+        name: String,
+    },
     /// A layer that the network does not have.
     #[error(
         "quantize.layers names '{name}', which is no layer with weights of this network; `quantize inspect` lists them"

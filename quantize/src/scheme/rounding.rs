@@ -16,7 +16,7 @@ use crate::least_squares::{Moments, cholesky, gather, groups, matrix, positions,
 use crate::prune::reconstruct::{Options, ReconstructError, Rows, reconstruct_then};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// Weights of a layer and their scales.
@@ -32,17 +32,49 @@ pub struct Rounded {
     pub bias: Option<Vec<f32>>,
 }
 
+impl Rounded {
+    /// The narrowest width that stores the values.
+    pub fn bits(&self) -> u8 {
+        let (min, max) = self.values.iter().fold((0i16, 0i16), |(lo, hi), &v| (lo.min(v.into()), hi.max(v.into())));
+        (2..8).find(|b| min >= -(1 << (b - 1)) && max < 1 << (b - 1)).unwrap_or(8)
+    }
+
+    /// Whether a layer of a graph has these weights, up to float rounding.
+    pub fn is_of(&self, graph: &Graph, name: &str) -> bool {
+        let node = graph.nodes.iter().find(|n| n.name == name);
+        let Some((weight, _)) = node.and_then(|n| weights(&n.op)) else { return false };
+        let filters = self.values.axis_iter(Axis(0)).zip(weight.axis_iter(Axis(0))).zip(&self.scales);
+        let mut alike = filters.map(|((values, filter), &scale)| {
+            values.iter().zip(&filter).all(|(&q, &w)| (f32::from(q) * scale - w).abs() <= 1e-3 * scale)
+        });
+        weight.shape() == self.values.shape() && alike.all(|alike| alike)
+    }
+}
+
 /// Integers of layers as they are asked for, each computed once. The default knows of none, so that all are rounded to nearest.
 #[derive(Debug, Default)]
 pub struct Rounding {
     inputs: Inputs,
+    /// Layers that are integers already, by name.
+    given: BTreeMap<String, Arc<Rounded>>,
     done: Mutex<HashMap<(TensorId, u8, Granularity), Arc<Rounded>>>,
 }
 
 impl Rounding {
     /// By what is known of the inputs.
     pub fn new(inputs: Inputs) -> Rounding {
-        Rounding { inputs, done: Mutex::default() }
+        Rounding { inputs, ..Rounding::default() }
+    }
+
+    /// Layers that are integers already, by name, whatever their width: a sub-network's ([`crate::elastic`]).
+    pub fn given(layers: BTreeMap<String, Rounded>) -> Rounding {
+        let given = layers.into_iter().map(|(name, rounded)| (name, Arc::new(rounded))).collect();
+        Rounding { given, ..Rounding::default() }
+    }
+
+    /// Whether layers were given.
+    pub fn is_given(&self) -> bool {
+        !self.given.is_empty()
     }
 
     /// Layers below eight bits, or all where bits have a price, in the widths of `options`, from the inputs on: each is first
@@ -87,11 +119,14 @@ impl Rounding {
             Some(op)
         };
         reconstruct_then(graph, graph, samples, &Options::default(), progress, &mut round)?;
-        Ok(Rounding { inputs: Inputs::default(), done: Mutex::new(done) })
+        Ok(Rounding { done: Mutex::new(done), ..Rounding::default() })
     }
 
     /// The weights of a node in so many bits; none where the inputs are not known.
     pub fn of(&self, node: &Node, bits: u8, granularity: Granularity) -> Result<Option<Arc<Rounded>>, SchemeError> {
+        if let Some(given) = self.given.get(&node.name) {
+            return Ok(Some(given.clone()));
+        }
         let key = (node.output, bits, granularity);
         let known = |done: &Mutex<HashMap<_, _>>| done.lock().ok().and_then(|done| done.get(&key).cloned());
         if let Some(found) = known(&self.done) {

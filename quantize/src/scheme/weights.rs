@@ -23,7 +23,8 @@ pub(super) fn quantize(
         return Err(SchemeError::NotFinite { node: node.name.clone() });
     }
     let (bits, granularity) = options.of(node);
-    let rounded = if options.is_rounded(bits) { rounding.of(node, bits, granularity)? } else { None };
+    let rounded =
+        if options.is_rounded(bits) || rounding.is_given() { rounding.of(node, bits, granularity)? } else { None };
     // Biases of weights that were fitted too hold their mean error already.
     let fitted = rounded.as_ref().and_then(|r| r.bias.clone());
     let mean = if fitted.is_some() { None } else { mean };

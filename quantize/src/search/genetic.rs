@@ -45,9 +45,8 @@ pub fn search(
     let mut run = Run { space, budget, known: HashMap::new(), order: Vec::new(), of: options.candidates, progress };
     let widest: Vec<u8> = space.layers.iter().map(|l| l.bits[0]).collect();
     let widths: usize = space.layers.iter().map(|l| l.bits.len() - 1).sum();
-    let uniform = space.layers[0].bits.clone();
     let uniform: Vec<Candidate> =
-        uniform.iter().map(|&bits| run.judge(&vec![bits; widest.len()])).collect::<Result<_, _>>()?;
+        space.widths().into_iter().map(|bits| run.judge(&space.uniform(bits))).collect::<Result<_, _>>()?;
     // Errors of single layers come first, whatever they take.
     let finalists = (options.candidates / TO_A_FINALIST).clamp(1, FINALISTS);
     run.of = run.of.max(run.order.len() + widths + PRICES) + finalists;
@@ -84,7 +83,7 @@ pub fn search(
     }
     let mut best: Option<Candidate> = None;
     for (i, bits) in run.finalists(finalists).into_iter().enumerate() {
-        let found = space.judge_in_turn(&bits)?;
+        let found = space.judge_well(&bits)?;
         if rank(&found, budget).0 == 0.0 && best.as_ref().is_none_or(|best| rank(&found, budget) < rank(best, budget)) {
             best = Some(found);
         }

@@ -13,11 +13,14 @@
 
 pub mod genetic;
 mod price;
+mod rounded;
 mod space;
+mod subnets;
 
 use crate::build::{BuildError, Prepared};
 use crate::cost::CostTable;
 use crate::data::Targets;
+use crate::elastic::ElasticError;
 use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 pub use genetic::search;
@@ -26,6 +29,7 @@ pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
 use std::collections::BTreeSet;
+pub use subnets::{Source, Subnet, space as supernet_space, subnet};
 
 /// What a model may take, and must reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -46,15 +50,17 @@ pub struct Budget {
 pub struct SearchOptions {
     /// Widths that a layer may have; absent: those of 8, 4 and 2 for which a core has kernels, all from 2 to 8 elsewhere.
     pub bits: Option<Vec<u8>>,
-    /// Candidates that are run.
+    /// Candidates that are run; of a supernet's, ten times as many are predicted.
     pub candidates: usize,
+    /// Sub-networks of a supernet that are measured, for the rest to be predicted.
+    pub measured: usize,
     /// Of all random choices.
     pub seed: u64,
 }
 
 impl Default for SearchOptions {
     fn default() -> SearchOptions {
-        SearchOptions { bits: None, candidates: 400, seed: 1 }
+        SearchOptions { bits: None, candidates: 400, measured: 250, seed: 1 }
     }
 }
 
@@ -101,6 +107,9 @@ pub enum SearchError {
     /// Quantizing or packing failed.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// A supernet failed.
+    #[error(transparent)]
+    Elastic(#[from] ElasticError),
     /// A width that is not offered.
     #[error("a layer cannot have {0} bits; choose from 2 to 8")]
     Bits(u8),
@@ -126,6 +135,20 @@ pub enum SearchError {
 fn uncounted(kernels: &BTreeSet<String>) -> String {
     let names: Vec<&str> = kernels.iter().map(String::as_str).collect();
     if names.is_empty() { String::new() } else { format!("; not counted there: {}", names.join(", ")) }
+}
+
+/// What gives layers their widths, and says how well that works.
+trait Judge: std::fmt::Debug {
+    /// Error (what is minimized), and the share of right answers where they are known.
+    fn judge(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError>;
+    /// The same, better known and slower.
+    fn judge_well(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError>;
+    /// The recipe that builds it.
+    fn recipe(&self, bits: &[u8], recipe: &Recipe) -> Recipe;
+    /// Whether right answers are known.
+    fn has_labels(&self) -> bool;
+    /// Whether [`Judge::judge`] predicts from others.
+    fn is_predicted(&self) -> bool;
 }
 
 /// Samples that candidates are judged by.
@@ -176,16 +199,6 @@ pub fn space<'a>(
     match all[..] {
         [] => Err(SearchError::NoLayers),
         [bits] => Err(SearchError::OneWidth { bits }),
-        _ => Space::new(prepared, judges, recipe, &all, pack, progress),
+        _ => rounded::space(prepared, judges, recipe, &all, pack, progress),
     }
-}
-
-/// The recipe that builds a candidate, and nothing else.
-pub fn recipe_of(space: &Space<'_>, candidate: &Candidate, prepared: &Prepared, recipe: &Recipe) -> Recipe {
-    let mut recipe = recipe.clone();
-    let q = &mut recipe.quantize;
-    (q.observer, q.bias_correction) = (Some(prepared.choice.observer), Some(prepared.choice.bias_correction));
-    q.equalize = Some(prepared.equalized);
-    q.layers = space.options(&candidate.bits).layers;
-    recipe
 }

@@ -3,6 +3,7 @@
 mod cli;
 mod coded;
 mod decoder;
+mod elastic;
 mod export;
 mod firmware;
 mod import;

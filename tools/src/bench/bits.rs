@@ -34,22 +34,25 @@ pub struct Args {
 
 /// A network in one form.
 #[derive(Serialize)]
-struct Row {
+pub(super) struct Row {
     network: String,
     form: String,
-    file_bytes: u64,
+    pub(super) file_bytes: u64,
+    /// Weights, biases and tables as stored.
+    pub(super) coded_bytes: u64,
     /// Against the int8 file.
     share: f64,
-    accuracy: f64,
+    pub(super) accuracy: f64,
     float: f64,
     seconds: f64,
 }
 
 /// A network, its sets and its preprocessing.
-struct Subject {
-    name: String,
-    files: [PathBuf; 3],
-    options: Vec<String>,
+pub(super) struct Subject {
+    pub(super) name: String,
+    /// Network, calibration set, test set.
+    pub(super) files: [PathBuf; 3],
+    pub(super) options: Vec<String>,
 }
 
 /// The verb.
@@ -89,7 +92,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
     Ok(true)
 }
 
-fn subject(name: &str) -> Option<Subject> {
+pub(super) fn subject(name: &str) -> Option<Subject> {
     let network = CLASSIFIERS.into_iter().find(|n| n.model == name)?;
     // The lossless pictures are too few to tell a point.
     let test = if network.calibration == "cifar10_train" { "cifar10_test" } else { network.test };
@@ -109,13 +112,13 @@ fn subject(name: &str) -> Option<Subject> {
     }
 }
 
-fn digits() -> Subject {
+pub(super) fn digits() -> Subject {
     let file = |file: &str| root().join("tests/models/digits").join(file);
     let files = [file("digits.onnx"), file("digits_train.npz"), file("digits_test.npz")];
     Subject { name: "digits".into(), files, options: vec!["--scale".into(), "1/16".into()] }
 }
 
-fn build(subject: &Subject, target: &str, more: &[&str], scratch: &Path) -> Result<Row, ToolError> {
+pub(super) fn build(subject: &Subject, target: &str, more: &[&str], scratch: &Path) -> Result<Row, ToolError> {
     let output = scratch.join("model.pith");
     let [model, data, test] = &subject.files;
     let shown = |path: &Path| path.display().to_string();
@@ -134,6 +137,7 @@ fn build(subject: &Subject, target: &str, more: &[&str], scratch: &Path) -> Resu
         network: subject.name.clone(),
         form: String::new(),
         file_bytes: number(&report["file_bytes"]) as u64,
+        coded_bytes: number(&report["coded_bytes"]) as u64,
         share: 1.0,
         accuracy: number(&report["accuracy"]["int8"]),
         float: number(&report["accuracy"]["float"]),

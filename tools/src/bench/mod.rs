@@ -5,6 +5,7 @@
 //! - [`circuits`]: probabilistic circuits and their codec on images, beside published figures;
 //! - [`compress`]: weights without loss, beside other coders, and what decoding takes;
 //! - [`bits`]: every layer with its own bits, by the bytes of the file;
+//! - [`elastic`]: one supernet at every width, beside networks trained for one;
 //! - [`cost`]: what kernels execute, fitted;
 //! - [`sparse`]: block-sparse weights beside dense ones;
 //! - [`prune`]: accuracy of pruned networks, beside baselines;
@@ -28,6 +29,7 @@ pub mod circuits;
 pub mod compress;
 pub mod cost;
 pub mod desktop;
+pub mod elastic;
 pub mod mcu;
 pub mod peers;
 pub mod picture;
@@ -56,6 +58,8 @@ enum Bench {
     Compress(compress::Args),
     /// Accuracy by the bytes of the file, every layer with its own bits, without training
     Bits(bits::Args),
+    /// A supernet at every uniform setting, and accuracy by the bytes of coded files (an hour)
+    Elastic(elastic::Args),
     /// Count kernels on emulated cores and fit what is predicted of them
     Cost(cost::Args),
     /// Block-sparse weights beside the same weights stored dense
@@ -79,6 +83,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         Bench::Circuits(args) => circuits::run(args),
         Bench::Compress(args) => compress::run(args),
         Bench::Bits(args) => bits::run(args),
+        Bench::Elastic(args) => elastic::run(args),
         Bench::Cost(args) => cost::run(args),
         Bench::Sparse(args) => sparse::run(args),
         Bench::Prune(args) => prune::run(args),

@@ -1,0 +1,159 @@
+//! Elastic quantization (EQ-Net: "Elastic Quantization Neural Networks", ICCV 2023): one set of float weights whose every quantization works.
+//!
+//! A [`Supernet`] is a network with batch norms and, for every layer and every [`Form`] that its weights may take, learned steps. Training steps on three
+//! sub-networks at once ([`train`]): the widest, a random one that the widest teaches, and the narrowest that the random one teaches (the GPG
+//! loss), while the WDR loss keeps the weights' distribution flat. A sub-network is then a choice of forms and batch-norm moments of its own: no
+//! training follows. [`predictor`] learns from some of them what accuracy a choice has, so that [`crate::search`] can judge thousands.
+//!
+//! Weights alone are elastic. Activations keep eight bits, because no kernel gains from fewer and no memory is saved; their ranges are calibrated when
+//! a sub-network is built. Where training simulates, it does so in the integers that a file stores: see `quantizer`.
+//!
+//! In reading order: `quantizer`, `shape_loss` (WDR), `training`, `supernet` (files, sub-networks), `predictor`.
+
+pub mod predictor;
+mod quantizer;
+mod shape_loss;
+mod supernet;
+#[cfg(test)]
+mod tests;
+mod training;
+
+use crate::scheme::Granularity;
+use crate::train::TrainOptions;
+use serde::{Deserialize, Serialize};
+pub use shape_loss::shape;
+pub use supernet::{Layer, Lowered, Supernet};
+pub use training::{Trained, train};
+
+/// How the weights of a layer are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Form {
+    /// 2 to 8.
+    pub bits: u8,
+    /// What a step covers.
+    pub granularity: Granularity,
+    /// As many levels below zero as above; else `2^bits` levels from a learned place on. At eight bits all forms are symmetric: an offset gains nothing
+    /// there, and a level must fit eight bits.
+    pub symmetric: bool,
+}
+
+/// What a supernet may be, and how it is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ElasticOptions {
+    /// Widths of weights.
+    pub bits: Vec<u8>,
+    /// What steps may cover.
+    pub granularity: Vec<Granularity>,
+    /// Symmetric forms, asymmetric ones, or both.
+    pub symmetry: Vec<Symmetry>,
+    /// Least width of the first and the last layer.
+    pub edge_bits: u8,
+    /// Random sub-networks of a step, beside the widest and the narrowest.
+    pub random_subnets: usize,
+    /// Share of the teacher in the loss of a sub-network that is taught.
+    pub guidance: f32,
+    /// Factor of the WDR loss's skewness.
+    pub skewness: f32,
+    /// Factor of the WDR loss's kurtosis.
+    pub kurtosis: f32,
+    /// Samples that the batch norms of a sub-network are recalibrated with.
+    pub recalibrate: usize,
+    /// Of the training; `prune.train` has its own.
+    pub train: TrainOptions,
+}
+
+/// Whether levels lie evenly about zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Symmetry {
+    /// `-n ..= n`.
+    Symmetric,
+    /// From a learned place on.
+    Asymmetric,
+}
+
+impl Default for ElasticOptions {
+    fn default() -> ElasticOptions {
+        ElasticOptions {
+            bits: vec![8, 6, 5, 4, 3, 2],
+            granularity: vec![Granularity::Channel, Granularity::Tensor],
+            symmetry: vec![Symmetry::Symmetric, Symmetry::Asymmetric],
+            edge_bits: 8,
+            random_subnets: 1,
+            guidance: 0.5,
+            skewness: 1.0,
+            kurtosis: 0.015,
+            recalibrate: 512,
+            // Adam at 1e-3 without decay, as the authors train.
+            train: TrainOptions { rate: Some(1e-3), weight_decay: 0.0, ..TrainOptions::default() },
+        }
+    }
+}
+
+impl ElasticOptions {
+    /// Every form of a layer, the widest first; `is_edge` for the first and the last.
+    pub fn forms(&self, is_edge: bool) -> Vec<Form> {
+        let mut bits = self.bits.clone();
+        bits.sort_unstable_by(|a, b| b.cmp(a));
+        bits.dedup();
+        let widest = bits.first().copied().unwrap_or(8);
+        if is_edge {
+            bits.retain(|&b| b >= self.edge_bits);
+            if bits.is_empty() {
+                bits.push(self.edge_bits.max(widest));
+            }
+        }
+        let mut forms = Vec::new();
+        for bits in bits {
+            for &granularity in &self.granularity {
+                for &symmetry in &self.symmetry {
+                    let form = Form { bits, granularity, symmetric: bits == 8 || symmetry == Symmetry::Symmetric };
+                    if !forms.contains(&form) {
+                        forms.push(form);
+                    }
+                }
+            }
+        }
+        forms
+    }
+
+    fn check(&self) -> Result<(), ElasticError> {
+        let fails = [
+            (self.bits.is_empty() || self.bits.iter().any(|b| !(2..=8).contains(b)), "bits", "widths from 2 to 8"),
+            (self.granularity.is_empty(), "granularity", "\"channel\", \"tensor\" or both"),
+            (self.symmetry.is_empty(), "symmetry", "\"symmetric\", \"asymmetric\" or both"),
+            (!(0.0..=1.0).contains(&self.guidance), "guidance", "a share"),
+            (!(self.skewness >= 0.0 && self.skewness.is_finite()), "skewness", "0 or more"),
+            (!(self.kurtosis >= 0.0 && self.kurtosis.is_finite()), "kurtosis", "0 or more"),
+            (!(2..=8).contains(&self.edge_bits), "edge_bits", "a width from 2 to 8"),
+            (self.recalibrate == 0, "recalibrate", "at least 1"),
+        ];
+        match fails.into_iter().find(|f| f.0) {
+            Some((_, field, wanted)) => Err(ElasticError::Option { field, wanted }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why there is no supernet.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages name the fields
+pub enum ElasticError {
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
+    #[error("elastic.{field} must be {wanted}")]
+    Option { field: &'static str, wanted: &'static str },
+    #[error("the network has no layers with weights")]
+    NoLayers,
+    #[error("{path} is no supernet: {what}; make one with `quantize elastic`")]
+    File { path: String, what: String },
+    #[error("the supernet was made of another network: it has no layer '{layer}'")]
+    NoLayer { layer: String },
+    #[error("layer '{layer}' of the supernet cannot have {form}; it can have {has}")]
+    NoForm { layer: String, form: String, has: String },
+    #[error("no layer of the supernet has {form}; it has {has}")]
+    NoWidth { form: String, has: String },
+    #[error("the supernet cannot be written: {0}")]
+    Write(String),
+}

@@ -1,0 +1,348 @@
+//! A supernet: its parameters, its sub-networks, and its file.
+
+use super::quantizer::Quantizer;
+use super::{ElasticError, ElasticOptions, Form};
+use crate::graph::{Graph, Op, Role, simplify, trainable};
+use crate::random::Random;
+use crate::scheme::{Granularity, LayerOptions, QuantOptions, Rounded};
+use crate::train::{Balance, Data, Device, Moments, Net, TrainError, is_layer, with_norms};
+use crate::{files, npy, onnx};
+use ndarray::{ArrayD, Axis};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+/// A layer whose weights are elastic.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Name of its node.
+    pub name: String,
+    /// Output channels.
+    pub filters: usize,
+    /// Its weights in the parameter vector.
+    pub weights: Range<usize>,
+    /// Forms that it may take, the widest first.
+    pub forms: Vec<Form>,
+    quantizers: Vec<Quantizer>,
+}
+
+/// See [`super`].
+#[derive(Clone, Debug)]
+pub struct Supernet {
+    /// With batch norms, and with the float weights that all sub-networks share.
+    pub graph: Graph,
+    /// In execution order.
+    pub layers: Vec<Layer>,
+    /// What it may be.
+    pub options: ElasticOptions,
+    /// The flat vector of the graph, then the steps and zero points.
+    theta: Vec<f32>,
+    moments: Moments,
+}
+
+/// A sub-network as a float graph whose weights lie on the levels, and these levels.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// For inference: batch norms are folded into steps and biases.
+    pub graph: Graph,
+    /// By layer, with the width in which the levels can be stored: an asymmetric form may need one bit more than it has.
+    pub layers: BTreeMap<String, (u8, Rounded)>,
+}
+
+impl Supernet {
+    /// From a network for inference ([`simplify`]); first steps come from its weights, first moments from the data.
+    pub fn new(graph: &Graph, data: &Data<'_>, options: &ElasticOptions) -> Result<Supernet, ElasticError> {
+        options.check()?;
+        let mut supernet =
+            Supernet::of(with_norms(graph, data, Balance::Filter).map_err(TrainError::from)?.graph, options)?;
+        let mut theta = std::mem::take(&mut supernet.theta);
+        for layer in &supernet.layers {
+            let weights = theta[layer.weights.clone()].to_vec();
+            layer.quantizers.iter().for_each(|q| q.start(&mut theta, &weights, layer.filters));
+        }
+        supernet.theta = theta;
+        Ok(supernet)
+    }
+
+    /// The layers of a graph with batch norms; steps are still zero.
+    fn of(graph: Graph, options: &ElasticOptions) -> Result<Supernet, ElasticError> {
+        let mut theta = graph.theta();
+        let all: Vec<(usize, Range<usize>)> = graph
+            .parameters()
+            .into_iter()
+            .filter(|p| p.role == Role::Weight && is_layer(&graph.nodes[p.node].op))
+            .map(|p| (p.node, p.range))
+            .collect();
+        let last = all.len().saturating_sub(1);
+        let mut layers = Vec::new();
+        for (k, (node, weights)) in all.into_iter().enumerate() {
+            let filters = match &graph.nodes[node].op {
+                Op::Conv2d { bias, .. } | Op::ConvTranspose2d { bias, .. } | Op::Linear { bias, .. } => bias.len(),
+                _ => continue,
+            };
+            let forms = options.forms(k == 0 || k == last);
+            let quantizers = forms.iter().map(|&form| place(form, filters, &mut theta)).collect();
+            layers.push(Layer { name: graph.nodes[node].name.clone(), filters, weights, forms, quantizers });
+        }
+        if layers.is_empty() {
+            return Err(ElasticError::NoLayers);
+        }
+        let moments = Moments::of(&graph);
+        Ok(Supernet { graph, layers, options: options.clone(), theta, moments })
+    }
+
+    /// Steps and zero points.
+    pub(super) fn extra(&self) -> &[f32] {
+        let own: usize = self.graph.nodes.iter().flat_map(|n| n.op.parameters()).map(|(_, v)| v.len()).sum();
+        &self.theta[own.min(self.theta.len())..]
+    }
+
+    pub(super) fn set(&mut self, theta: &[f32], moments: &Moments) {
+        self.theta = theta.to_vec();
+        self.moments = moments.clone();
+        self.graph.set_theta(theta);
+        self.moments.write(&mut self.graph);
+    }
+
+    /// A form for every layer, by `pick` of its forms.
+    fn choice(&self, mut pick: impl FnMut(&[Form]) -> usize) -> Vec<usize> {
+        self.layers.iter().map(|l| pick(&l.forms)).collect()
+    }
+
+    /// All layers at their widest, other traits at random.
+    pub(super) fn widest(&self, random: &mut Random) -> Vec<usize> {
+        self.choice(|forms| {
+            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == forms[0].bits).collect();
+            same[random.below(same.len())]
+        })
+    }
+
+    /// All layers at their narrowest, other traits at random.
+    pub(super) fn narrowest(&self, random: &mut Random) -> Vec<usize> {
+        self.choice(|forms| {
+            let least = forms[forms.len() - 1].bits;
+            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == least).collect();
+            same[random.below(same.len())]
+        })
+    }
+
+    /// Every layer with a width at random, then other traits at random.
+    pub fn random(&self, random: &mut Random) -> Vec<usize> {
+        self.choice(|forms| {
+            let mut widths: Vec<u8> = forms.iter().map(|f| f.bits).collect();
+            widths.dedup();
+            let bits = widths[random.below(widths.len())];
+            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == bits).collect();
+            same[random.below(same.len())]
+        })
+    }
+
+    /// One form for all layers, or for each the narrowest that is at least as wide.
+    pub fn uniform(&self, wanted: Form) -> Vec<usize> {
+        self.choice(|forms| uniform(forms, wanted))
+    }
+
+    /// The forms that options name: by layer, else for all layers the narrowest that is at least as wide as the network's.
+    pub fn choose(&self, wanted: &QuantOptions) -> Result<Vec<usize>, ElasticError> {
+        if let Some(layer) = wanted.layers.keys().find(|name| self.layers.iter().all(|l| l.name != **name)) {
+            return Err(ElasticError::NoLayer { layer: layer.clone() });
+        }
+        let has = |forms: &[Form]| forms.iter().map(Form::to_string).collect::<Vec<_>>().join(", ");
+        let exactly = |layer: &Layer, own: &LayerOptions| {
+            let bits = own.weight_bits.unwrap_or(wanted.weight_bits);
+            let granularity = own.granularity.unwrap_or(wanted.granularity);
+            let form = Form { bits, granularity, symmetric: bits == 8 || own.symmetric.unwrap_or(true) };
+            layer.forms.iter().position(|f| *f == form).ok_or_else(|| ElasticError::NoForm {
+                layer: layer.name.clone(),
+                form: form.to_string(),
+                has: has(&layer.forms),
+            })
+        };
+        let all = self.options.forms(false);
+        let (bits, granularity) = (wanted.weight_bits, wanted.granularity);
+        let common = all.iter().find(|f| f.bits == bits && f.granularity == granularity);
+        let common = common.copied().ok_or_else(|| ElasticError::NoWidth {
+            form: format!("{bits} bits {}", name_of(granularity)),
+            has: has(&all),
+        });
+        let unnamed = |layer: &Layer| common.as_ref().map(|form| uniform(&layer.forms, *form));
+        let mut choice = Vec::new();
+        for layer in &self.layers {
+            choice.push(match (wanted.layers.get(&layer.name), unnamed(layer)) {
+                (Some(own), _) => exactly(layer, own)?,
+                (None, Ok(form)) => form,
+                (None, Err(_)) => return Err(common.err().unwrap_or(ElasticError::NoLayers)),
+            });
+        }
+        Ok(choice)
+    }
+
+    /// Parameters with quantized weights.
+    pub(super) fn quantized(&self, theta: &[f32], choice: &[usize]) -> Vec<f32> {
+        let mut quantized = theta.to_vec();
+        for (layer, &form) in self.layers.iter().zip(choice) {
+            let at = layer.weights.clone();
+            layer.quantizers[form].apply(theta, &theta[at.clone()], layer.filters, &mut quantized[at]);
+        }
+        quantized
+    }
+
+    /// Adds to `total` what a gradient by [`Supernet::quantized`] says of the parameters.
+    pub(super) fn pull_back(&self, theta: &[f32], choice: &[usize], gradient: &[f32], total: &mut [f32]) {
+        let mut at = 0;
+        for (layer, &form) in self.layers.iter().zip(choice) {
+            let own = layer.weights.clone();
+            add(&mut total[at..own.start], &gradient[at..own.start]);
+            layer.quantizers[form].pull_back(theta, own.clone(), layer.filters, &gradient[own.clone()], total);
+            at = own.end;
+        }
+        add(&mut total[at..], &gradient[at..]);
+    }
+
+    /// A sub-network's parameters and batch-norm moments, recalibrated on the data; none for the float network.
+    pub fn recalibrated(&self, net: &Net, choice: Option<&[usize]>, data: &Data<'_>) -> (Vec<f32>, Moments) {
+        let theta = choice.map_or_else(|| self.theta.clone(), |choice| self.quantized(&self.theta, choice));
+        let mut moments = self.moments.clone();
+        if !moments.nodes.is_empty() {
+            net.refresh(&theta, &mut moments, data.batches(net, &data.spaced(self.options.recalibrate), 256));
+        }
+        (theta, moments)
+    }
+
+    /// The network that runs sub-networks.
+    pub fn net(&self, device: &Device) -> Result<Net, ElasticError> {
+        Ok(Net::new(&self.graph, device)?)
+    }
+
+    /// A sub-network for inference.
+    pub fn lower(&self, choice: &[usize], data: &Data<'_>, device: &Device) -> Result<Lowered, ElasticError> {
+        let net = self.net(device)?;
+        let (theta, moments) = self.recalibrated(&net, Some(choice), data);
+        let mut graph = self.graph.clone();
+        graph.set_theta(&theta);
+        moments.write(&mut graph);
+        let graph = simplify(graph);
+        let mut layers = BTreeMap::new();
+        for (layer, &form) in self.layers.iter().zip(choice) {
+            let weights = &self.theta[layer.weights.clone()];
+            let (levels, steps) = layer.quantizers[form].levels(&self.theta, weights, layer.filters);
+            if let Some(rounded) = folded(&graph, &layer.name, levels, &steps) {
+                layers.insert(layer.name.clone(), (layer.forms[form].bits.max(rounded.bits()), rounded));
+            }
+        }
+        Ok(Lowered { graph, layers })
+    }
+
+    /// Writes the file: an `.npz` with the float network as ONNX, the options, and the steps.
+    pub fn write(&self, path: &Path) -> Result<(), ElasticError> {
+        let fail = |what: String| ElasticError::Write(what);
+        let network = onnx::encode(&self.graph).map_err(|e| fail(e.to_string()))?;
+        let options = serde_json::to_vec(&self.options).map_err(|e| fail(e.to_string()))?;
+        let bytes = |values: &[u8]| npy::encode("|u1", &[values.len()], values);
+        let extra = self.extra();
+        let arrays = vec![
+            ("network.onnx".to_string(), bytes(&network)),
+            ("elastic.json".to_string(), bytes(&options)),
+            ("steps".to_string(), npy::encode("<f4", &[extra.len()], bytemuck::cast_slice(extra))),
+        ];
+        let archive = npy::encode_archive(&arrays).map_err(|e| fail(e.to_string()))?;
+        files::write_whole(path, &archive).map_err(|e| fail(format!("{}: {e}", path.display())))
+    }
+
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Supernet, ElasticError> {
+        let shown = path.display().to_string();
+        let fail = |what: String| ElasticError::File { path: shown.clone(), what };
+        let arrays = npy::read(path).map_err(|e| fail(e.to_string()))?;
+        let find = |name: &str| {
+            let found = arrays.iter().find(|(n, _)| n == name).map(|(_, a)| a.values.iter().copied());
+            found.map(Iterator::collect::<Vec<f32>>).ok_or_else(|| fail(format!("it has no array '{name}'")))
+        };
+        let bytes = |name: &str| Ok::<_, ElasticError>(find(name)?.into_iter().map(|v| v as u8).collect::<Vec<u8>>());
+        let options: ElasticOptions =
+            serde_json::from_slice(&bytes("elastic.json")?).map_err(|e| fail(format!("'elastic.json': {e}")))?;
+        options.check().map_err(|e| fail(e.to_string()))?;
+        let graph = onnx::import_bytes(&shown, &bytes("network.onnx")?).map_err(|e| fail(e.to_string()))?;
+        let mut supernet = Supernet::of(trainable(graph), &options)?;
+        let steps = find("steps")?;
+        let own = supernet.theta.len() - supernet.extra().len();
+        if steps.len() != supernet.extra().len() {
+            return Err(fail(format!(
+                "'steps' holds {} numbers, its layers need {}",
+                steps.len(),
+                supernet.extra().len()
+            )));
+        }
+        if let Some(value) = steps.iter().find(|s| !s.is_finite() || s.abs() > 80.0) {
+            return Err(fail(format!("'steps' holds {value}")));
+        }
+        supernet.theta[own..].copy_from_slice(&steps);
+        Ok(supernet)
+    }
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
+        write!(f, "{} bits {} {symmetry}", self.bits, name_of(self.granularity))
+    }
+}
+
+fn uniform(forms: &[Form], wanted: Form) -> usize {
+    let fits = |f: &Form| {
+        f.bits >= wanted.bits && f.granularity == wanted.granularity && (f.symmetric == wanted.symmetric || f.bits == 8)
+    };
+    forms.iter().rposition(fits).unwrap_or(0)
+}
+
+fn name_of(granularity: Granularity) -> &'static str {
+    match granularity {
+        Granularity::Channel => "per channel",
+        Granularity::Tensor => "per tensor",
+    }
+}
+
+/// The places of a form's steps at the end of the parameter vector.
+fn place(form: Form, filters: usize, theta: &mut Vec<f32>) -> Quantizer {
+    let count = if form.granularity == Granularity::Channel { filters } else { 1 };
+    let start = theta.len();
+    let zeros = if form.symmetric { start + count..start + count } else { start + count..start + 2 * count };
+    theta.resize(zeros.end, 0.0);
+    Quantizer { form, steps: start..start + count, zeros }
+}
+
+fn add(total: &mut [f32], more: &[f32]) {
+    total.iter_mut().zip(more).for_each(|(t, m)| *t += m);
+}
+
+/// A layer's levels with the steps that they have in the folded graph, where a batch norm may have turned a filter's sign; none where folding
+/// changed more than one factor per filter.
+fn folded(graph: &Graph, name: &str, levels: Vec<i8>, steps: &[f32]) -> Option<Rounded> {
+    let node = graph.nodes.iter().find(|n| n.name == name)?;
+    let (weight, bias) = crate::least_squares::weights(&node.op)?;
+    let mut values = ArrayD::from_shape_vec(weight.raw_dim(), levels).ok()?;
+    let mut scales = Vec::new();
+    for (oc, (mut own, filter)) in values.axis_iter_mut(Axis(0)).zip(weight.axis_iter(Axis(0))).enumerate() {
+        // The largest level tells the factor.
+        let (level, real) = own
+            .iter()
+            .zip(&filter)
+            .map(|(&n, &w)| (f32::from(n), w))
+            .fold((0.0f32, 0.0f32), |best, pair| if pair.0.abs() > best.0.abs() { pair } else { best });
+        let factor = if level == 0.0 { steps[oc] } else { real / level };
+        if factor.abs() < 1e-30 {
+            own.fill(0);
+            scales.push(1.0);
+            continue;
+        }
+        let is_so = |(&n, &w): (&i8, &f32)| (f32::from(n) * factor - w).abs() <= 1e-3 * factor.abs();
+        if !own.iter().zip(&filter).all(is_so) {
+            return None;
+        }
+        if factor < 0.0 {
+            own.mapv_inplace(|n| -n);
+        }
+        scales.push(factor.abs());
+    }
+    Some(Rounded { values, scales, error: 0.0, bias: Some(bias.to_vec()) })
+}

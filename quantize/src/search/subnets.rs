@@ -1,0 +1,343 @@
+//! Candidates of a supernet: what they reach is measured for some hundred, and predicted for all others.
+//!
+//! A candidate gives every layer a width; the other traits of its form are those that cost no bytes. Some are drawn evenly over the mean width, as
+//! the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
+
+use super::{Judge, Layer, SearchError, SearchOptions, Space};
+use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
+use crate::data::Targets;
+use crate::elastic::predictor::{Predictor, Quality};
+use crate::elastic::{ElasticError, Form, Supernet};
+use crate::graph::Graph;
+use crate::pack::{PackOptions, Packed};
+use crate::random::Random;
+use crate::recipe::Recipe;
+use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
+use crate::train::{Data, Device, Net};
+use ndarray::ArrayD;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Samples that a sub-network is measured by.
+const MEASURED_BY: usize = 1_500;
+
+/// Samples that run at once.
+const BATCH: usize = 256;
+
+/// Random choices that the frequencies of widths are counted in, and buckets of mean widths.
+const DRAWS: usize = 50_000;
+const BUCKETS: usize = 30;
+
+/// What a search of a supernet needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// What is searched.
+    pub supernet: &'a Supernet,
+    /// Training data, which recalibrates and measures.
+    pub data: Data<'a>,
+    /// Where sub-networks run.
+    pub device: &'a Device,
+    /// Raw calibration samples, and whether the raw data of each input are bytes.
+    pub samples: &'a [Vec<ArrayD<f32>>],
+    /// See `samples`.
+    pub is_u8: &'a [bool],
+    /// Set when the user wants to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// A sub-network as it is built.
+#[derive(Debug)]
+pub struct Subnet {
+    /// Takes raw data.
+    pub graph: Graph,
+    /// Its layers' integers.
+    pub rounding: Rounding,
+    /// The recipe's, with the widths in which the levels are stored.
+    pub quantize: QuantOptions,
+}
+
+/// A sub-network, with preprocessing in front.
+pub fn subnet(
+    supernet: &Supernet,
+    choice: &[usize],
+    data: &Data<'_>,
+    device: &Device,
+    recipe: &Recipe,
+) -> Result<Subnet, SearchError> {
+    let lowered = supernet.lower(choice, data, device)?;
+    let graph = prepend_preprocess(lowered.graph, &recipe.preprocess).map_err(BuildError::from)?;
+    let mut quantize = recipe.quantize.clone();
+    quantize.layers.clear();
+    let mut layers = BTreeMap::new();
+    // Preprocessing that went into a layer's weights leaves no levels there.
+    for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
+        quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
+        layers.insert(name, rounded);
+    }
+    Ok(Subnet { graph, rounding: Rounding::given(layers), quantize })
+}
+
+/// A supernet's candidates.
+#[derive(Debug)]
+struct Subnets<'a> {
+    source: Source<'a>,
+    net: Net,
+    /// Layers of the supernet that are chosen for.
+    chosen: Vec<usize>,
+    /// By layer of the supernet, the form at each width.
+    forms: Vec<Vec<(u8, usize)>>,
+    truth: Truth,
+    predictor: Option<Predictor>,
+}
+
+/// What outputs should be.
+#[derive(Debug)]
+enum Truth {
+    /// The set's labels.
+    Labels(Vec<usize>),
+    /// What the float network answers, where a set has no labels.
+    Answers(Vec<usize>),
+    /// The first output of the float network, where it is no classifier.
+    Outputs(Vec<f32>),
+}
+
+/// The space of a supernet, and how well its accuracies are predicted.
+pub fn space<'a>(
+    source: Source<'a>,
+    recipe: &Recipe,
+    search: &SearchOptions,
+    options: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<(Space<'a>, Quality), SearchError> {
+    let supernet = source.supernet;
+    // A coded level costs what it carries, wherever it lies; a raw one that lies askew costs another bit.
+    let is_coded = options.compress.level > 0;
+    let preferred = |forms: &[Form]| -> Vec<(u8, usize)> {
+        let mut all: Vec<(u8, usize)> = Vec::new();
+        for (i, form) in forms.iter().enumerate() {
+            let is_wanted = search.bits.as_ref().is_none_or(|w| w.contains(&form.bits));
+            let is_better = |old: &Form| {
+                form.symmetric != old.symmetric && form.symmetric != is_coded && form.granularity == old.granularity
+            };
+            match all.last_mut().filter(|(bits, _)| *bits == form.bits) {
+                Some(last) if is_better(&forms[last.1]) => last.1 = i,
+                Some(_) => {}
+                None if is_wanted => all.push((form.bits, i)),
+                None => {}
+            }
+        }
+        if all.is_empty() { vec![(forms[0].bits, 0)] } else { all }
+    };
+    let forms: Vec<Vec<(u8, usize)>> = supernet.layers.iter().map(|l| preferred(&l.forms)).collect();
+    let chosen: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].len() > 1).collect();
+    let net = supernet.net(source.device)?;
+    let truth = truth(&source, &net);
+    let mut subnets = Subnets { source, net, chosen, forms, truth, predictor: None };
+    let layers: Vec<Layer> = subnets
+        .chosen
+        .iter()
+        .map(|&i| {
+            let layer = &supernet.layers[i];
+            Layer::new(&layer.name, layer.weights.len(), subnets.forms[i].iter().map(|f| f.0).collect())
+        })
+        .collect();
+    if layers.is_empty() {
+        return Err(SearchError::NoLayers);
+    }
+    let mut all: Vec<u8> = layers.iter().flat_map(|l| l.bits.iter().copied()).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all.dedup();
+    let mut packs: Vec<(u8, Packed)> = Vec::new();
+    let mut made: Option<Choice> = None;
+    for width in all {
+        let bits: Vec<u8> =
+            layers.iter().map(|l| l.bits.iter().rev().copied().find(|&b| b >= width).unwrap_or(l.bits[0])).collect();
+        packs.push((width, subnets.packed(&bits, recipe, options, &mut made, progress)?));
+    }
+    let quality = subnets.learn(&layers, search.measured, search.seed, progress)?;
+    Ok((Space::new(layers, &packs, options, Box::new(subnets))?, quality))
+}
+
+fn truth(source: &Source<'_>, net: &Net) -> Truth {
+    let picked = source.data.spaced(MEASURED_BY);
+    if let Some(Targets::Classes(labels)) = source.data.targets {
+        return Truth::Labels(picked.iter().map(|&i| labels[i]).collect());
+    }
+    let (theta, moments) = source.supernet.recalibrated(net, None, &source.data);
+    let batches = source.data.batches(net, &picked, BATCH);
+    let outputs: Vec<f32> = batches.flat_map(|batch| first(net.logits(&theta, &moments, &batch))).collect();
+    match source.data.targets.is_none() && net.ends_in_softmax() {
+        true => Truth::Answers(outputs.chunks_exact(net.classes().max(1)).map(largest).collect()),
+        false => Truth::Outputs(outputs),
+    }
+}
+
+fn first(outputs: Vec<Vec<f32>>) -> Vec<f32> {
+    outputs.into_iter().next().unwrap_or_default()
+}
+
+fn largest(row: &[f32]) -> usize {
+    let all = row.iter().enumerate();
+    all.fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
+}
+
+impl Subnets<'_> {
+    /// Form of every layer of the supernet.
+    fn choice(&self, bits: &[u8]) -> Vec<usize> {
+        let mut choice: Vec<usize> = self.forms.iter().map(|f| f[0].1).collect();
+        for (&layer, bits) in self.chosen.iter().zip(bits) {
+            choice[layer] = self.forms[layer].iter().find(|f| f.0 == *bits).map_or(choice[layer], |f| f.1);
+        }
+        choice
+    }
+
+    /// Forms of the layers that are chosen for.
+    fn forms(&self, bits: &[u8]) -> Vec<Form> {
+        let choice = self.choice(bits);
+        self.chosen.iter().map(|&i| self.source.supernet.layers[i].forms[choice[i]]).collect()
+    }
+
+    /// The share of right answers, or decibels over 100, with batch norms of its own.
+    fn measure(&self, bits: &[u8]) -> f64 {
+        let Source { supernet, data, .. } = self.source;
+        let (theta, moments) = supernet.recalibrated(&self.net, Some(&self.choice(bits)), &data);
+        let picked = data.spaced(MEASURED_BY);
+        let batches = data.batches(&self.net, &picked, BATCH);
+        let outputs: Vec<f32> = batches.flat_map(|batch| first(self.net.logits(&theta, &moments, &batch))).collect();
+        match &self.truth {
+            Truth::Labels(labels) | Truth::Answers(labels) => {
+                let rows = outputs.chunks_exact(self.net.classes().max(1)).zip(labels);
+                rows.filter(|(row, label)| largest(row) == **label).count() as f64 / labels.len().max(1) as f64
+            }
+            Truth::Outputs(wanted) => {
+                let square = |v: f32| f64::from(v).powi(2);
+                let noise: f64 = outputs.iter().zip(wanted).map(|(a, b)| square(a - b)).sum();
+                let signal: f64 = wanted.iter().map(|&v| square(v)).sum();
+                -0.1 * (noise.max(1e-30) / signal.max(1e-30)).log10()
+            }
+        }
+    }
+
+    /// Error and share of right answers of a score.
+    fn judged(&self, score: f64) -> (f64, Option<f64>) {
+        match &self.truth {
+            Truth::Outputs(_) => (10f64.powf(-10.0 * score), None),
+            _ => (1.0 - score, Some(score)),
+        }
+    }
+
+    fn packed(
+        &self,
+        bits: &[u8],
+        recipe: &Recipe,
+        options: PackOptions,
+        made: &mut Option<Choice>,
+        progress: &(dyn Fn(&'static str, usize) + Sync),
+    ) -> Result<Packed, SearchError> {
+        let Source { supernet, data, device, samples, is_u8, .. } = self.source;
+        let own = subnet(supernet, &self.choice(bits), &data, device, recipe)?;
+        let mut recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
+        // Bytes do not depend on these; they are chosen once.
+        if let Some(choice) = made {
+            recipe.quantize.observer = Some(choice.observer);
+            recipe.quantize.bias_correction = Some(choice.bias_correction);
+        }
+        let prepared = prepare_given(own.graph, samples, is_u8, &recipe, &own.rounding, progress)?;
+        *made = Some(prepared.choice);
+        let q = quantize(&prepared.graph, &prepared.stats, &recipe.quantize, prepared.choice, is_u8, &own.rounding)
+            .map_err(BuildError::from)?;
+        Ok(pack_graph(&q, &recipe, false, options, progress)?)
+    }
+
+    /// Measures sub-networks and learns from them.
+    fn learn(
+        &mut self,
+        layers: &[Layer],
+        count: usize,
+        seed: u64,
+        progress: &(dyn Fn(&'static str, usize) + Sync),
+    ) -> Result<Quality, SearchError> {
+        let mut random = Random::new(seed, 0xC0A9);
+        let draws = draws(layers, count.max(20), &mut random);
+        let mut scores = Vec::with_capacity(draws.len());
+        for bits in &draws {
+            if self.source.stop.load(Ordering::Relaxed) {
+                return Err(ElasticError::from(crate::train::TrainError::Interrupted { checkpoint: None }).into());
+            }
+            scores.push(self.measure(bits));
+            progress("measuring", draws.len());
+        }
+        let forms: Vec<Vec<Form>> = draws.iter().map(|bits| self.forms(bits)).collect();
+        let (predictor, quality) = Predictor::fit(&forms, &scores, seed, self.source.stop)?;
+        self.predictor = Some(predictor);
+        Ok(quality)
+    }
+}
+
+/// Choices whose mean widths lie evenly between the narrowest and the widest.
+fn draws(layers: &[Layer], count: usize, random: &mut Random) -> Vec<Vec<u8>> {
+    let all: f64 = layers.iter().map(|l| l.weights as f64).sum();
+    let mean = |bits: &[u8]| layers.iter().zip(bits).map(|(l, &b)| l.weights as f64 * f64::from(b)).sum::<f64>() / all;
+    let ends = |pick: fn(&Layer) -> u8| mean(&layers.iter().map(pick).collect::<Vec<_>>());
+    let (low, high) = (ends(|l| l.bits[l.bits.len() - 1]), ends(|l| l.bits[0]));
+    let bucket = |mean: f64| ((((mean - low) / (high - low).max(1e-9)) * BUCKETS as f64) as usize).min(BUCKETS - 1);
+    let any = |random: &mut Random| -> Vec<u8> { layers.iter().map(|l| l.bits[random.below(l.bits.len())]).collect() };
+    // How often a layer has a width where the mean lies in a bucket; a little of everything.
+    let mut seen: Vec<Vec<Vec<f32>>> = vec![layers.iter().map(|l| vec![0.01; l.bits.len()]).collect(); BUCKETS];
+    for _ in 0..DRAWS {
+        let bits = any(random);
+        let of = &mut seen[bucket(mean(&bits))];
+        for ((layer, own), bits) in layers.iter().zip(of).zip(&bits) {
+            own[layer.bits.iter().position(|b| b == bits).unwrap_or(0)] += 1.0;
+        }
+    }
+    let draw = |i: usize, random: &mut Random| -> Vec<u8> {
+        let frequencies = &seen[i * BUCKETS / count.max(1)];
+        let pick = |(layer, own): (&Layer, &Vec<f32>)| {
+            let mut at = random.uniform() * own.iter().sum::<f32>();
+            let found = own.iter().position(|f| {
+                at -= f;
+                at < 0.0
+            });
+            layer.bits[found.unwrap_or(0)]
+        };
+        layers.iter().zip(frequencies).map(pick).collect()
+    };
+    let mut choices: Vec<Vec<u8>> = (0..count).map(|i| draw(i, random)).collect();
+    // What is held out is no end of the scale.
+    random.shuffle(&mut choices);
+    choices
+}
+
+impl Judge for Subnets<'_> {
+    fn judge(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
+        Ok(self.judged(self.predictor.as_ref().map_or(0.0, |p| p.predict(&self.forms(bits)))))
+    }
+
+    fn judge_well(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
+        Ok(self.judged(self.measure(bits)))
+    }
+
+    fn recipe(&self, bits: &[u8], recipe: &Recipe) -> Recipe {
+        let mut recipe = recipe.clone();
+        let choice = self.choice(bits);
+        for (layer, form) in self.source.supernet.layers.iter().zip(choice) {
+            let form = layer.forms[form];
+            let own = LayerOptions {
+                weight_bits: Some(form.bits),
+                granularity: Some(form.granularity),
+                symmetric: Some(form.symmetric),
+            };
+            recipe.quantize.layers.insert(layer.name.clone(), own);
+        }
+        recipe
+    }
+
+    fn has_labels(&self) -> bool {
+        matches!(self.truth, Truth::Labels(_))
+    }
+
+    fn is_predicted(&self) -> bool {
+        true
+    }
+}

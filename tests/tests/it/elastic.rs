@@ -1,0 +1,124 @@
+//! Supernets as users meet them, on the shipped digits: trained once, built at every width, searched for a budget, and refused where something
+//! does not fit.
+
+use crate::cli::{Folder, digits, quantize, refused};
+use serde_json::Value;
+
+fn report(result: (u8, String, String)) -> Value {
+    assert_eq!(result.0, 0, "{}", result.2);
+    serde_json::from_str(&result.1).unwrap()
+}
+
+/// Arguments that say what digits are.
+fn with_data(verb: &str, model: &str, more: &[&str]) -> (u8, String, String) {
+    let data = digits("digits_train.npz");
+    quantize(&[&[verb, model, "--data", &data, "--scale", "1/16"], more].concat())
+}
+
+fn bytes(path: &str) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn one_training_serves_every_width_and_budget() {
+    let folder = Folder::new();
+    let (supernet, model, recipe) = (folder.path("d.supernet"), folder.path("d.pith"), folder.path("d.toml"));
+    let (onnx, test) = (digits("digits.onnx"), digits("digits_test.npz"));
+    let train = ["--epochs", "4", "--test", &test, "--bits", "8,4,3,2", "-o", &supernet, "--json"];
+    let run = report(with_data("elastic", &onnx, &train));
+    let uniform = run["uniform"].as_array().unwrap();
+    assert_eq!(uniform.len(), 2 + 3 * 4);
+    for setting in uniform {
+        let accuracy = setting["accuracy"].as_f64().unwrap();
+        let least = if setting["bits"] == 2 { 0.9 } else { 0.95 };
+        assert!(accuracy > least, "{setting}");
+    }
+    let build = |output: &str, more: &[&str]| {
+        report(with_data("build", &supernet, &[&["--test", &test, "-o", output, "--json"], more].concat()))
+    };
+    // What was simulated is what is built, but for eight-bit activations.
+    let mut sizes = Vec::new();
+    for bits in [8, 4, 2] {
+        let built = build(&model, &["--weight-bits", &bits.to_string()]);
+        let simulated = uniform.iter().find(|u| u["bits"] == bits && u["granularity"] == "channel").unwrap();
+        let difference = simulated["accuracy"].as_f64().unwrap() - built["accuracy"]["int8"].as_f64().unwrap();
+        assert!(difference.abs() < 0.02, "{bits} bits: {simulated} simulated, built {}", built["accuracy"]);
+        sizes.push(built["file_bytes"].as_u64().unwrap());
+    }
+    assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+    // A budget of coded bytes is kept, and the recipe that was found builds the same file.
+    let limit = (0.95 * sizes[1] as f64) as u64;
+    let limit_text = limit.to_string();
+    let budget = ["--max-flash", &limit_text, "--compress", "3", "--measured", "25", "--candidates", "20"];
+    let built = build(&model, &budget);
+    assert!(bytes(&model).len() as u64 <= limit);
+    assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.93, "{built}");
+    let base = folder.path("base.toml");
+    std::fs::write(&base, "[compress]\nlevel = 3\n").unwrap();
+    let picture = folder.path("front.svg");
+    let find = ["--recipe", &base, "--svg", &picture, "-o", &recipe, "--json"];
+    let found = report(with_data("search", &supernet, &[&find[..], &budget[..2], &budget[4..]].concat()));
+    assert!(found["predictor"]["pearson"].as_f64().unwrap() > 0.5, "{}", found["predictor"]);
+    assert!(found["best"]["flash"].as_u64().unwrap() <= limit);
+    assert!(String::from_utf8(bytes(&picture)).unwrap().starts_with("<svg"));
+    let same = folder.path("same.pith");
+    build(&same, &["--config", &recipe]);
+    assert_eq!(bytes(&model), bytes(&same));
+}
+
+/// Pruned, trained elastically and coded in one command.
+#[test]
+fn all_in_one() {
+    let folder = Folder::new();
+    let model = folder.path("d.pith");
+    let test = digits("digits_test.npz");
+    let args = ["--macs", "0.6", "--epochs", "3", "--elastic-epochs", "3", "--weight-bits", "3", "--compress", "4"];
+    let args = [&args[..], &["--test", &test, "-o", &model, "--json"]].concat();
+    let built = report(with_data("build", &digits("digits.onnx"), &args));
+    assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.9, "{}", built["accuracy"]);
+    let first = bytes(&model);
+    report(with_data("build", &digits("digits.onnx"), &args));
+    assert_eq!(first, bytes(&model), "equal seeds, equal files");
+}
+
+#[test]
+fn bad_input_is_one_line() {
+    let folder = Folder::new();
+    let (supernet, model) = (folder.path("d.supernet"), folder.path("d.pith"));
+    let onnx = digits("digits.onnx");
+    let train = ["--epochs", "1", "--bits", "8,2", "--granularity", "channel", "-o", &supernet];
+    assert_eq!(with_data("elastic", &onnx, &train).0, 0);
+    let refuse = |verb: &str, model: &str, more: &[&str], code: u8, words: &[&str]| {
+        let output = folder.path("out");
+        let (status, _, err) = with_data(verb, model, &[more, &["-o", &output]].concat());
+        assert_eq!(status, code, "{more:?}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        for word in words {
+            assert!(err.contains(word), "{word} in {err}");
+        }
+        assert!(!std::path::Path::new(&output).exists());
+    };
+    refuse("build", &supernet, &["--weight-bits", "4"], 2, &["4 bits per channel", "8 bits", "2 bits"]);
+    refuse("build", &supernet, &["--granularity", "tensor"], 2, &["per tensor"]);
+    refuse("build", &supernet, &["--macs", "0.5"], 2, &["prune"]);
+    refuse("build", &supernet, &["--elastic-epochs", "1"], 2, &["supernet"]);
+    refuse("build", &supernet, &["--max-flash", "100", "--measured", "20"], 1, &["smallest file", "largest layers"]);
+    let recipe = folder.path("other.toml");
+    std::fs::write(&recipe, "[quantize.layers.\"nowhere\"]\nweight_bits = 2\n").unwrap();
+    refuse("build", &supernet, &["--recipe", &recipe], 2, &["another network", "'nowhere'"]);
+    std::fs::write(&recipe, "[elastic]\nguidance = 7\n").unwrap();
+    refuse("elastic", &onnx, &["--recipe", &recipe], 2, &["elastic.guidance", "share"]);
+    std::fs::write(&recipe, "[quantize.layers.\"conv1\"]\nsymmetric = false\n").unwrap();
+    refuse("build", &onnx, &["--recipe", &recipe], 2, &["asymmetric", "quantize elastic"]);
+    // A damaged supernet, and an archive that is none.
+    let mut damaged = bytes(&supernet);
+    let middle = damaged.len() / 2;
+    damaged.truncate(middle);
+    let path = folder.path("cut.supernet");
+    std::fs::write(&path, damaged).unwrap();
+    refuse("build", &path, &[], 2, &["cut.supernet", "supernet"]);
+    refuse("search", &digits("digits_test.npz"), &["--max-flash", "4K"], 2, &["digits_test.npz", "no array"]);
+    refuse("build", &supernet, &["--bit-price", "0.1", "--compress", "6"], 2, &["integers already"]);
+    let unused = with_data("build", &supernet, &["--bit-price", "0.1", "-o", &model]);
+    refused(unused, &["--bit-price", "--compress"], Some(&model));
+}
