@@ -389,22 +389,28 @@ fn mutate(bytes: &mut Vec<u8>, r: &mut Random) {
 fn mutants_do_not_panic() {
     let default = if cfg!(miri) { 200 } else { 1_000_000 };
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let mut arena = Memory::new(1 << 16, 0);
-    let mut r = Random(99);
-    for (good, count) in [(every_operator(), count / 3), (block_sparse(), count / 6)]
+    let parts: Vec<(Vec<u8>, usize)> = [(every_operator(), count / 3), (block_sparse(), count / 6)]
         .into_iter()
         .chain(RESIDENCIES.map(|residency| (coded(residency), count / 6)))
-    {
-        assert!(survive(&mut Memory::of(&good), &mut arena, true), "the original runs");
+        .collect();
+    let part = |(index, (good, count)): (usize, &(Vec<u8>, usize))| {
+        let (mut arena, mut r) = (Memory::new(1 << 16, 0), Random(99 + index as u64));
+        assert!(survive(&mut Memory::of(good), &mut arena, true), "the original runs");
         let mut ran = 0;
-        for round in 0..count {
+        for round in 0..*count {
             let mut bytes = good.clone();
             mutate(&mut bytes, &mut r);
             ran += usize::from(survive(&mut Memory::of(&bytes), &mut arena, round % 8 == 0));
         }
         println!("{count} mutants, {ran} of them valid and run");
         assert!(ran > count / 50, "the mutations never reach a run");
-    }
+    };
+    // A thread for each file: a scope ends with a panic if one of them did.
+    std::thread::scope(|scope| {
+        for task in parts.iter().enumerate() {
+            scope.spawn(move || part(task));
+        }
+    });
 }
 
 #[test]
