@@ -1,19 +1,20 @@
 //! `quantize build`: ONNX and calibration data → model file.
 
 use super::Failure;
+use super::elastic::trained;
 use super::eval::accuracy_of;
 use super::input::{Ports, PreprocessArgs, is_supernet, number};
 use super::output::{Progress, check_folder, write_whole};
 use super::prune::{PruneArgs, prune_graph};
 use super::search::{BudgetArgs, Search, calibration};
-use super::training::{TrainArgs, TrainProgress, affine, data, stop};
+use super::training::{TrainArgs, affine, data, stop};
 use crate::build::{BuildOptions, Built, Prepared, finish, finish_given, prepare, prepare_given, prepend_preprocess};
 use crate::calibrate::Observer;
 use crate::data::Set;
-use crate::elastic::{Supernet, train};
+use crate::elastic::Supernet;
 use crate::execute::Runner;
 use crate::files;
-use crate::graph::{Graph, eval, simplify, trainable};
+use crate::graph::{eval, simplify, trainable};
 use crate::onnx;
 use crate::pack::{ModelFile, PackOptions, Residency};
 use crate::recipe::{Compress, Recipe};
@@ -22,7 +23,7 @@ use crate::report::{grouped, json};
 use crate::scheme::Granularity;
 use crate::search::{Budget, Fit, Source, fit_price, subnet};
 use crate::target::Target;
-use crate::train::{Device, Hooks, Teacher, TrainOptions};
+use crate::train::{Device, TrainOptions};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -218,7 +219,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     }
     let supernet = match (original, args.elastic_epochs) {
         (Some(original), Some(epochs)) => {
-            Some(trained(&original, &graph, &args.train, epochs, &recipe, &whole, &affine)?)
+            let mut options = recipe.elastic.clone();
+            options.train = TrainOptions { epochs, ..args.train.over(&options.train) };
+            let checkpoint = args.train.checkpoint()?.map(|path| files::beside(&path, "elastic"));
+            let graph = simplify(graph.clone());
+            Some(trained(&original, &graph, &options, &args.train, checkpoint, &data(&whole, &affine))?.supernet)
         }
         _ => known,
     };
@@ -303,30 +308,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(out.write_all(text.as_bytes())?)
 }
 
-/// A supernet of `graph`, taught by the original.
-fn trained(
-    original: &Graph,
-    graph: &Graph,
-    args: &TrainArgs,
-    epochs: usize,
-    recipe: &Recipe,
-    set: &Set,
-    affine: &Option<(Vec<f32>, Vec<f32>)>,
-) -> Result<Supernet, Failure> {
-    let mut options = recipe.elastic.clone();
-    options.train = TrainOptions { epochs, ..args.over(&options.train) };
-    let teacher = Teacher::new(original, args.device())?;
-    let data = data(set, affine);
-    let supernet = Supernet::new(&simplify(graph.clone()), &data, &options)?;
-    let checkpoint = args.checkpoint()?.map(|path| files::beside(&path, "elastic"));
-    let resume = checkpoint.clone().filter(|p| args.resume && p.exists());
-    let progress = TrainProgress::new();
-    let report = |status: &crate::train::Status| progress.report("elastic", status);
-    let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: stop(), checkpoint };
-    let done = train(supernet, &data, Some(&teacher), args.device(), &mut hooks, resume.as_deref());
-    progress.finish();
-    Ok(done?.supernet)
-}
+/// Times that a budget of bytes is tightened: codes of layers that differ in width may share less than was predicted.
+const TIGHTENED: usize = 4;
 
 /// A sub-network: the one that the recipe names, or the best within a budget.
 fn build_subnet(
@@ -337,20 +320,28 @@ fn build_subnet(
     options: BuildOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<(String, Built), Failure> {
-    let (recipe, found) = match budget {
-        Some(budget) => {
-            let search = Search::of_supernet(source, recipe, args, budget, options.pack)?;
-            (search.recipe(recipe), search.text())
-        }
-        None => (recipe.clone(), String::new()),
+    let build = |recipe: &Recipe| -> Result<Built, Failure> {
+        let choice = source.supernet.choose(&recipe.quantize)?;
+        let own = subnet(source.supernet, &choice, &source.data, source.device, recipe)?;
+        let recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
+        let (samples, is_u8) = (source.samples, source.is_u8);
+        let prepared = prepare_given(own.graph, samples, is_u8, &recipe, &own.rounding, progress)?;
+        Ok(finish_given(prepared, samples, is_u8, &recipe, options, &own.rounding, progress)?)
     };
-    let choice = source.supernet.choose(&recipe.quantize)?;
-    let own = subnet(source.supernet, &choice, &source.data, source.device, &recipe)?;
-    let recipe = Recipe { quantize: own.quantize, ..recipe };
-    let (samples, is_u8) = (source.samples, source.is_u8);
-    let prepared = prepare_given(own.graph, samples, is_u8, &recipe, &own.rounding, progress)?;
-    let built = finish_given(prepared, samples, is_u8, &recipe, options, &own.rounding, progress)?;
-    Ok((found, built))
+    let Some(budget) = budget else { return Ok((String::new(), build(recipe)?)) };
+    let mut search = Search::of_supernet(source, recipe, args, budget, options.pack)?;
+    let mut allowed = *budget;
+    for _ in 0..TIGHTENED {
+        let built = build(&search.recipe(recipe))?;
+        let excess = (built.packed.bytes.len() as u64).saturating_sub(budget.flash.unwrap_or(u64::MAX));
+        if excess == 0 {
+            return Ok((search.text(), built));
+        }
+        allowed.flash = allowed.flash.map(|flash| flash.saturating_sub(excess));
+        search = search.again(&allowed)?;
+    }
+    let built = build(&search.recipe(recipe))?;
+    Ok((search.text(), built))
 }
 
 /// The coded file that fits, at the least price of bits.

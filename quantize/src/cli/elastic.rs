@@ -5,13 +5,13 @@ use super::input::{Ports, PreprocessArgs};
 use super::output::check_folder;
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::data::Set;
-use crate::elastic::{ElasticOptions, Form, Supernet, Symmetry, train};
+use crate::elastic::{ElasticOptions, Form, Supernet, Symmetry, Trained, train};
 use crate::graph::{Graph, simplify, trainable};
 use crate::onnx;
 use crate::recipe::Recipe;
 use crate::report::{json, table};
 use crate::scheme::Granularity;
-use crate::train::{Device, Hooks, Teacher, accuracy, evaluate};
+use crate::train::{Data, Device, Hooks, Status, Teacher, accuracy, evaluate};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -118,16 +118,14 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => Ok(None),
     };
     let accuracy_before = judge(&graph)?;
-    let teacher = Teacher::new(&trainable(graph.clone()), device)?;
-    let supernet = Supernet::new(&graph, &data(&set, &affine), &options)?;
-    let checkpoint = args.train.checkpoint()?;
-    let resume = checkpoint.clone().filter(|p| args.train.resume && p.exists());
-    let progress = TrainProgress::new();
-    let report = |status: &crate::train::Status| progress.report("elastic", status);
-    let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: stop(), checkpoint };
-    let done = train(supernet, &data(&set, &affine), Some(&teacher), device, &mut hooks, resume.as_deref());
-    progress.finish();
-    let trained = done?;
+    let trained = trained(
+        &trainable(graph.clone()),
+        &graph,
+        &options,
+        &args.train,
+        args.train.checkpoint()?,
+        &data(&set, &affine),
+    )?;
     let uniform = match &test {
         Some(test) => uniform(&trained.supernet, &set, test, &affine, device)?,
         None => Vec::new(),
@@ -145,6 +143,27 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let report = Report { accuracy_before, accuracy_float, loss: trained.loss, uniform, seconds };
     let text = if args.json { json(&report) } else { text(&report, args) };
     Ok(out.write_all(text.as_bytes())?)
+}
+
+/// A supernet of a network for inference, taught by the original where the data have no labels, or a recipe asks for that.
+pub(super) fn trained(
+    original: &Graph,
+    graph: &Graph,
+    options: &ElasticOptions,
+    args: &TrainArgs,
+    checkpoint: Option<PathBuf>,
+    data: &Data<'_>,
+) -> Result<Trained, Failure> {
+    let device = args.device();
+    let teacher = Teacher::new(original, device)?;
+    let supernet = Supernet::new(graph, data, options)?;
+    let resume = checkpoint.clone().filter(|p| args.resume && p.exists());
+    let progress = TrainProgress::new();
+    let report = |status: &Status| progress.report("elastic", status);
+    let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: stop(), checkpoint };
+    let done = train(supernet, data, Some(&teacher), device, &mut hooks, resume.as_deref());
+    progress.finish();
+    Ok(done?)
 }
 
 /// Every form as that of all layers, judged as simulated.

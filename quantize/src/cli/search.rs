@@ -143,6 +143,7 @@ pub(super) struct Search<'a> {
     space: Space<'a>,
     /// How well a supernet's accuracies are predicted.
     quality: Option<Quality>,
+    options: SearchOptions,
     found: Found,
     best: Candidate,
 }
@@ -162,7 +163,7 @@ impl<'a> Search<'a> {
         let judges = Judges::new(&set.samples, &set.is_u8, set.targets.as_ref());
         let space = space(prepared, judges, recipe, &options, pack, &|step, n| progress.advance(step, n))?;
         progress.finish();
-        Search::run(space, None, &options, budget)
+        Search::run(space, None, options, budget)
     }
 
     /// Searches the sub-networks of a supernet.
@@ -179,14 +180,14 @@ impl<'a> Search<'a> {
         let (space, quality) = supernet_space(source, recipe, &options, pack, &step)?;
         progress.finish();
         options.candidates *= 10;
-        Search::run(space, Some(quality), &options, budget)
+        Search::run(space, Some(quality), options, budget)
     }
 
     /// Searches, or says what stands in the way.
     fn run(
         space: Space<'a>,
         quality: Option<Quality>,
-        options: &SearchOptions,
+        options: SearchOptions,
         budget: &Budget,
     ) -> Result<Search<'a>, Failure> {
         if let Some(limit) = budget.ram.filter(|&limit| space.ram > limit) {
@@ -205,12 +206,17 @@ impl<'a> Search<'a> {
                 format!("best {}, {} B", quality_of(c, is_predicted), grouped(c.flash))
             }));
         };
-        let found = search(&space, budget, options, &mut report)?;
+        let found = search(&space, budget, &options, &mut report)?;
         bar.finish_and_clear();
         match found.best.clone() {
-            Some(best) => Ok(Search { space, quality, found, best }),
+            Some(best) => Ok(Search { space, quality, options, found, best }),
             None => Err(Failure::unmet(in_the_way(&space, &found, budget))),
         }
+    }
+
+    /// Searches the same space again for another budget.
+    pub(super) fn again(self, budget: &Budget) -> Result<Search<'a>, Failure> {
+        Search::run(self.space, self.quality, self.options, budget)
     }
 
     /// The recipe that builds what was found.

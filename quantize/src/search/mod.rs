@@ -1,12 +1,14 @@
-//! Bits for every layer, for a budget, without training.
+//! Bits for every layer, for a budget, without training again.
 //!
-//! A candidate gives every layer with weights its own width. Its weights are rounded so that they make up for one another's errors
-//! ([`crate::scheme::Rounding`]), and the runtime itself runs it on the calibration samples: what is compared is the true error of the outputs, as a
-//! share of their energy. A genetic search (parents: the best quarter; mutants, and uniform crossovers; "EQ-Net", section 3.4) starts from what
-//! errors of single layers, taken as additive, say is best at every price of a byte. Candidates above a budget are repaired before they are judged.
+//! A candidate gives every layer with weights its own width. A genetic search (parents: the best quarter; mutants, and uniform crossovers; "EQ-Net",
+//! section 3.4) starts from what errors of single layers, taken as additive, say is best at every price of a byte. Candidates above a budget are
+//! repaired before they are judged. How they are judged depends on where they come from:
 //!
-//! The best of all are run once more with layers rounded in turn, each fitted to what those before it give ([`crate::scheme::Rounding::in_turn`]), as
-//! the build does it; that decides.
+//! - `rounded`: a network that nobody trains. Its weights are rounded so that they make up for one another's errors ([`crate::scheme::Rounding`]), and the
+//!   runtime itself runs it on the calibration samples: what is compared is the true error of the outputs, as a share of their energy. The best of all
+//!   are run once more with layers rounded in turn, each fitted to what those before it give ([`crate::scheme::Rounding::in_turn`]), as the build does
+//!   it; that decides.
+//! - `subnets`: a supernet ([`crate::elastic`]). Some sub-networks are measured, all others predicted; the best are measured, and that decides.
 //!
 //! What a candidate costs is known before it is built: a file's bytes are a base and those of every layer at its width; the written file is measured
 //! again.

@@ -341,3 +341,25 @@ impl Judge for Subnets<'_> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mean widths lie evenly between the ends, though most random choices lie in the middle.
+    #[test]
+    fn draws_are_even_over_the_mean_width() {
+        let layer = |weights: usize| Layer::new("", weights, vec![8, 6, 5, 4, 3, 2]);
+        let layers: Vec<Layer> = [100, 400, 400, 800, 1600, 300, 500].map(layer).into();
+        let all = draws(&layers, 300, &mut Random::new(1, 1));
+        let weights: f64 = layers.iter().map(|l| l.weights as f64).sum();
+        let mean = |bits: &Vec<u8>| {
+            layers.iter().zip(bits).map(|(l, &b)| l.weights as f64 * f64::from(b)).sum::<f64>() / weights
+        };
+        let mut thirds = [0; 3];
+        all.iter().for_each(|bits| thirds[(((mean(bits) - 2.0) / 2.0) as usize).min(2)] += 1);
+        assert!(thirds.iter().all(|&n| n >= 60), "{thirds:?} of 300");
+        let distinct: std::collections::BTreeSet<&Vec<u8>> = all.iter().collect();
+        assert!(distinct.len() > 280, "{}", distinct.len());
+    }
+}
