@@ -2,8 +2,10 @@
 //!
 //! What a kernel executes is nearly linear in a few counts: multiply-accumulates (of a pool: values read), outputs, bytes of patches that are gathered,
 //! positions, and calls. `cargo xtask bench cost` counts calibration networks on emulated cores and fits a table for every instruction set,
-//! `targets/costs/`. Instructions are not cycles: flash wait states and multi-cycle loads come on top.
+//! `targets/costs/`. Weights that are decoded in tiles take that on top. Instructions are not cycles: flash wait states and multi-cycle loads come on top.
 
+use crate::pack::Residency;
+use pith::circuit::Coded;
 use pith::format::op::{Conv, Op};
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
@@ -79,7 +81,8 @@ impl CostTable {
         let (name, bits, features) = features(model, op);
         let find = |bits: u8| self.kernel.iter().find(|k| k.op == name && k.bits == bits);
         let kernel = find(bits).or_else(|| find(OTHER))?;
-        Some(kernel.factors().iter().zip(features).map(|(a, b)| a * b).sum())
+        let run: f64 = kernel.factors().iter().zip(features).map(|(a, b)| a * b).sum();
+        Some(run + decoding(model, op))
     }
 
     /// Instructions of a run, or the kernels that the table does not know.
@@ -98,6 +101,16 @@ impl CostTable {
     pub fn has_kernel(&self, bits: u8) -> bool {
         self.kernel.iter().any(|k| k.op == "conv" && k.bits == bits)
     }
+}
+
+/// Instructions that decoding an operator's weights takes at every run, where they are decoded in tiles: those of a Cortex-M4, on other cores an estimate.
+fn decoding(model: &Model<'_>, op: &Op<'_>) -> f64 {
+    let Some((id, weights)) = op.weights().map(|id| (id, model.constant(id))) else { return 0.0 };
+    if Residency::of(&weights) != Some(Residency::Tile) {
+        return 0.0;
+    }
+    let coded = Coded::new_checked(model.stored_bytes(id), weights.bits, weights.len as usize);
+    coded.map_or(0.0, |coded| f64::from(coded.instructions_per_weight()) * f64::from(weights.len))
 }
 
 /// What weights say of the kernel that reads them.

@@ -322,7 +322,7 @@ fn build_subnet(
 ) -> Result<(String, Built), Failure> {
     let build = |recipe: &Recipe| -> Result<Built, Failure> {
         let choice = source.supernet.choose(&recipe.quantize)?;
-        let own = subnet(source.supernet, &choice, &source.data, source.device, recipe)?;
+        let own = subnet(source.supernet, &choice, &source.data, source.device, recipe, options.pack.isa)?;
         let recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
         let (samples, is_u8) = (source.samples, source.is_u8);
         let prepared = prepare_given(own.graph, samples, is_u8, &recipe, &own.rounding, progress)?;

@@ -124,7 +124,8 @@ fn what_is_simulated_is_built() {
     {
         let choice = supernet.uniform(wanted);
         let (quantized, moments) = supernet.recalibrated(&net, Some(&choice), &data);
-        let own = crate::search::subnet(&supernet, &choice, &data, &Device::cpu(), &recipe).unwrap();
+        let own =
+            crate::search::subnet(&supernet, &choice, &data, &Device::cpu(), &recipe, pith::Isa::Generic).unwrap();
         assert_eq!(own.quantize.layers.len(), 4, "the layers are integers, whatever preprocessing stands before them");
         assert!(own.graph.nodes.iter().all(|n| !matches!(n.op, Op::BatchNorm { .. })));
         for (i, sample) in samples.iter().take(10).enumerate() {

@@ -27,6 +27,7 @@ use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 pub use genetic::search;
 use ndarray::ArrayD;
+use pith::Isa;
 pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
@@ -175,6 +176,15 @@ impl<'a> Judges<'a> {
     }
 }
 
+/// Widths for which a set has kernels, the widest first: a core's are few; a desktop packs all for its own.
+fn kernel_widths(isa: Isa) -> Vec<u8> {
+    match (isa.layout(), CostTable::of(isa)) {
+        (None, _) => (2..=8).rev().collect(),
+        (Some(_), Some(table)) => [8, 4, 2].into_iter().filter(|&bits| table.has_kernel(bits)).collect(),
+        (Some(_), None) => vec![8, 4, 2],
+    }
+}
+
 /// The space of a network, with everything that candidates are made of.
 pub fn space<'a>(
     prepared: &'a Prepared,
@@ -184,14 +194,7 @@ pub fn space<'a>(
     pack: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Space<'a>, SearchError> {
-    let all = match (&options.bits, pack.isa.layout()) {
-        (Some(bits), _) => bits.clone(),
-        (None, Some(_)) => match CostTable::of(pack.isa) {
-            Some(table) => [8, 4, 2].into_iter().filter(|&bits| table.has_kernel(bits)).collect(),
-            None => vec![8, 4, 2],
-        },
-        (None, None) => (2..=8).rev().collect(),
-    };
+    let all = options.bits.clone().unwrap_or_else(|| kernel_widths(pack.isa));
     if let Some(&bits) = all.iter().find(|bits| !(2..=8).contains(*bits)) {
         return Err(SearchError::Bits(bits));
     }

@@ -3,7 +3,7 @@
 //! A candidate gives every layer a width; the other traits of its form are those that cost no bytes. Some are drawn evenly over the mean width, as
 //! the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
 
-use super::{Judge, Layer, SearchError, SearchOptions, Space};
+use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
 use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
 use crate::data::Targets;
 use crate::elastic::predictor::{Predictor, Quality};
@@ -15,6 +15,7 @@ use crate::recipe::Recipe;
 use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
 use crate::train::{Data, Device, Net};
 use ndarray::ArrayD;
+use pith::Isa;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -56,14 +57,16 @@ pub struct Subnet {
     pub quantize: QuantOptions,
 }
 
-/// A sub-network, with preprocessing in front.
+/// A sub-network, with preprocessing in front. Levels are stored in the least width that holds them and has kernels of the set.
 pub fn subnet(
     supernet: &Supernet,
     choice: &[usize],
     data: &Data<'_>,
     device: &Device,
     recipe: &Recipe,
+    isa: Isa,
 ) -> Result<Subnet, SearchError> {
+    let widths = kernel_widths(isa);
     let lowered = supernet.lower(choice, data, device)?;
     let graph = prepend_preprocess(lowered.graph, &recipe.preprocess).map_err(BuildError::from)?;
     let mut quantize = recipe.quantize.clone();
@@ -71,6 +74,7 @@ pub fn subnet(
     let mut layers = BTreeMap::new();
     // Preprocessing that went into a layer's weights leaves no levels there.
     for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
+        let bits = widths.iter().rev().copied().find(|&w| w >= bits).unwrap_or(bits);
         quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
         layers.insert(name, rounded);
     }
@@ -112,10 +116,15 @@ pub fn space<'a>(
     let supernet = source.supernet;
     // A coded level costs what it carries, wherever it lies; a raw one that lies askew costs another bit.
     let is_coded = options.compress.level > 0;
+    let widths = match &search.bits {
+        Some(bits) => bits.clone(),
+        None if is_coded => (2..=8).collect(),
+        None => kernel_widths(options.isa),
+    };
     let preferred = |forms: &[Form]| -> Vec<(u8, usize)> {
         let mut all: Vec<(u8, usize)> = Vec::new();
         for (i, form) in forms.iter().enumerate() {
-            let is_wanted = search.bits.as_ref().is_none_or(|w| w.contains(&form.bits));
+            let is_wanted = widths.contains(&form.bits);
             let is_better = |old: &Form| {
                 form.symmetric != old.symmetric && form.symmetric != is_coded && form.granularity == old.granularity
             };
@@ -142,7 +151,7 @@ pub fn space<'a>(
         })
         .collect();
     if layers.is_empty() {
-        return Err(SearchError::NoLayers);
+        return Err(widths.first().map_or(SearchError::NoLayers, |&bits| SearchError::OneWidth { bits }));
     }
     let mut all: Vec<u8> = layers.iter().flat_map(|l| l.bits.iter().copied()).collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
@@ -235,7 +244,7 @@ impl Subnets<'_> {
         progress: &(dyn Fn(&'static str, usize) + Sync),
     ) -> Result<Packed, SearchError> {
         let Source { supernet, data, device, samples, is_u8, .. } = self.source;
-        let own = subnet(supernet, &self.choice(bits), &data, device, recipe)?;
+        let own = subnet(supernet, &self.choice(bits), &data, device, recipe, options.isa)?;
         let mut recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
         // Bytes do not depend on these; they are chosen once.
         if let Some(choice) = made {

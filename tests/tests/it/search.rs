@@ -97,6 +97,12 @@ fn cycles_of_a_core_are_a_budget() {
     let limit = (most + least) / 2;
     let found = report(search(&recipe, &[&target[..], &["--max-cycles", &limit.to_string()]].concat()));
     assert!(found["best"]["instructions"].as_u64().unwrap() <= limit);
+    // Weights that are decoded at every run take that on top.
+    let coded = folder.path("coded.toml");
+    std::fs::write(&coded, "[compress]\nlevel = 6\n").unwrap();
+    let all = report(search(&recipe, &[&target[..], &["--max-cycles", "100M", "--recipe", &coded]].concat()));
+    let widest = all["uniform"][0]["instructions"].as_u64().unwrap();
+    assert!(widest > most + most / 10, "{widest} after {most}");
 }
 
 #[test]
