@@ -154,6 +154,8 @@ pub enum ElasticError {
     NoForm { layer: String, form: String, has: String },
     #[error("no layer of the supernet has {form}; it has {has}")]
     NoWidth { form: String, has: String },
+    #[error("the supernet was trained on {own}, but gets {given}; give the same --scale, --mean and --std")]
+    Preprocess { own: String, given: String },
     #[error("the supernet cannot be written: {0}")]
     Write(String),
 }

@@ -38,7 +38,11 @@ pub struct Supernet {
     /// The flat vector of the graph, then the steps and zero points.
     theta: Vec<f32>,
     moments: Moments,
+    /// What became of raw data before training saw them, see [`Data::affine`].
+    affine: Affine,
 }
+
+type Affine = Option<(Vec<f32>, Vec<f32>)>;
 
 /// A sub-network as a float graph whose weights lie on the levels, and these levels.
 #[derive(Clone, Debug)]
@@ -61,7 +65,20 @@ impl Supernet {
             layer.quantizers.iter().for_each(|q| q.start(&mut theta, &weights, layer.filters));
         }
         supernet.theta = theta;
+        supernet.affine = data.affine.cloned();
         Ok(supernet)
+    }
+
+    /// Whether data come as those did that it was trained on.
+    fn check(&self, data: &Data<'_>) -> Result<(), ElasticError> {
+        let near = |a: &[f32], b: &[f32]| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * (a.abs() + b.abs()))
+        };
+        match (&self.affine, data.affine) {
+            (None, None) => Ok(()),
+            (Some(own), Some(given)) if near(&own.0, &given.0) && near(&own.1, &given.1) => Ok(()),
+            (own, given) => Err(ElasticError::Preprocess { own: words(own.as_ref()), given: words(given) }),
+        }
     }
 
     /// The layers of a graph with batch norms; steps are still zero.
@@ -88,7 +105,7 @@ impl Supernet {
             return Err(ElasticError::NoLayers);
         }
         let moments = Moments::of(&graph);
-        Ok(Supernet { graph, layers, options: options.clone(), theta, moments })
+        Ok(Supernet { graph, layers, options: options.clone(), theta, moments, affine: None })
     }
 
     /// Steps and zero points.
@@ -216,6 +233,7 @@ impl Supernet {
 
     /// A sub-network for inference.
     pub fn lower(&self, choice: &[usize], data: &Data<'_>, device: &Device) -> Result<Lowered, ElasticError> {
+        self.check(data)?;
         let net = self.net(device)?;
         let (theta, moments) = self.recalibrated(&net, Some(choice), data);
         let mut graph = self.graph.clone();
@@ -240,10 +258,14 @@ impl Supernet {
         let options = serde_json::to_vec(&self.options).map_err(|e| fail(e.to_string()))?;
         let bytes = |values: &[u8]| npy::encode("|u1", &[values.len()], values);
         let extra = self.extra();
+        let vector = |values: &[f32]| npy::encode("<f4", &[values.len()], bytemuck::cast_slice(values));
+        let (scale, bias) = self.affine.clone().unwrap_or_default();
         let arrays = vec![
             ("network.onnx".to_string(), bytes(&network)),
             ("elastic.json".to_string(), bytes(&options)),
-            ("steps".to_string(), npy::encode("<f4", &[extra.len()], bytemuck::cast_slice(extra))),
+            ("steps".to_string(), vector(extra)),
+            ("scale".to_string(), vector(&scale)),
+            ("bias".to_string(), vector(&bias)),
         ];
         let archive = npy::encode_archive(&arrays).map_err(|e| fail(e.to_string()))?;
         files::write_whole(path, &archive).map_err(|e| fail(format!("{}: {e}", path.display())))
@@ -277,6 +299,8 @@ impl Supernet {
             return Err(fail(format!("'steps' holds {value}")));
         }
         supernet.theta[own..].copy_from_slice(&steps);
+        let (scale, bias) = (find("scale")?, find("bias")?);
+        supernet.affine = (!scale.is_empty()).then_some((scale, bias));
         Ok(supernet)
     }
 }
@@ -286,6 +310,11 @@ impl std::fmt::Display for Form {
         let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
         write!(f, "{} bits {} {symmetry}", self.bits, name_of(self.granularity))
     }
+}
+
+/// Preprocessing, for a message.
+fn words(affine: Option<&(Vec<f32>, Vec<f32>)>) -> String {
+    affine.map_or("x".into(), |(scale, bias)| format!("x * {scale:?} + {bias:?}"))
 }
 
 fn uniform(forms: &[Form], wanted: Form) -> usize {

@@ -24,6 +24,8 @@ fuzz_target!(|data: &[u8]| {
         ("network.onnx".to_string(), encode("|u1", &[network.len()], network)),
         ("elastic.json".to_string(), encode("|u1", &[options.len()], options)),
         ("steps".to_string(), encode("<f4", &[steps.len() / 4], steps)),
+        ("scale".to_string(), encode("<f4", &[0], &[])),
+        ("bias".to_string(), encode("<f4", &[0], &[])),
     ];
     if let Ok(archive) = encode_archive(&arrays) {
         read(&archive);

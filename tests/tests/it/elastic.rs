@@ -12,7 +12,8 @@ fn report(result: (u8, String, String)) -> Value {
 /// Arguments that say what digits are; the smaller set is enough to train on.
 fn with_data(verb: &str, model: &str, more: &[&str]) -> (u8, String, String) {
     let data = digits("digits_test.npz");
-    quantize(&[&[verb, model, "--data", &data, "--scale", "1/16"], more].concat())
+    let scale: &[&str] = if more.contains(&"--scale") { &[] } else { &["--scale", "1/16"] };
+    quantize(&[&[verb, model, "--data", &data], scale, more].concat())
 }
 
 fn bytes(path: &str) -> Vec<u8> {
@@ -104,6 +105,7 @@ fn bad_input_is_one_line() {
     refuse("build", &supernet, &["--macs", "0.5"], 2, &["prune"]);
     refuse("build", &supernet, &["--elastic-epochs", "1"], 2, &["supernet"]);
     refuse("build", &supernet, &["--max-flash", "100", "--measured", "20"], 1, &["smallest file", "largest layers"]);
+    refuse("build", &supernet, &["--scale", "1/8"], 2, &["0.0625", "0.125", "--scale"]);
     let recipe = folder.path("other.toml");
     std::fs::write(&recipe, "[quantize.layers.\"nowhere\"]\nweight_bits = 2\n").unwrap();
     refuse("build", &supernet, &["--recipe", &recipe], 2, &["another network", "'nowhere'"]);
