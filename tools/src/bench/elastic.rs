@@ -339,12 +339,7 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
     for (share, name) in [(r.float, "float, same training"), (r.original, "float, as it comes")] {
         let at = y(100.0 * share);
         let _ = writeln!(svg, "<path d=\"M{LEFT} {at:.1}h{}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>", PLOT[0]);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{name}</text>",
-            LEFT + PLOT[0],
-            at - 4.0
-        );
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" fill=\"#555\">{name}</text>", LEFT + 4.0, at - 4.0);
     }
     let curve: Vec<String> = r
         .files
@@ -355,16 +350,28 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
     let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"#2563eb\"/>", curve.join(" "));
     for p in &r.files {
         let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
-        let is_searched = p.name.starts_with("at most");
-        let colour = if is_searched { "#2563eb" } else { "#d97706" };
+        let series = SERIES.iter().find(|(part, ..)| p.name.contains(part)).unwrap_or(&SERIES[0]);
+        let (_, _, colour, below) = series;
         let _ = writeln!(svg, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"/>");
-        let label = if is_searched { percent(p.accuracy) } else { p.name.clone() };
-        let anchor = if cx > LEFT + PLOT[0] * 0.8 { "end" } else { "start" };
+        let is_uniform = p.name.contains(" bits");
+        let label =
+            if is_uniform { p.name.split(' ').take(2).collect::<Vec<_>>().join(" ") } else { percent(p.accuracy) };
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{label}</text>",
-            cx,
-            cy + 16.0
+            "<text x=\"{cx:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{colour}\">{label}</text>",
+            if *below { cy + 17.0 } else { cy - 8.0 }
         );
     }
+    for (i, (_, name, colour, _)) in SERIES.iter().enumerate() {
+        let (cx, cy) = (LEFT + 230.0 * i as f64, y(low) + 40.0);
+        let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>", cx + 4.0, cy - 4.0);
+        let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{cy:.1}\">{name}</text>", cx + 14.0);
+    }
 }
+
+/// Part of a file's name, what it says, its colour, and whether its label stands below the point.
+const SERIES: [(&str, &str, &str, bool); 3] = [
+    ("at most", "bits of layers searched in the supernet", "#2563eb", true),
+    ("not trained", "not trained", "#d97706", true),
+    ("of the supernet", "all layers alike, of the supernet", "#059669", false),
+];
