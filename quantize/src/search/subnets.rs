@@ -1,6 +1,6 @@
 //! Candidates of a supernet: what they reach is measured for some hundred, and predicted for all others.
 //!
-//! A candidate gives every layer a width; the other traits of its form are those that cost no bytes. Some are drawn evenly over the mean width, as
+//! A candidate gives every layer a width; the other traits of its form are the first that the supernet was trained with. Some are drawn evenly over the mean width, as
 //! the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
 
 use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
@@ -114,25 +114,18 @@ pub fn space<'a>(
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<(Space<'a>, Quality), SearchError> {
     let supernet = source.supernet;
-    // A coded level costs what it carries, wherever it lies; a raw one that lies askew costs another bit.
-    let is_coded = options.compress.level > 0;
     let widths = match &search.bits {
         Some(bits) => bits.clone(),
-        None if is_coded => (2..=8).collect(),
+        // Coded levels are decoded into a width that has kernels.
+        None if options.compress.level > 0 => (2..=8).collect(),
         None => kernel_widths(options.isa),
     };
+    // The first form of a width: symmetric levels are fewer, and store and code shorter.
     let preferred = |forms: &[Form]| -> Vec<(u8, usize)> {
         let mut all: Vec<(u8, usize)> = Vec::new();
-        for (i, form) in forms.iter().enumerate() {
-            let is_wanted = widths.contains(&form.bits);
-            let is_better = |old: &Form| {
-                form.symmetric != old.symmetric && form.symmetric != is_coded && form.granularity == old.granularity
-            };
-            match all.last_mut().filter(|(bits, _)| *bits == form.bits) {
-                Some(last) if is_better(&forms[last.1]) => last.1 = i,
-                Some(_) => {}
-                None if is_wanted => all.push((form.bits, i)),
-                None => {}
+        for (i, form) in forms.iter().enumerate().filter(|(_, form)| widths.contains(&form.bits)) {
+            if all.last().is_none_or(|(bits, _)| *bits != form.bits) {
+                all.push((form.bits, i));
             }
         }
         if all.is_empty() { vec![(forms[0].bits, 0)] } else { all }
