@@ -207,3 +207,21 @@ impl Preprocess {
         Ok(changes.then_some((scale, bias)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recipes that are shipped are read, and say something that can be done.
+    #[test]
+    fn shipped_recipes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!files.is_empty());
+        for file in files {
+            let recipe = Recipe::read(&file).unwrap();
+            recipe.elastic.check().unwrap();
+            assert_ne!(recipe, Recipe::default(), "{}", file.display());
+        }
+    }
+}

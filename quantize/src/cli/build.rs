@@ -7,7 +7,7 @@ use super::input::{Ports, PreprocessArgs, is_supernet, number};
 use super::output::{Progress, check_folder, write_whole};
 use super::prune::{PruneArgs, prune_graph};
 use super::search::{BudgetArgs, Search, calibration};
-use super::training::{TrainArgs, affine, data, stop};
+use super::training::{TrainArgs, affine, data, load_test, stop};
 use crate::build::{BuildOptions, Built, Prepared, finish, finish_given, prepare, prepare_given, prepend_preprocess};
 use crate::calibrate::Observer;
 use crate::data::Set;
@@ -197,26 +197,29 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     if is_supernet && (target.is_some() || args.elastic_epochs.is_some()) {
         return Err(Failure::new("a supernet is trained already; prune and train the network that it was made of"));
     }
-    let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
-    let graph = match &known {
-        Some(supernet) => supernet.graph.clone(),
-        None => trainable(onnx::import(&args.model)?),
-    };
-    let ports = Ports::of_graph(&graph);
-    let whole = ports.load(&args.data, recipe.preprocess.layout)?;
-    let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
-    let original = args.elastic_epochs.is_some().then(|| graph.clone());
-    let graph = match target {
-        Some(target) => prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?.graph,
-        None => graph,
-    };
-    if (known.is_some() || args.elastic_epochs.is_some())
+    if (is_supernet || args.elastic_epochs.is_some())
         && (recipe.quantize.bit_price > 0.0 || recipe.quantize.equalize == Some(true))
     {
         return Err(Failure::new(
             "a supernet's weights are integers already: leave out --bit-price and --equalize true",
         ));
     }
+    recipe.elastic.check()?;
+    let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
+    let graph = match &known {
+        Some(supernet) => supernet.graph.clone(),
+        None if target.is_some() || args.elastic_epochs.is_some() => trainable(onnx::import(&args.model)?),
+        None => simplify(onnx::import(&args.model)?),
+    };
+    let ports = Ports::of_graph(&graph);
+    let whole = ports.load(&args.data, recipe.preprocess.layout)?;
+    let test = load_test(args.test.as_deref(), &ports, recipe.preprocess.layout)?;
+    let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
+    let original = args.elastic_epochs.is_some().then(|| graph.clone());
+    let graph = match target {
+        Some(target) => prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?.graph,
+        None => graph,
+    };
     let supernet = match (original, args.elastic_epochs) {
         (Some(original), Some(epochs)) => {
             let mut options = recipe.elastic.clone();
@@ -227,7 +230,6 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         }
         _ => known,
     };
-    let test = args.test.as_ref().map(|path| ports.load(path, recipe.preprocess.layout)).transpose()?;
     let set = calibration(&whole, recipe.calibrate.samples);
     let options = BuildOptions {
         shrink: !args.no_shrink,

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::input::{Ports, PreprocessArgs};
-use super::output::check_folder;
+use super::output::{Progress, check_folder};
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::data::Set;
 use crate::elastic::{ElasticOptions, Form, Supernet, Symmetry, Trained, train};
@@ -15,6 +15,7 @@ use crate::train::{Data, Device, Hooks, Status, Teacher, accuracy, evaluate};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
@@ -126,6 +127,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         args.train.checkpoint()?,
         &data(&set, &affine),
     )?;
+    // What took long is kept before it is judged.
+    trained.supernet.write(&args.output)?;
     let uniform = match &test {
         Some(test) => uniform(&trained.supernet, &set, test, &affine, device)?,
         None => Vec::new(),
@@ -138,7 +141,6 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         }
         None => None,
     };
-    trained.supernet.write(&args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let report = Report { accuracy_before, accuracy_float, loss: trained.loss, uniform, seconds };
     let text = if args.json { json(&report) } else { text(&report, args) };
@@ -166,7 +168,7 @@ pub(super) fn trained(
     Ok(done?)
 }
 
-/// Every form as that of all layers, judged as simulated.
+/// Every form as that of all layers, judged as simulated, until the user has seen enough.
 fn uniform(
     supernet: &Supernet,
     set: &Set,
@@ -175,13 +177,19 @@ fn uniform(
     device: &Device,
 ) -> Result<Vec<Uniform>, Failure> {
     let net = supernet.net(device)?;
-    let mut all = Vec::new();
-    for form in supernet.options.forms(false) {
+    let (mut all, progress) = (Vec::new(), Progress::new());
+    let forms = supernet.options.forms(false);
+    for &form in &forms {
+        if stop().load(Ordering::Relaxed) {
+            break;
+        }
         let (theta, moments) = supernet.recalibrated(&net, Some(&supernet.uniform(form)), &data(set, affine));
         if let Some(accuracy) = evaluate(&net, &theta, &moments, &data(test, affine)) {
             all.push(Uniform { form, accuracy });
         }
+        progress.advance("judging", forms.len());
     }
+    progress.finish();
     Ok(all)
 }
 
@@ -191,7 +199,9 @@ fn text(report: &Report, args: &Args) -> String {
         report.uniform.iter().map(|u| vec![u.form.to_string(), format!("{:.2} %", 100.0 * u.accuracy)]).collect();
     let settings = match rows.is_empty() {
         true => String::new(),
-        false => format!("{}\n", table(&["all layers but the first and the last", "right"], &rows)),
+        false => {
+            format!("{}\n", table(&["all layers but the first and the last, which may keep more bits", "right"], &rows))
+        }
     };
     format!(
         "{settings}loss     {:.4} over the last epoch, of the widest\naccuracy {} before, {} of the trained weights as floats\nwrote    {} in {:.1} s\n",

@@ -14,7 +14,9 @@ use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 use crate::report::front_svg::{Scale, front_svg};
 use crate::report::{grouped, json, table};
-use crate::search::{Budget, Candidate, Found, Judges, SearchOptions, Source, Space, search, space, supernet_space};
+use crate::search::{
+    Budget, Candidate, Found, Judges, SearchError, SearchOptions, Source, Space, search, space, supernet_space,
+};
 use crate::target::Target;
 use crate::train::Device;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -174,6 +176,10 @@ impl<'a> Search<'a> {
         budget: &Budget,
         pack: PackOptions,
     ) -> Result<Search<'a>, Failure> {
+        // Said before minutes of measuring.
+        if budget.accuracy.is_some() && !matches!(source.data.targets, Some(Targets::Classes(_))) {
+            return Err(SearchError::NoLabels.into());
+        }
         let mut options = args.over(&recipe.search);
         let progress = Progress::new();
         let step = |step: &'static str, n: usize| progress.advance(step, n);
@@ -299,11 +305,12 @@ fn in_the_way(space: &Space<'_>, found: &Found, budget: &Budget) -> String {
         let largest: Vec<String> =
             layers.iter().take(3).map(|(bytes, name)| format!("'{name}' with {} B", grouped(*bytes))).collect();
         return format!(
-            "the smallest file takes {} B, {} are allowed; {} B of it are no layer's weights, the largest layers are {}; prune (--macs, --bytes) or code the weights (--compress)",
+            "the smallest file takes {} B, {} are allowed; {} B of it are no layer's weights, the largest layers are {}; prune (--macs, --bytes){}",
             grouped(least),
             grouped(limit),
             grouped(space.base),
-            largest.join(", ")
+            largest.join(", "),
+            if space.is_coded { "" } else { " or code the weights (--compress)" }
         );
     }
     let fastest = found.front.iter().chain(&found.uniform).filter_map(|c| c.instructions).min();

@@ -21,7 +21,6 @@ mod training;
 use crate::scheme::Granularity;
 use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
-pub use shape_loss::shape;
 pub use supernet::{Layer, Lowered, Supernet};
 pub use training::{Trained, train};
 
@@ -118,7 +117,8 @@ impl ElasticOptions {
         forms
     }
 
-    fn check(&self) -> Result<(), ElasticError> {
+    /// Refuses what cannot be trained.
+    pub fn check(&self) -> Result<(), ElasticError> {
         let fails = [
             (self.bits.is_empty() || self.bits.iter().any(|b| !(2..=8).contains(b)), "bits", "widths from 2 to 8"),
             (self.granularity.is_empty(), "granularity", "\"channel\", \"tensor\" or both"),

@@ -15,11 +15,6 @@ fn moments(weights: &[f32]) -> Option<[f64; 4]> {
     (sigma > 1e-12).then(|| [mean, sigma, power(3) / sigma.powi(3), power(4) / sigma.powi(4)])
 }
 
-/// Skewness and kurtosis, for tables.
-pub fn shape(weights: &[f32]) -> Option<(f64, f64)> {
-    moments(weights).map(|[_, _, skew, kurt]| (skew, kurt))
-}
-
 /// Loss of one layer, and its gradient times `share`, added to `total`. `factors` are those of skewness and kurtosis.
 pub(super) fn add(weights: &[f32], factors: [f32; 2], share: f32, total: &mut [f32]) -> f32 {
     let Some([mean, sigma, skew, kurt]) = moments(weights) else { return 0.0 };
@@ -69,8 +64,8 @@ mod tests {
     #[test]
     fn uniform_weights_lose_nothing() {
         let weights: Vec<f32> = (0..1000).map(|i| i as f32 / 1000.0).collect();
-        let (skew, kurt) = shape(&weights).unwrap();
+        let [_, _, skew, kurt] = moments(&weights).unwrap();
         assert!(skew.abs() < 1e-4 && (kurt - UNIFORM).abs() < 1e-2, "{skew} {kurt}");
-        assert!(shape(&[0.5; 9]).is_none());
+        assert!(moments(&[0.5; 9]).is_none());
     }
 }

@@ -128,19 +128,12 @@ impl Supernet {
 
     /// All layers at their widest, other traits at random.
     pub(super) fn widest(&self, random: &mut Random) -> Vec<usize> {
-        self.choice(|forms| {
-            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == forms[0].bits).collect();
-            same[random.below(same.len())]
-        })
+        self.choice(|forms| of_width(forms, forms[0].bits, random))
     }
 
     /// All layers at their narrowest, other traits at random.
     pub(super) fn narrowest(&self, random: &mut Random) -> Vec<usize> {
-        self.choice(|forms| {
-            let least = forms[forms.len() - 1].bits;
-            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == least).collect();
-            same[random.below(same.len())]
-        })
+        self.choice(|forms| of_width(forms, forms[forms.len() - 1].bits, random))
     }
 
     /// Every layer with a width at random, then other traits at random.
@@ -149,8 +142,7 @@ impl Supernet {
             let mut widths: Vec<u8> = forms.iter().map(|f| f.bits).collect();
             widths.dedup();
             let bits = widths[random.below(widths.len())];
-            let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == bits).collect();
-            same[random.below(same.len())]
+            of_width(forms, bits, random)
         })
     }
 
@@ -175,23 +167,19 @@ impl Supernet {
                 has: has(&layer.forms),
             })
         };
-        let all = self.options.forms(false);
-        let (bits, granularity) = (wanted.weight_bits, wanted.granularity);
-        let common = all.iter().find(|f| f.bits == bits && f.granularity == granularity);
-        let common = common.copied().ok_or_else(|| ElasticError::NoWidth {
-            form: format!("{bits} bits {}", name_of(granularity)),
-            has: has(&all),
-        });
-        let unnamed = |layer: &Layer| common.as_ref().map(|form| uniform(&layer.forms, *form));
-        let mut choice = Vec::new();
-        for layer in &self.layers {
-            choice.push(match (wanted.layers.get(&layer.name), unnamed(layer)) {
-                (Some(own), _) => exactly(layer, own)?,
-                (None, Ok(form)) => form,
-                (None, Err(_)) => return Err(common.err().unwrap_or(ElasticError::NoLayers)),
-            });
-        }
-        Ok(choice)
+        let common = || {
+            let (all, granularity) = (self.options.forms(false), wanted.granularity);
+            let found = all.iter().find(|f| f.bits == wanted.weight_bits && f.granularity == granularity);
+            found.copied().ok_or_else(|| ElasticError::NoWidth {
+                form: format!("{} bits {}", wanted.weight_bits, name_of(granularity)),
+                has: has(&all),
+            })
+        };
+        let of = |layer: &Layer| match wanted.layers.get(&layer.name) {
+            Some(own) => exactly(layer, own),
+            None => Ok(uniform(&layer.forms, common()?)),
+        };
+        self.layers.iter().map(of).collect()
     }
 
     /// Parameters with quantized weights.
@@ -315,6 +303,12 @@ impl std::fmt::Display for Form {
 /// Preprocessing, for a message.
 fn words(affine: Option<&(Vec<f32>, Vec<f32>)>) -> String {
     affine.map_or("x".into(), |(scale, bias)| format!("x * {scale:?} + {bias:?}"))
+}
+
+/// A form of a width, at random.
+fn of_width(forms: &[Form], bits: u8, random: &mut Random) -> usize {
+    let same: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].bits == bits).collect();
+    same[random.below(same.len())]
 }
 
 fn uniform(forms: &[Form], wanted: Form) -> usize {

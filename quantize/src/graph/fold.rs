@@ -94,7 +94,7 @@ fn binary_with_constant(graph: &mut Graph, i: usize) -> bool {
 }
 
 /// `BatchNorm` at inference is `Affine`.
-fn batch_norm(graph: &mut Graph, i: usize) -> bool {
+pub(crate) fn batch_norm(graph: &mut Graph, i: usize) -> bool {
     let Op::BatchNorm { gamma, beta, mean, var, epsilon } = &graph.nodes[i].op else { return false };
     let scale = |c: usize| gamma[c] as f64 / (var[c] as f64 + *epsilon as f64).sqrt();
     let channels = 0..gamma.len();

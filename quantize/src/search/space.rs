@@ -44,6 +44,8 @@ pub struct Space<'a> {
     pub uncounted: BTreeSet<String>,
     /// Most bytes of RAM among the widths: the arena, and weights that are decoded into RAM.
     pub ram: u64,
+    /// Whether weights are coded.
+    pub is_coded: bool,
     judge: Box<dyn Judge + 'a>,
 }
 
@@ -59,7 +61,8 @@ impl<'a> Space<'a> {
             return Err(SearchError::NoLayers);
         }
         let (base_instructions, uncounted) = (None, BTreeSet::new());
-        let mut space = Space { layers, base: 0, base_instructions, uncounted, ram: 0, judge };
+        let is_coded = options.compress.level > 0;
+        let mut space = Space { layers, base: 0, base_instructions, uncounted, ram: 0, is_coded, judge };
         for (width, packed) in packed {
             let bytes: Vec<u64> = space.layers.iter().map(|l| layer_bytes(&packed.program, &l.name)).collect();
             space.base = space.base.max((packed.bytes.len() as u64).saturating_sub(bytes.iter().sum()));

@@ -1,7 +1,7 @@
 //! Candidates of a supernet: what they reach is measured for some hundred, and predicted for all others.
 //!
-//! A candidate gives every layer a width; the other traits of its form are the first that the supernet was trained with. Some are drawn evenly over the mean width, as
-//! the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
+//! A candidate gives every layer a width; the other traits of its form are the first that the supernet was trained with. Some are drawn
+//! evenly over the mean width, as the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
 
 use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
 use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
@@ -13,7 +13,7 @@ use crate::pack::{PackOptions, Packed};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
-use crate::train::{Data, Device, Net};
+use crate::train::{Data, Device, Net, TrainError};
 use ndarray::ArrayD;
 use pith::Isa;
 use std::collections::BTreeMap;
@@ -199,14 +199,23 @@ impl Subnets<'_> {
         self.chosen.iter().map(|&i| self.source.supernet.layers[i].forms[choice[i]]).collect()
     }
 
+    /// Ends the work if the user wants that.
+    fn go_on(&self) -> Result<(), SearchError> {
+        match self.source.stop.load(Ordering::Relaxed) {
+            true => Err(ElasticError::from(TrainError::Interrupted { checkpoint: None }).into()),
+            false => Ok(()),
+        }
+    }
+
     /// The share of right answers, or decibels over 100, with batch norms of its own.
-    fn measure(&self, bits: &[u8]) -> f64 {
+    fn measure(&self, bits: &[u8]) -> Result<f64, SearchError> {
+        self.go_on()?;
         let Source { supernet, data, .. } = self.source;
         let (theta, moments) = supernet.recalibrated(&self.net, Some(&self.choice(bits)), &data);
         let picked = data.spaced(MEASURED_BY);
         let batches = data.batches(&self.net, &picked, BATCH);
         let outputs: Vec<f32> = batches.flat_map(|batch| first(self.net.logits(&theta, &moments, &batch))).collect();
-        match &self.truth {
+        Ok(match &self.truth {
             Truth::Labels(labels) | Truth::Answers(labels) => {
                 let rows = outputs.chunks_exact(self.net.classes().max(1)).zip(labels);
                 rows.filter(|(row, label)| largest(row) == **label).count() as f64 / labels.len().max(1) as f64
@@ -217,7 +226,7 @@ impl Subnets<'_> {
                 let signal: f64 = wanted.iter().map(|&v| square(v)).sum();
                 -0.1 * (noise.max(1e-30) / signal.max(1e-30)).log10()
             }
-        }
+        })
     }
 
     /// Error and share of right answers of a score.
@@ -236,6 +245,7 @@ impl Subnets<'_> {
         made: &mut Option<Choice>,
         progress: &(dyn Fn(&'static str, usize) + Sync),
     ) -> Result<Packed, SearchError> {
+        self.go_on()?;
         let Source { supernet, data, device, samples, is_u8, .. } = self.source;
         let own = subnet(supernet, &self.choice(bits), &data, device, recipe, options.isa)?;
         let mut recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
@@ -263,10 +273,7 @@ impl Subnets<'_> {
         let draws = draws(layers, count.max(20), &mut random);
         let mut scores = Vec::with_capacity(draws.len());
         for bits in &draws {
-            if self.source.stop.load(Ordering::Relaxed) {
-                return Err(ElasticError::from(crate::train::TrainError::Interrupted { checkpoint: None }).into());
-            }
-            scores.push(self.measure(bits));
+            scores.push(self.measure(bits)?);
             progress("measuring", draws.len());
         }
         let forms: Vec<Vec<Form>> = draws.iter().map(|bits| self.forms(bits)).collect();
@@ -313,11 +320,12 @@ fn draws(layers: &[Layer], count: usize, random: &mut Random) -> Vec<Vec<u8>> {
 
 impl Judge for Subnets<'_> {
     fn judge(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
+        self.go_on()?;
         Ok(self.judged(self.predictor.as_ref().map_or(0.0, |p| p.predict(&self.forms(bits)))))
     }
 
     fn judge_well(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
-        Ok(self.judged(self.measure(bits)))
+        Ok(self.judged(self.measure(bits)?))
     }
 
     fn recipe(&self, bits: &[u8], recipe: &Recipe) -> Recipe {

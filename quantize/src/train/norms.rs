@@ -6,6 +6,7 @@
 //! are brought to the size that a step is made for. [`Normed::fold`] takes the batch norms out again.
 
 use super::Data;
+use crate::graph::fold::batch_norm;
 use crate::graph::scalar::Unary;
 use crate::graph::{Clamp, Graph, Node, Op, ScalarFn, TensorId, eval, trainable};
 use ndarray::{ArrayD, Axis};
@@ -50,10 +51,9 @@ pub fn with_norms(graph: &Graph, data: &Data<'_>, balance: Balance) -> Result<No
     }
     let names = layers.iter().map(|&i| norm_name(&graph, i)).collect();
     let moments = moments(&graph, &layers, data)?;
-    for (&i, mut moments) in layers.iter().zip(moments).rev() {
+    for (&i, moments) in layers.iter().zip(moments).rev() {
         let factors = resize(&mut graph.nodes[i].op, balance);
-        moments.iter_mut().zip(&factors).for_each(|(m, f)| *m = (m.0, m.1, *f));
-        insert_norm(&mut graph, i, &moments);
+        insert_norm(&mut graph, i, &moments, &factors);
     }
     Ok(Normed { graph: graph.compact().in_standard_layout(), names })
 }
@@ -61,12 +61,10 @@ pub fn with_norms(graph: &Graph, data: &Data<'_>, balance: Balance) -> Result<No
 impl Normed {
     /// Takes the batch norms that were put in out of what has become of the network.
     pub fn fold(&self, mut graph: Graph) -> Graph {
-        for node in graph.nodes.iter_mut().filter(|n| self.names.contains(&n.name)) {
-            let Op::BatchNorm { gamma, beta, mean, var, epsilon } = &node.op else { continue };
-            let scale = |c: usize| f64::from(gamma[c]) / (f64::from(var[c]) + f64::from(*epsilon)).sqrt();
-            let scales: Vec<f32> = (0..gamma.len()).map(|c| scale(c) as f32).collect();
-            let bias = (0..gamma.len()).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * scale(c)) as f32).collect();
-            node.op = Op::Affine { scale: scales, bias, clamp: Clamp::NONE };
+        for i in 0..graph.nodes.len() {
+            if self.names.contains(&graph.nodes[i].name) {
+                batch_norm(&mut graph, i);
+            }
         }
         if self.names.is_empty() { graph } else { trainable(graph) }
     }
@@ -130,10 +128,10 @@ fn split_clamp(graph: &mut Graph, i: usize) {
     }
 }
 
-/// Mean and variance of a channel, and the factor that its filter was divided by.
-type Moments = Vec<(f64, f64, f64)>;
+/// Mean and variance of every channel.
+type Moments = Vec<(f64, f64)>;
 
-/// Divides filters so that their inputs' variances come out as they go in; returns the divisors.
+/// Divides filters so that the variance of their inputs comes out as it goes in; returns the divisors.
 fn resize(op: &mut Op, balance: Balance) -> Vec<f64> {
     let (Op::Conv2d { weight, .. } | Op::ConvTranspose2d { weight, .. } | Op::Linear { weight, .. }) = op else {
         return Vec::new();
@@ -156,13 +154,12 @@ fn resize(op: &mut Op, balance: Balance) -> Vec<f64> {
     factors
 }
 
-const SUFFIX: &str = "/norm";
-
 fn norm_name(graph: &Graph, i: usize) -> String {
-    format!("{}{SUFFIX}", graph.nodes[i].name)
+    format!("{}/norm", graph.nodes[i].name)
 }
 
-fn insert_norm(graph: &mut Graph, i: usize, moments: &Moments) {
+/// A batch norm that undoes `factors`, by which filters were divided, and adds their biases; `moments` are those before the division.
+fn insert_norm(graph: &mut Graph, i: usize, moments: &Moments, factors: &[f64]) {
     let name = norm_name(graph, i);
     let (Op::Conv2d { bias, .. } | Op::ConvTranspose2d { bias, .. } | Op::Linear { bias, .. }) = &mut graph.nodes[i].op
     else {
@@ -171,10 +168,10 @@ fn insert_norm(graph: &mut Graph, i: usize, moments: &Moments) {
     let old = std::mem::replace(bias, vec![0.0; moments.len()]);
     let epsilon = f64::from(EPSILON);
     let op = Op::BatchNorm {
-        gamma: moments.iter().map(|(_, var, f)| (var + epsilon * f * f).sqrt() as f32).collect(),
-        beta: moments.iter().map(|(mean, ..)| *mean as f32).collect(),
-        mean: moments.iter().zip(&old).map(|((mean, _, f), b)| ((mean - f64::from(*b)) / f) as f32).collect(),
-        var: moments.iter().map(|(_, var, f)| (var / (f * f)) as f32).collect(),
+        gamma: moments.iter().zip(factors).map(|((_, var), f)| (var + epsilon * f * f).sqrt() as f32).collect(),
+        beta: moments.iter().map(|(mean, _)| *mean as f32).collect(),
+        mean: moments.iter().zip(factors).zip(&old).map(|(((m, _), f), b)| ((m - f64::from(*b)) / f) as f32).collect(),
+        var: moments.iter().zip(factors).map(|((_, var), f)| (var / (f * f)) as f32).collect(),
         epsilon: EPSILON,
     };
     insert_behind(graph, i, name, op);
@@ -212,7 +209,7 @@ fn moments(graph: &Graph, layers: &[usize], data: &Data<'_>) -> Result<Vec<Momen
     let finish = |(k, sums): (usize, Vec<[f64; 2]>)| {
         let positions = graph.shape(outputs[k]).iter().product::<usize>() / channels(k).max(1) * picked.len();
         let n = positions.max(1) as f64;
-        sums.into_iter().map(|[sum, squares]| (sum / n, (squares / n - (sum / n).powi(2)).max(0.0), 1.0)).collect()
+        sums.into_iter().map(|[sum, squares]| (sum / n, (squares / n - (sum / n).powi(2)).max(0.0))).collect()
     };
     Ok(all.into_iter().enumerate().map(finish).collect())
 }

@@ -31,11 +31,18 @@ impl Data<'_> {
     /// Inputs of a sample as the network takes them.
     pub fn sample(&self, i: usize) -> Vec<ArrayD<f32>> {
         let mut inputs = self.samples[i].clone();
-        if let (Some((scale, bias)), Some(first)) = (self.affine, inputs.first_mut()) {
-            let channels = scale.len().max(1);
-            first.iter_mut().enumerate().for_each(|(k, v)| *v = *v * scale[k % channels] + bias[k % channels]);
+        if let Some(first) = inputs.first_mut() {
+            self.preprocess(first.iter_mut());
         }
         inputs
+    }
+
+    /// Applies [`Data::affine`] to the elements of a first input, channels last.
+    fn preprocess<'v>(&self, values: impl Iterator<Item = &'v mut f32>) {
+        if let Some((scale, bias)) = self.affine {
+            let channels = scale.iter().zip(bias).cycle();
+            values.zip(channels).for_each(|(v, (s, b))| *v = *v * s + b);
+        }
     }
 
     /// At most `count` samples, evenly spaced.
@@ -599,10 +606,8 @@ fn batch(graph: &Graph, data: &Data<'_>, picked: &[usize], augment: Option<(Augm
             input.extend(sample.iter());
             let values = &mut input[from..];
             let mut black = vec![0.0];
-            if let Some((scale, bias)) = data.affine.filter(|_| k == 0) {
-                values.chunks_exact_mut(scale.len()).for_each(|pixel| {
-                    pixel.iter_mut().zip(scale.iter().zip(bias)).for_each(|(v, (s, b))| *v = *v * s + b);
-                });
+            if let Some((_, bias)) = data.affine.filter(|_| k == 0) {
+                data.preprocess(values.iter_mut());
                 black = bias.clone();
             }
             if let Some((augment, seed)) = augment {

@@ -4,6 +4,7 @@
 
 use crate::networks::{CLASSIFIERS, shared};
 use crate::{ToolError, root};
+use quantize::recipe::Preprocess;
 use quantize::report::{grouped, json, table};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,7 @@ pub(super) struct Subject {
     /// Network, calibration set, test set.
     pub(super) files: [PathBuf; 3],
     pub(super) options: Vec<String>,
+    pub(super) preprocess: Preprocess,
 }
 
 /// The verb.
@@ -103,7 +105,8 @@ pub(super) fn subject(name: &str) -> Option<Subject> {
     ];
     match files {
         [Some(model), Some(data), Some(test)] => {
-            Some(Subject { name: name.into(), files: [model, data, test], options: network.arguments() })
+            let (options, preprocess) = (network.arguments(), network.recipe().preprocess);
+            Some(Subject { name: name.into(), files: [model, data, test], options, preprocess })
         }
         _ => {
             eprintln!("{name}: data absent, left out");
@@ -115,7 +118,8 @@ pub(super) fn subject(name: &str) -> Option<Subject> {
 pub(super) fn digits() -> Subject {
     let file = |file: &str| root().join("tests/models/digits").join(file);
     let files = [file("digits.onnx"), file("digits_train.npz"), file("digits_test.npz")];
-    Subject { name: "digits".into(), files, options: vec!["--scale".into(), "1/16".into()] }
+    let preprocess = Preprocess { scale: 1.0 / 16.0, ..Preprocess::default() };
+    Subject { name: "digits".into(), files, options: vec!["--scale".into(), "1/16".into()], preprocess }
 }
 
 pub(super) fn build(subject: &Subject, target: &str, more: &[&str], scratch: &Path) -> Result<Row, ToolError> {

@@ -121,16 +121,8 @@ impl<'s> Bench<'s> {
         if let Some(Targets::Classes(labels)) = &mut train.targets {
             labels.truncate(args.samples);
         }
-        let number = |flag: &str| {
-            let at = subject.options.iter().position(|o| o == flag)?;
-            let text = subject.options.get(at + 1)?;
-            match text.split_once('/') {
-                Some((a, b)) => Some(a.parse::<f32>().ok()? / b.parse::<f32>().ok()?),
-                None => text.parse().ok(),
-            }
-        };
         let channels = slots[0].shape.last().copied().unwrap_or(1);
-        let affine = number("--scale").filter(|s| *s != 1.0).map(|s| (vec![s; channels], vec![0.0; channels]));
+        let affine = subject.preprocess.affine(channels).map_err(failed)?;
         let is_photo = subject.name.starts_with("ic_") || subject.name.contains("cifar");
         let augment = if is_photo { Augment { flip: true, crop: 2, ..Augment::default() } } else { Augment::default() };
         let options = TrainOptions { epochs: args.epochs, augment, ..ElasticOptions::default().train };
@@ -218,6 +210,7 @@ impl<'s> Bench<'s> {
             name: self.subject.name.clone(),
             files: [model, data.clone(), test.clone()],
             options: self.subject.options.clone(),
+            preprocess: self.subject.preprocess.clone(),
         };
         let (elastic, plain) = (of(path), of(model));
         let mut points = Vec::new();
