@@ -21,11 +21,13 @@ pub const TARGETS: [&str; 8] = [
 ];
 
 /// Program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("qemu-system-arm", "qemu-system-arm"),
     ("qemu-aarch64", "qemu-user"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
     ("valgrind", "valgrind"),
+    ("arm-none-eabi-gcc", "gcc-arm-none-eabi"),
+    ("cmake", "cmake"),
 ];
 
 /// The package that carries the operator tests of the standard; the newest whose wheel holds them.
