@@ -1,15 +1,22 @@
-//! What the programs share: the embedded model, the instruction counter, the stack gauge, files on the host, failure.
+//! What the programs share: the embedded model, the instruction counter, the stack gauge, flash, files on the host, failure.
 //!
 //! Programs are generic over `embedded-hal` and `embedded-io` traits where they touch the outside; in the emulator the outside is
-//! semihosting. Logs are `defmt` frames on semihosting's standard output, decoded by `cargo xtask`.
+//! semihosting. Logs are `defmt` frames, on semihosting's standard output in the emulator, which `cargo xtask` decodes, and by RTT elsewhere.
 
 #![no_std]
 
-use defmt_semihosting as _;
+#[cfg(all(feature = "probe", not(feature = "emulator")))]
+use {defmt_rtt as _, panic_probe as _};
 
 pub mod counter;
+#[cfg(feature = "emulator")]
+mod failure;
+pub mod flash;
+#[cfg(feature = "emulator")]
 pub mod host;
+#[cfg(feature = "emulator")]
 pub mod model;
+pub mod register;
 pub mod stack;
 #[cfg(feature = "helium")]
 pub mod vector;
@@ -43,17 +50,4 @@ impl OutputPin for NoPin {
     fn set_high(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
-}
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    defmt::error!("panic: {}", defmt::Display2Format(info));
-    host::exit(false)
-}
-
-/// A wild access or an unknown instruction ends the emulator instead of hanging it.
-#[cortex_m_rt::exception]
-unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
-    defmt::error!("hard fault at {:#x}", frame.pc());
-    host::exit(false)
 }

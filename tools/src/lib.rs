@@ -4,6 +4,7 @@
 //! - [`mod@test`]: every check, lane by lane;
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
 //! - [`cases`]: models of one operator on an emulated core, against exact arithmetic;
+//! - [`device`]: boards at the other end of a line, emulated ones included: `boards`, `verify`, `profile`;
 //! - [`size`]: code and memory of a model's program;
 //! - [`mod@bench`]: instructions and times beside other engines;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
@@ -15,6 +16,7 @@ use std::process::Command;
 pub mod bench;
 pub mod cases;
 pub mod core;
+pub mod device;
 pub mod networks;
 pub mod qemu;
 pub mod results;
@@ -53,6 +55,12 @@ enum Verb {
     Cases(cases::Args),
     /// Code, tables and RAM of a model's program on a core
     Size(size::Args),
+    /// Boards, their memory, and which model fits
+    Boards(device::board::Args),
+    /// Compare a board's outputs with the host's, byte by byte
+    Verify(device::verify::Args),
+    /// What every operator takes on a board
+    Profile(device::profile::Args),
     /// Pith beside other engines: instructions on emulated cores, time on this machine
     Bench(bench::Args),
     /// The README's table of results
@@ -67,6 +75,9 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Qemu(args) => qemu::run(&args).map(|()| true),
         Verb::Cases(args) => cases::run(&args),
         Verb::Size(args) => size::run(&args).map(|()| true),
+        Verb::Boards(args) => device::board::run(&args).map(|()| true),
+        Verb::Verify(args) => device::verify::run(&args),
+        Verb::Profile(args) => device::profile::run(&args).map(|()| true),
         Verb::Bench(args) => bench::run(&args),
         Verb::Results => results::run().map(|()| true),
     }

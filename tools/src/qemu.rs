@@ -189,7 +189,7 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
 }
 
 /// Lines of defmt frames; what cannot be decoded is said so, since it is only a log.
-fn decode_log(elf: &Path, frames: &[u8]) -> Vec<String> {
+pub(crate) fn decode_log(elf: &Path, frames: &[u8]) -> Vec<String> {
     let Ok(Ok(Some(table))) = std::fs::read(elf).map(|elf| defmt_decoder::Table::parse(&elf)) else {
         return vec!["(no defmt table in the program)".into()];
     };
@@ -230,7 +230,7 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     let shown = args.model.display();
     let file = ModelFile::read(&args.model).map_err(|e| ToolError(format!("{shown}: {e}")))?;
     let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(format!("{shown}: {e}")))?;
-    let mut inputs = quantized_inputs(&model, args)?;
+    let mut inputs = quantized_inputs(&model, &args.input, args.layout, args.raw)?;
     inputs.truncate(args.samples.unwrap_or(usize::MAX));
     let given = inputs.len();
     // Layers are counted in a run of their own.
@@ -264,10 +264,16 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn quantized_inputs(model: &Model<'_>, args: &Args) -> Result<Vec<Vec<Vec<i8>>>, ToolError> {
-    if args.raw {
-        let file = args.input.display();
-        let arrays = npy::read(&args.input).map_err(|e| ToolError(format!("{file}: {e}")))?;
+/// Inputs of a file as the model takes them: sample, input, element. `raw` ones are int8 already.
+pub fn quantized_inputs(
+    model: &Model<'_>,
+    input: &Path,
+    layout: Option<Layout>,
+    raw: bool,
+) -> Result<Vec<Vec<Vec<i8>>>, ToolError> {
+    if raw {
+        let file = input.display();
+        let arrays = npy::read(input).map_err(|e| ToolError(format!("{file}: {e}")))?;
         let per_sample: usize = model.inputs().iter().map(|p| model.tensor(p.tensor).len as usize).sum();
         return match (model.inputs(), arrays.as_slice()) {
             ([_], [(_, array), ..]) if array.kind == "i1" && array.values.len() % per_sample == 0 => {
@@ -278,8 +284,7 @@ fn quantized_inputs(model: &Model<'_>, args: &Args) -> Result<Vec<Vec<Vec<i8>>>,
         };
     }
     let classes = output_slots(model).first().map_or(0, |o| o.shape.iter().product());
-    let set =
-        data::load(&args.input, &input_slots(model), args.layout, classes).map_err(|e| ToolError(e.to_string()))?;
+    let set = data::load(input, &input_slots(model), layout, classes).map_err(|e| ToolError(e.to_string()))?;
     let quantize = |sample: &Vec<ndarray::ArrayD<f32>>| {
         model.inputs().iter().zip(sample).map(|(port, x)| execute::quantize(port, x)).collect()
     };

@@ -97,7 +97,7 @@ fn show(mut command: Command) -> Outcome {
 }
 
 fn fmt() -> Outcome {
-    let mut firmware = cargo(&["fmt", "--check"]);
+    let mut firmware = cargo(&["fmt", "--all", "--check"]);
     firmware.current_dir(root().join("firmware"));
     all(vec![cargo(&["fmt", "--all", "--check"]), firmware])
 }

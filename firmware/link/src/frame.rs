@@ -21,20 +21,31 @@ pub const FRAME: usize = MESSAGE + AROUND + (MESSAGE + AROUND).div_ceil(254) + 1
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-/// A message as the bytes of a frame, which begin with a zero too, so that noise before it is a frame of its own.
-pub fn encode(number: u16, message: &impl Serialize) -> Result<Vec<u8, { FRAME + 1 }>, TooLong> {
+/// The bytes of a frame, which begin with a zero too, so that noise before it is a frame of its own.
+pub type Bytes = Vec<u8, { FRAME + 1 }>;
+
+/// A message as a frame.
+pub fn encode(number: u16, message: &impl Serialize) -> Result<Bytes, TooLong> {
+    let mut frame = Bytes::new();
+    encode_into(&mut frame, number, message)?;
+    Ok(frame)
+}
+
+/// As [`encode`], in place: a board has one such frame. Not part of its caller, whose stack would hold its buffer for ever.
+#[inline(never)]
+pub fn encode_into(frame: &mut Bytes, number: u16, message: &impl Serialize) -> Result<(), TooLong> {
     let mut plain = [0; MESSAGE + AROUND];
     let (head, body) = plain.split_at_mut(2);
     head.copy_from_slice(&number.to_le_bytes());
     let end = 2 + postcard::to_slice(message, body.get_mut(..MESSAGE).ok_or(TooLong)?).map_err(|_| TooLong)?.len();
     let checksum = crc32(plain.get(..end).ok_or(TooLong)?).to_le_bytes();
     plain.get_mut(end..end + 4).ok_or(TooLong)?.copy_from_slice(&checksum);
-    let mut frame = Vec::new();
+    frame.clear();
     frame.resize_default(FRAME + 1).map_err(|_| TooLong)?;
     let room = frame.get_mut(1..FRAME).ok_or(TooLong)?;
     let bytes = cobs::try_encode(plain.get(..end + 4).ok_or(TooLong)?, room).map_err(|_| TooLong)?;
     frame.truncate(bytes + 2);
-    Ok(frame)
+    Ok(())
 }
 
 /// A whole frame: its number and the bytes of its message.

@@ -3,7 +3,7 @@
 //! Between two models there is a session: the engine borrows the file where it lies in flash, so an update ends the session when its file
 //! is checked and the next begins with it. Inputs are written into the arena itself; nothing is kept twice.
 
-use crate::frame::{self, FRAME, Receiver};
+use crate::frame::{Bytes, Frame, Receiver, encode_into};
 use crate::message::{CHUNK, Identity, PROTOCOL, Reason, Request, Response, Running};
 use crate::slots::{Failure, Slots, Store};
 use core::fmt::Write as _;
@@ -46,7 +46,7 @@ pub fn serve<P: Read + Write, S: Store, M: Meter>(
     meter: &M,
     memory: &mut [u8],
 ) -> Result<(), P::Error> {
-    let mut line = Line { port, receiver: Receiver::default(), sent: None };
+    let mut line = Line { port, receiver: Receiver::default(), sent: Bytes::new(), number: None };
     let memory_bytes = memory.len();
     loop {
         let mut detail = Detail::new();
@@ -65,8 +65,8 @@ pub fn runs(file: &[u8], memory_bytes: usize) -> bool {
     Model::parse(file).is_ok_and(|model| needed_bytes(&model) <= memory_bytes)
 }
 
-/// Memory for decoded weights, and then for the arena, which also serves to decode them.
-fn needed_bytes(model: &Model<'_>) -> usize {
+/// Bytes that a model needs of the memory: for decoded weights, and then for the arena, which also serves to decode them.
+pub fn needed_bytes(model: &Model<'_>) -> usize {
     decoded_bytes(model) + model.arena_bytes().max(scratch_bytes(model))
 }
 
@@ -78,6 +78,7 @@ fn scratch_bytes(model: &Model<'_>) -> usize {
     if model.decoded_bytes() > 0 { model.decode_scratch_bytes() } else { 0 }
 }
 
+#[inline(never)]
 fn engine_for<'a>(file: &'static [u8], memory: &'a mut [u8], detail: &mut Detail) -> Result<Engine<'a, 'a>, Reason> {
     let model = Model::parse(file).map_err(|error| refused(error, detail))?;
     if needed_bytes(&model) > memory.len() {
@@ -95,8 +96,10 @@ fn engine_for<'a>(file: &'static [u8], memory: &'a mut [u8], detail: &mut Detail
 struct Line<'p, P> {
     port: &'p mut P,
     receiver: Receiver,
-    /// The last answer and the number of its question: a question that comes again gets the same bytes.
-    sent: Option<(u16, Vec<u8, { FRAME + 1 }>)>,
+    /// The last answer: a question that comes again gets the same bytes.
+    sent: Bytes,
+    /// The number of its question.
+    number: Option<u16>,
 }
 
 /// Why a session ends.
@@ -122,32 +125,39 @@ struct Session<'s, 'e, S, M> {
 impl<S: Store, M: Meter> Session<'_, '_, S, M> {
     /// Answers until the model is another or the line ends.
     fn answer<P: Read + Write>(&mut self, line: &mut Line<'_, P>) -> Result<End, P::Error> {
-        let Line { port, receiver, sent } = line;
+        let Line { port, receiver, sent, number } = line;
         loop {
             let mut byte = [0];
             if port.read(&mut byte)? == 0 {
                 return Ok(End::Line);
             }
             let Some(frame) = receiver.push(byte[0]) else { continue };
-            let is_again = sent.as_ref().is_some_and(|(number, _)| *number == frame.number);
             let mut is_other = false;
-            if !is_again {
-                let request = frame.message::<Request<'_>>().ok_or(Reason::NotUnderstood);
-                let done = request.and_then(|request| self.act(&request).map(|()| request));
-                is_other = matches!(done, Ok(Request::Commit { .. }));
-                let answer = done.and_then(|request| self.say(&request));
-                let answer = answer.unwrap_or_else(|reason| Response::Refused { reason, detail: self.detail(reason) });
-                // Every answer fits: its data is no longer than CHUNK, its texts are bounded.
-                *sent = frame::encode(frame.number, &answer).ok().map(|bytes| (frame.number, bytes));
+            if *number != Some(frame.number) {
+                is_other = self.reply(&frame, sent);
+                *number = Some(frame.number);
             }
-            if let Some((_, bytes)) = sent {
-                port.write_all(bytes)?;
-                port.flush()?;
-            }
+            port.write_all(sent)?;
+            port.flush()?;
             if is_other {
                 return Ok(End::Model);
             }
         }
+    }
+
+    /// Does what a question wants and puts the answer into `sent`; whether the model is another now.
+    #[inline(never)]
+    fn reply(&mut self, frame: &Frame<'_>, sent: &mut Bytes) -> bool {
+        let request = frame.message::<Request<'_>>().ok_or(Reason::NotUnderstood);
+        let done = request.and_then(|request| self.act(&request).map(|()| request));
+        let is_other = matches!(done, Ok(Request::Commit { .. }));
+        let answer = done.and_then(|request| self.say(&request));
+        let answer = answer.unwrap_or_else(|reason| Response::Refused { reason, detail: self.detail(reason) });
+        if encode_into(sent, frame.number, &answer).is_err() {
+            // Not so: data is no longer than CHUNK, and texts are bounded.
+            sent.clear();
+        }
+        is_other
     }
 
     /// Does what a request wants done.
@@ -207,6 +217,7 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
     }
 
     /// Checks the file that was written, before it becomes the one that the board starts with.
+    #[inline(never)]
     fn commit(&mut self, checksum: u32) -> Result<(), Reason> {
         let file = self.slots.written().map_err(reason)?;
         if crc32(file) != checksum {
@@ -227,6 +238,7 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
         Ok(())
     }
 
+    #[inline(never)]
     fn run(&mut self) -> Result<(), Reason> {
         let engine = self.engine.as_mut().map_err(|reason| *reason)?;
         self.ticks.clear();

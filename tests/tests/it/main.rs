@@ -3,6 +3,7 @@
 mod cli;
 mod coded;
 mod decoder;
+mod device;
 mod elastic;
 mod export;
 mod firmware;

@@ -1,0 +1,60 @@
+//! Turns a board's `board.toml` into its memory map for the linker and into constants for its programs.
+
+use std::{env, error::Error, fs, path::PathBuf};
+use toml::{Table, Value};
+
+fn main() {
+    println!("cargo::rerun-if-changed=board.toml");
+    if let Err(error) = generate() {
+        println!("cargo::error=board.toml: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn number(table: &Table, field: &str) -> Result<i64, String> {
+    table.get(field).and_then(Value::as_integer).ok_or(format!("the field {field} is missing or no whole number"))
+}
+
+/// Origin and length of a memory.
+fn region(table: &Table, field: &str) -> Result<(i64, i64), String> {
+    let region = table.get(field).and_then(Value::as_table).ok_or(format!("the table {field} is missing"))?;
+    Ok((number(region, "origin")?, number(region, "bytes")?))
+}
+
+fn generate() -> Result<(), Box<dyn Error>> {
+    let board: Table = fs::read_to_string("board.toml")?.parse()?;
+    let (flash, slots, ram) = (region(&board, "flash")?, region(&board, "slots")?, region(&board, "ram")?);
+    let erase = number(&board["slots"].as_table().cloned().unwrap_or_default(), "erase")?;
+    if flash.0 + flash.1 > slots.0 && slots.0 + slots.1 > flash.0 {
+        return Err("the slots overlap the program's flash".into());
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(
+        out.join("memory.x"),
+        format!(
+            "MEMORY\n{{\n  FLASH : ORIGIN = {:#x}, LENGTH = {:#x}\n  RAM : ORIGIN = {:#x}, LENGTH = {:#x}\n}}\n",
+            flash.0, flash.1, ram.0, ram.1
+        ),
+    )?;
+    let name = env::var("CARGO_PKG_NAME")?;
+    fs::write(
+        out.join("board.rs"),
+        format!(
+            "/// Name of the board.\npub const NAME: &str = {name:?};\n\
+             /// Ticks of a second.\npub const TICK_HZ: u32 = {};\n\
+             /// Memory for arenas and decoded weights.\npub const MEMORY_BYTES: usize = {};\n\
+             /// Where the slots begin.\npub const SLOTS: usize = {};\n\
+             /// Their bytes together.\npub const SLOTS_BYTES: usize = {};\n\
+             /// Bytes that are erased together.\npub const ERASE_BYTES: usize = {erase};\n",
+            number(&board, "tick_hz")?,
+            number(&board, "memory_bytes")?,
+            slots.0,
+            slots.1,
+        ),
+    )?;
+    println!("cargo::rustc-link-search={}", out.display());
+    for script in ["-Tlink.x", "-Tdefmt.x", "--nmagic"] {
+        println!("cargo::rustc-link-arg-bins={script}");
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! How programs fail in the emulator: with a line of the log, and its end.
+
+use crate::host;
+use defmt_semihosting as _;
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    defmt::error!("panic: {}", defmt::Display2Format(info));
+    host::exit(false)
+}
+
+/// A wild access or an unknown instruction ends the emulator instead of hanging it.
+#[cortex_m_rt::exception]
+unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
+    defmt::error!("hard fault at {:#x}", frame.pc());
+    host::exit(false)
+}

@@ -1,0 +1,160 @@
+//! Emulated boards over their UARTs: every output byte is the host's, also when the line flips, loses and repeats bytes; a model is replaced while
+//! another one runs.
+
+use crate::firmware::{network, networks};
+use pith::Model;
+use pith_tools::device::board::Board;
+use pith_tools::device::client::{Client, LinkError};
+use pith_tools::device::line::{Emulator, Line};
+use pith_tools::device::verify::{Session, verify};
+use pith_tools::has;
+use pith_tools::setup::has_target;
+use quantize::pack::{ModelFile, PackOptions, pack};
+use std::io::{Read, Result, Write};
+
+/// An emulated board with its program, unless this machine cannot.
+fn board(name: &str) -> Option<(Board, std::path::PathBuf)> {
+    let board = Board::find(name).unwrap().0;
+    if !has("qemu-system-arm") || !has_target(&board.target) {
+        println!("skipped: no qemu-system-arm or no target {}; cargo xtask setup installs them", board.target);
+        return None;
+    }
+    let elf = board.build("serve", true).unwrap();
+    Some((board, elf))
+}
+
+/// A network's file for a board and so many inputs, of its 20 again and again.
+fn model_for(board: &Board, index: usize, count: usize) -> Option<(ModelFile, Vec<Vec<Vec<i8>>>)> {
+    let (path, set, scale) = networks().into_iter().nth(index)?;
+    let network = network(&path, &set, scale, 20);
+    let isa = quantize::target::Target::find(&board.core).unwrap().isa;
+    let file = ModelFile::new(
+        &pack(network.built.packed.program, PackOptions { isa, ..PackOptions::default() }).unwrap().bytes,
+    );
+    let inputs = network.inputs.into_iter().cycle().take(count).collect();
+    Some((file, inputs))
+}
+
+#[test]
+fn outputs_of_an_emulated_board_are_the_hosts() {
+    let Some((board, elf)) = board("qemu-netduinoplus2") else { return };
+    for index in 0..networks().len() {
+        let Some((file, inputs)) = model_for(&board, index, 100) else { continue };
+        let (emulator, line) = Emulator::start(&board, &elf, Some(file.as_bytes()), false).unwrap();
+        let mut session = Session::over(Box::new(line), file.as_bytes(), Some(emulator)).unwrap();
+        let verdict = verify(&mut session, file.as_bytes(), &inputs).unwrap();
+        println!("{index}: {verdict:?}");
+        assert_eq!((verdict.equal, verdict.first_difference), (100, None));
+        assert_eq!(session.load_seconds, None, "the board starts with what lies in its slot");
+        // What the arena does not take is less than 4 KB: stack here, the line's two frames and the layers' ticks in it.
+        assert!(verdict.stack_bytes > 500 && verdict.stack_bytes <= 4096);
+    }
+}
+
+/// A line on which one byte in `every` is flipped, lost or repeated, both ways.
+struct Faulty<L> {
+    line: L,
+    every: u64,
+    state: u64,
+    faults: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl<L: Line> Faulty<L> {
+    fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut spoiled = Vec::new();
+        for &byte in bytes {
+            self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let random = self.state >> 33;
+            if !random.is_multiple_of(self.every) {
+                spoiled.push(byte);
+                continue;
+            }
+            self.faults.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            match random / self.every % 3 {
+                0 => spoiled.push(byte ^ 1 << (random / self.every / 3 % 8)),
+                1 => {}
+                _ => spoiled.extend([byte, byte]),
+            }
+        }
+        spoiled
+    }
+}
+
+impl<L: Line> Read for Faulty<L> {
+    fn read(&mut self, to: &mut [u8]) -> Result<usize> {
+        loop {
+            let half = to.len() / 2;
+            let given = self.line.read(&mut to[..half])?;
+            let spoiled = self.spoil(&to[..given]);
+            // No bytes would mean the end of the line.
+            if given == 0 || !spoiled.is_empty() {
+                to[..spoiled.len()].copy_from_slice(&spoiled);
+                return Ok(spoiled.len());
+            }
+        }
+    }
+}
+
+impl<L: Line> Write for Faulty<L> {
+    fn write(&mut self, from: &[u8]) -> Result<usize> {
+        let spoiled = self.spoil(from);
+        self.line.write_all(&spoiled)?;
+        Ok(from.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.line.flush()
+    }
+}
+
+#[test]
+fn a_faulty_line_changes_no_byte() {
+    let Some((board, elf)) = board("qemu-netduinoplus2") else { return };
+    let Some((file, inputs)) = model_for(&board, 0, 25) else { return };
+    let (emulator, line) = Emulator::start(&board, &elf, Some(file.as_bytes()), false).unwrap();
+    let faults = std::sync::Arc::default();
+    let faulty = Faulty { line, every: 250, state: 5, faults: std::sync::Arc::clone(&faults) };
+    let mut session = Session::over(Box::new(faulty), file.as_bytes(), Some(emulator)).unwrap();
+    let verdict = verify(&mut session, file.as_bytes(), &inputs).unwrap();
+    let faults = faults.load(std::sync::atomic::Ordering::Relaxed);
+    println!("{faults} faults, {verdict:?}");
+    assert_eq!((verdict.equal, verdict.first_difference), (25, None));
+    assert!(faults > 10 && verdict.repeats > 5);
+}
+
+#[test]
+fn noise_alone_is_an_error_in_time() {
+    let Some((board, elf)) = board("qemu-microbit") else { return };
+    let (_emulator, line) = Emulator::start(&board, &elf, None, false).unwrap();
+    let mut client = Client::new(Faulty { line, every: 1, state: 1, faults: std::sync::Arc::default() });
+    client.attempts = 3;
+    assert!(matches!(client.identify(), Err(LinkError::Silence { .. })));
+}
+
+#[test]
+fn a_model_is_loaded_over_the_line_and_another_replaces_it() {
+    let Some((board, elf)) = board("qemu-microbit") else { return };
+    let Some((digits, inputs)) = model_for(&board, 0, 20) else { return };
+    let (emulator, line) = Emulator::start(&board, &elf, None, false).unwrap();
+    let mut session = Session::over(Box::new(line), digits.as_bytes(), Some(emulator)).unwrap();
+    assert!(session.load_seconds.is_some());
+    let verdict = verify(&mut session, digits.as_bytes(), &inputs).unwrap();
+    assert_eq!(verdict.equal, 20);
+    let model = session.identity.model.unwrap();
+    assert_eq!((model.version, session.identity.board.as_str()), (0, "microbit"));
+
+    // A damaged file is refused with what the runtime says, and the old model goes on.
+    let mut damaged = digits.as_bytes().to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let refused = session.client.load(&damaged, &|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("checksum"), "{refused}");
+    assert_eq!(verify(&mut session, digits.as_bytes(), &inputs).unwrap().equal, 20);
+
+    // kws wants 9.7 of the 16 KB.
+    let Some((kws, inputs)) = model_for(&board, 2, 3) else { return };
+    session.client.load(kws.as_bytes(), &|_| ()).unwrap();
+    assert_eq!(session.client.identify().unwrap().model.unwrap().version, 1);
+    assert_eq!(verify(&mut session, kws.as_bytes(), &inputs).unwrap().equal, 3);
+    let model = Model::parse(kws.as_bytes()).unwrap();
+    println!("kws on the micro:bit: arena of {} B", model.arena_bytes());
+}

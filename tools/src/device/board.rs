@@ -1,0 +1,187 @@
+//! `cargo xtask boards`: the folders of `firmware/boards/`, and which model fits on them.
+
+use crate::{ToolError, call, root};
+use pith::Model;
+use quantize::pack::ModelFile;
+use quantize::report::{grouped, json, table};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Does this model fit?
+    model: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A `board.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Board {
+    /// The folder's name.
+    #[serde(default)]
+    pub name: String,
+    /// Rust target.
+    pub target: String,
+    /// Core, as `quantize --target` names it.
+    pub core: String,
+    /// As probe-rs names it.
+    pub chip: String,
+    /// `-machine` of QEMU, if it knows the board.
+    pub machine: Option<String>,
+    /// Ticks of a second on the board.
+    pub tick_hz: u32,
+    /// Instructions of a tick in the emulator, with an instruction taking a nanosecond.
+    pub instructions_per_tick: Option<f64>,
+    /// Of the program.
+    pub flash: Region,
+    /// Of models.
+    pub slots: Region,
+    /// All of it.
+    pub ram: Region,
+    /// Bytes for arenas and decoded weights.
+    pub memory_bytes: usize,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Its first address.
+    pub origin: u32,
+    /// Its length.
+    pub bytes: usize,
+    /// Bytes that are erased together, of flash that programs write.
+    #[serde(default)]
+    pub erase: usize,
+}
+
+/// Emulated boards are named with this before the board's name.
+pub const EMULATED: &str = "qemu-";
+
+impl Board {
+    /// All boards, by name.
+    pub fn all() -> Result<Vec<Board>, ToolError> {
+        let folder = root().join("firmware/boards");
+        let said = |e: std::io::Error| ToolError(format!("{}: {e}", folder.display()));
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(said)? {
+            let entry = entry.map_err(said)?;
+            if entry.path().join("board.toml").is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        names.iter().map(|name| Board::read(name)).collect()
+    }
+
+    /// The board of a name, which for an emulated one begins with [`EMULATED`]; whether it is to be emulated.
+    pub fn find(name: &str) -> Result<(Board, bool), ToolError> {
+        let (bare, is_emulated) = name.strip_prefix(EMULATED).map_or((name, false), |bare| (bare, true));
+        let all = Board::all()?;
+        let known = || {
+            let emulated = all.iter().filter(|b| b.machine.is_some()).map(|b| format!("{EMULATED}{}", b.name));
+            emulated.chain(all.iter().map(|b| b.name.clone())).collect::<Vec<_>>().join(", ")
+        };
+        let board = all.iter().find(|board| board.name == bare && (board.machine.is_some() || !is_emulated));
+        let board = board.ok_or_else(|| ToolError(format!("no board '{name}'; there are {}", known())))?;
+        Ok((board.clone(), is_emulated))
+    }
+
+    fn read(name: &str) -> Result<Board, ToolError> {
+        let path = root().join("firmware/boards").join(name).join("board.toml");
+        let said = |e: String| ToolError(format!("{}: {e}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|e| said(e.to_string()))?;
+        let board: Board = toml::from_str(&text).map_err(|e| said(e.to_string()))?;
+        Ok(Board { name: name.into(), ..board })
+    }
+
+    /// The longest model file.
+    pub fn slot_bytes(&self) -> usize {
+        pith_link::slots::slot_bytes(self.slots.bytes, self.slots.erase.max(1)).saturating_sub(pith_link::slots::HEAD)
+    }
+
+    /// Why a model does not fit, if it does not.
+    pub fn too_small_for(&self, model: &Model<'_>, file_bytes: usize) -> Option<String> {
+        let needed = pith_link::server::needed_bytes(model);
+        if file_bytes > self.slot_bytes() {
+            return Some(format!(
+                "the file of {} bytes is {} longer than a slot",
+                grouped(file_bytes as u64),
+                grouped((file_bytes - self.slot_bytes()) as u64)
+            ));
+        }
+        (needed > self.memory_bytes).then(|| {
+            format!(
+                "it needs {} bytes of RAM, {} more than there are",
+                grouped(needed as u64),
+                grouped((needed - self.memory_bytes) as u64)
+            )
+        })
+    }
+
+    /// Builds one of the programs for it; the path of the ELF file.
+    pub fn build(&self, program: &str, is_emulated: bool) -> Result<PathBuf, ToolError> {
+        let target_dir = root().join("firmware/target/boards");
+        let bin = format!("{}-{program}", self.name);
+        let feature = if is_emulated { "emulator" } else { "probe" };
+        call(
+            Command::new("cargo")
+                .current_dir(root().join("firmware"))
+                .args(["build", "--release", "--quiet", "--locked", "--package", &self.name, "--bin", &bin])
+                .args(["--target", &self.target, "--no-default-features", "--features", feature])
+                .env("CARGO_TARGET_DIR", &target_dir)
+                .env("DEFMT_LOG", "info")
+                .env_remove("PITH_BOARD")
+                .env_remove("RUSTFLAGS"),
+        )?;
+        Ok(target_dir.join(&self.target).join("release").join(bin))
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    board: Board,
+    slot_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    too_small: Option<String>,
+}
+
+/// The verb.
+pub fn run(args: &Args) -> Result<(), ToolError> {
+    let file = args.model.as_deref().map(read_model).transpose()?;
+    let model = file.as_ref().map(|file| Model::parse(file.as_bytes())).transpose();
+    let model = model.map_err(|e| ToolError(e.to_string()))?.zip(file.as_ref());
+    let row = |board: Board| Row {
+        slot_bytes: board.slot_bytes(),
+        too_small: model.as_ref().and_then(|(model, file)| board.too_small_for(model, file.as_bytes().len())),
+        board,
+    };
+    let rows: Vec<Row> = Board::all()?.into_iter().map(row).collect();
+    if args.json {
+        print!("{}", json(&rows));
+        return Ok(());
+    }
+    let cells = |row: &Row| {
+        let Board { name, chip, core, memory_bytes, machine, .. } = &row.board;
+        let fits = row.too_small.clone().unwrap_or(if model.is_some() { "fits".into() } else { String::new() });
+        let emulated = if machine.is_some() { format!("{EMULATED}{name}") } else { "-".into() };
+        let bytes = |n: usize| grouped(n as u64);
+        vec![name.clone(), chip.clone(), core.clone(), bytes(row.slot_bytes), bytes(*memory_bytes), emulated, fits]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    print!("{}", table(&["board", "chip", "core", "model B, at most", "RAM for it B", "emulated", "model"], &rows));
+    Ok(())
+}
+
+/// A model file that is valid.
+pub fn read_model(path: &Path) -> Result<ModelFile, ToolError> {
+    let file = ModelFile::read(path).map_err(|e| ToolError(format!("{}: {e}", path.display())))?;
+    Model::parse(file.as_bytes()).map_err(|e| ToolError(format!("{}: {e}", path.display())))?;
+    Ok(file)
+}

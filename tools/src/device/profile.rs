@@ -1,0 +1,84 @@
+//! `cargo xtask profile`: what every operator takes on a board, beside the prediction.
+
+use super::board::{Board, read_model};
+use super::verify::{Session, Target};
+use crate::ToolError;
+use pith::Model;
+use quantize::report::{grouped, json, table};
+use serde::Serialize;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    board: String,
+    /// "cycles" of a board, "instructions" of an emulated one.
+    unit: &'static str,
+    layers: Vec<Layer>,
+    total: u64,
+    /// Milliseconds at the board's clock; an emulated board has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    milliseconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    op: &'static str,
+    macs: u64,
+    taken: u64,
+}
+
+/// The verb.
+pub fn run(args: &Args) -> Result<(), ToolError> {
+    let file = read_model(&args.target.model)?;
+    let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
+    let (board, is_emulated) = Board::find(&args.target.board)?;
+    let per_tick = if is_emulated { board.instructions_per_tick.unwrap_or(1.0) } else { 1.0 };
+    let mut session = Session::open(&args.target, file.as_bytes(), is_emulated)?;
+    let len = |port: &pith::format::tensor::Port| model.tensor(port.tensor).len as usize;
+    let inputs: Vec<Vec<i8>> = model.inputs().iter().map(|port| vec![0; len(port)]).collect();
+    let said = |e: super::client::LinkError| ToolError(e.to_string());
+    let (_, ran) = session.client.run(&inputs, &[]).map_err(said)?;
+    let ticks = session.client.layers(&ran).map_err(said)?;
+    let taken = |ticks: u64| (ticks as f64 * per_tick).round() as u64;
+    let layer = |((head, op), &ticks): ((pith::format::op::Head, pith::format::op::Op<'_>), &u32)| Layer {
+        name: model.op_name(&head).into(),
+        op: op.name(),
+        macs: op.macs(),
+        taken: taken(u64::from(ticks)),
+    };
+    let report = Report {
+        board: session.identity.board.clone(),
+        unit: if is_emulated { "instructions" } else { "cycles" },
+        layers: model.ops().zip(&ticks).map(layer).collect(),
+        total: taken(ran.ticks),
+        milliseconds: (!is_emulated).then(|| ran.ticks as f64 / f64::from(session.identity.tick_hz) * 1e3),
+    };
+    print!("{}", if args.json { json(&report) } else { text(&report) });
+    Ok(())
+}
+
+fn text(report: &Report) -> String {
+    let row = |layer: &Layer| {
+        let ratio = if layer.macs > 0 { format!("{:.2}", layer.taken as f64 / layer.macs as f64) } else { "-".into() };
+        vec![layer.name.clone(), layer.op.into(), grouped(layer.macs), grouped(layer.taken), ratio]
+    };
+    let rows: Vec<Vec<String>> = report.layers.iter().map(row).collect();
+    let time = report.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms"));
+    format!(
+        "{}\n{}: {} {} a run{time}\n",
+        table(&["layer", "op", "MACs", report.unit, "per MAC"], &rows),
+        report.board,
+        grouped(report.total),
+        report.unit
+    )
+}
