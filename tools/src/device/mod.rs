@@ -1,7 +1,7 @@
 //! Boards at the other end of a line, emulated ones included.
 //!
 //! - [`board`]: what `firmware/boards/` has, and which model fits where;
-//! - [`line`]: the bytes: a serial port, or an emulator's UART on a socket;
+//! - [`mod@line`]: the bytes: a serial port, or an emulator's UART on a socket;
 //! - [`client`]: questions and answers over it, see `pith_link`;
 //! - [`verify`]: every output byte of a board against the host's;
 //! - [`profile`]: ticks of every operator.
