@@ -213,12 +213,3 @@ impl<'m, const USES: u64> Steps<'_, 'm, '_, USES> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(16))]
 pub struct Aligned<T: ?Sized>(pub T);
-
-/// The bytes of a model file, aligned as [`Model::parse`] wants them: `include_model!("digits.pith")` is a `&'static [u8]`.
-#[macro_export]
-macro_rules! include_model {
-    ($path:expr $(,)?) => {{
-        static MODEL: &$crate::Aligned<[u8]> = &$crate::Aligned(*include_bytes!($path));
-        &MODEL.0
-    }};
-}

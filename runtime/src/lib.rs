@@ -10,7 +10,8 @@
 //! - [`ops`]: operators, that is shapes and borders around kernels;
 //! - [`Isa`]: instruction sets, compiled for or looked up;
 //! - [`Engine`]: a model and its arena, on a desktop with a workspace for packed weights;
-//! - [`uses`]: what a program may leave out.
+//! - [`uses`]: what a program may leave out;
+//! - [`embed`]: a model as a constant of the program ([`include_model!`]).
 //!
 //! ```
 //! # fn main() -> Result<(), pith::Error> {
@@ -36,6 +37,7 @@ mod check;
 pub mod circuit;
 mod coded;
 mod decode;
+pub mod embed;
 mod engine;
 mod error;
 pub mod fixed;

@@ -215,14 +215,14 @@ const fn is_dense(file: &[u8], body: usize) -> bool {
     true
 }
 
-const fn byte_at(file: &[u8], at: usize) -> u8 {
+pub(crate) const fn byte_at(file: &[u8], at: usize) -> u8 {
     if at < file.len() { file[at] } else { 0 }
 }
 
-const fn u16_at(file: &[u8], at: usize) -> usize {
+pub(crate) const fn u16_at(file: &[u8], at: usize) -> usize {
     byte_at(file, at) as usize | (byte_at(file, at.wrapping_add(1)) as usize) << 8
 }
 
-const fn u32_at(file: &[u8], at: usize) -> usize {
+pub(crate) const fn u32_at(file: &[u8], at: usize) -> usize {
     u16_at(file, at) | u16_at(file, at.wrapping_add(2)) << 16
 }
