@@ -4,7 +4,9 @@ use super::board::{Board, read_model};
 use super::verify::{Session, Target};
 use crate::ToolError;
 use pith::Model;
+use quantize::cost::CostTable;
 use quantize::report::{grouped, json, table};
+use quantize::target::Target as Chip;
 use serde::Serialize;
 
 /// Arguments.
@@ -35,6 +37,9 @@ struct Layer {
     op: &'static str,
     macs: u64,
     taken: u64,
+    /// Instructions, none for kernels that were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted: Option<u64>,
 }
 
 /// The verb.
@@ -49,12 +54,14 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     let said = |e: super::client::LinkError| ToolError(e.to_string());
     let (_, ran) = session.client.run(&inputs, &[]).map_err(said)?;
     let ticks = session.client.layers(&ran).map_err(said)?;
+    let costs = CostTable::of(Chip::find(&board.core).map_err(|e| ToolError(e.to_string()))?.isa);
     let taken = |ticks: u64| (ticks as f64 * per_tick).round() as u64;
     let layer = |((head, op), &ticks): ((pith::format::op::Head, pith::format::op::Op<'_>), &u32)| Layer {
         name: model.op_name(&head).into(),
         op: op.name(),
         macs: op.macs(),
         taken: taken(u64::from(ticks)),
+        predicted: costs.and_then(|costs| costs.instructions(&model, &op)).map(|n| n.round() as u64),
     };
     let report = Report {
         board: session.identity.board.clone(),
@@ -70,13 +77,14 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
 fn text(report: &Report) -> String {
     let row = |layer: &Layer| {
         let ratio = if layer.macs > 0 { format!("{:.2}", layer.taken as f64 / layer.macs as f64) } else { "-".into() };
-        vec![layer.name.clone(), layer.op.into(), grouped(layer.macs), grouped(layer.taken), ratio]
+        let predicted = layer.predicted.map_or("-".into(), grouped);
+        vec![layer.name.clone(), layer.op.into(), grouped(layer.macs), grouped(layer.taken), predicted, ratio]
     };
     let rows: Vec<Vec<String>> = report.layers.iter().map(row).collect();
     let time = report.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms"));
     format!(
         "{}\n{}: {} {} a run{time}\n",
-        table(&["layer", "op", "MACs", report.unit, "per MAC"], &rows),
+        table(&["layer", "op", "MACs", report.unit, "predicted instructions", "per MAC"], &rows),
         report.board,
         grouped(report.total),
         report.unit
