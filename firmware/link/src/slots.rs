@@ -139,7 +139,7 @@ impl<S: Store> Slots<S> {
     /// Writes the next part of the file.
     pub fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Failure> {
         let update = self.update.ok_or(Failure::OutOfOrder)?;
-        let end = offset + data.len();
+        let end = offset.checked_add(data.len()).ok_or(Failure::OutOfOrder)?;
         let is_last = end == update.bytes;
         if offset != update.written || end > update.bytes || !(is_last || data.len().is_multiple_of(S::WRITE_SIZE)) {
             return Err(Failure::OutOfOrder);

@@ -94,6 +94,7 @@ fn what_is_out_of_order_is_refused() {
     slots.write(0, &[0; 16]).unwrap();
     assert_eq!(slots.write(0, &[0; 16]), Err(Failure::OutOfOrder));
     assert_eq!(slots.write(16, &[0; 8]), Err(Failure::OutOfOrder), "beyond the end");
+    assert_eq!(slots.write(usize::MAX, &[0; 8]), Err(Failure::OutOfOrder));
     assert_eq!(slots.commit(0), Err(Failure::OutOfOrder), "not whole");
     slots.write(16, &[0; 4]).unwrap();
     assert_eq!(slots.commit(1), Err(Failure::Checksum));
