@@ -4,7 +4,7 @@
 //! the compiler with a sentence. The whole check is [`crate::Model::parse`]'s, once, when the program runs.
 
 use crate::format::header::Header;
-use crate::format::tensor::{self, Tensor};
+use crate::format::tensor::{self, Constant, Tensor};
 use crate::format::{MAGIC, MAX_RANK, VERSION};
 use crate::uses::{byte_at, u16_at, u32_at};
 use core::mem::offset_of;
@@ -24,7 +24,7 @@ pub struct Port {
     pub zero_point: i32,
 }
 
-/// The file as it is, if it begins as one of this version and is as long as it says.
+/// The file as it is, if it begins as one of this version, is as long as it says, and has its records inside.
 ///
 /// # Panics
 ///
@@ -38,8 +38,38 @@ pub const fn checked(file: &[u8]) -> &[u8] {
     assert!(is_named, "the file is no .pith model");
     let is_ours = u16_at(file, offset_of!(Header, version)) == VERSION as usize;
     assert!(is_ours, "the model has another version of the format; build it again");
-    assert!(u32_at(file, offset_of!(Header, file_bytes)) == file.len(), "the model is cut off; copy or build it again");
+    let needed = u32_at(file, offset_of!(Header, file_bytes));
+    if file.len() < needed {
+        let text = Text::new().text("the model is cut off: ").number(file.len()).text(" bytes of ").number(needed);
+        panic!("{}", text.text("; copy or build it again").as_str());
+    }
+    assert!(has_records(file), "the model is damaged: a record lies outside of the file; copy or build it again");
     file
+}
+
+/// Whether all that is read here lies in the file.
+const fn has_records(file: &[u8]) -> bool {
+    let tensors = u16_at(file, offset_of!(Header, tensor_count));
+    let constants = u16_at(file, offset_of!(Header, constant_count));
+    let ports = inputs(file) + outputs(file);
+    let is_whole = lies_in(file, offset_of!(Header, tensors_offset), tensors * size_of::<Tensor>())
+        && lies_in(file, offset_of!(Header, constants_offset), constants * size_of::<Constant>())
+        && lies_in(file, offset_of!(Header, ports_offset), ports * size_of::<tensor::Port>())
+        && lies_in(file, offset_of!(Header, ops_offset), u32_at(file, offset_of!(Header, ops_bytes)));
+    let mut i = 0;
+    while is_whole && i < ports {
+        if tensor_of(file, i) >= tensors {
+            return false;
+        }
+        i += 1;
+    }
+    is_whole
+}
+
+/// Whether so many bytes, from the offset that a field of the header says, are in the file.
+const fn lies_in(file: &[u8], field: usize, bytes: usize) -> bool {
+    let offset = u32_at(file, field);
+    offset <= file.len() && bytes <= file.len() - offset
 }
 
 /// Bytes of the arena.
@@ -50,6 +80,32 @@ pub const fn arena_bytes(file: &[u8]) -> usize {
 /// Bytes of weights that are decoded once, 0 if there are none.
 pub const fn decoded_bytes(file: &[u8]) -> usize {
     u32_at(file, offset_of!(Header, decoded_bytes))
+}
+
+/// Bytes of RAM: the arena, and weights that are decoded into RAM.
+pub const fn ram_bytes(file: &[u8]) -> usize {
+    arena_bytes(file).saturating_add(if decodes_to_flash(file) { 0 } else { decoded_bytes(file) })
+}
+
+/// Bytes of flash: the file, and weights that are decoded into flash.
+pub const fn flash_bytes(file: &[u8]) -> usize {
+    file.len().saturating_add(if decodes_to_flash(file) { decoded_bytes(file) } else { 0 })
+}
+
+/// Whether weights that are decoded once belong in flash.
+const fn decodes_to_flash(file: &[u8]) -> bool {
+    let constants = u32_at(file, offset_of!(Header, constants_offset));
+    let mut i = 0;
+    while i < u16_at(file, offset_of!(Header, constant_count)) {
+        let at = constants + i * size_of::<Constant>();
+        if byte_at(file, at + offset_of!(Constant, encoding)) == Constant::ENCODING_CODED
+            && u16_at(file, at + offset_of!(Constant, residency)) == Constant::IN_FLASH as usize
+        {
+            return true;
+        }
+        i += 1;
+    }
+    false
 }
 
 /// Number of inputs.
@@ -73,10 +129,18 @@ pub const fn ports<const N: usize>(file: &[u8], first: usize) -> [Port; N] {
     all
 }
 
+const fn port_at(file: &[u8], index: usize) -> usize {
+    u32_at(file, offset_of!(Header, ports_offset)) + index * size_of::<tensor::Port>()
+}
+
+/// Index of the tensor of a port.
+const fn tensor_of(file: &[u8], index: usize) -> usize {
+    u16_at(file, port_at(file, index) + offset_of!(tensor::Port, tensor))
+}
+
 const fn port(file: &[u8], index: usize) -> Port {
-    let at = u32_at(file, offset_of!(Header, ports_offset)) + index * size_of::<tensor::Port>();
-    let id = u16_at(file, at + offset_of!(tensor::Port, tensor));
-    let tensor = u32_at(file, offset_of!(Header, tensors_offset)) + id * size_of::<Tensor>();
+    let at = port_at(file, index);
+    let tensor = u32_at(file, offset_of!(Header, tensors_offset)) + tensor_of(file, index) * size_of::<Tensor>();
     let (mut dims, mut axis) = ([1; MAX_RANK], 0);
     while axis < MAX_RANK {
         dims[axis] = u16_at(file, tensor + offset_of!(Tensor, dims) + 2 * axis);
@@ -170,14 +234,16 @@ impl Text {
 /// # fn main() { tiny::model().unwrap(); }
 /// ```
 ///
-/// Paths are relative to the source file. RAM is the arena and what is decoded into it once; flash is the file.
+/// Paths are relative to the source file, limits are any constants in scope. RAM is the arena, flash is the file; weights that are decoded once
+/// count where they are decoded to. Memory to decode in ([`Model::decode_scratch_bytes`](crate::Model::decode_scratch_bytes)) is not counted.
 #[macro_export]
 macro_rules! include_model {
     ($(#[$attribute:meta])* $visible:vis mod $name:ident = $path:literal $(, ram <= $ram:expr)? $(, flash <= $flash:expr)? $(,)?) => {
         $(#[$attribute])*
         #[allow(dead_code)]
         $visible mod $name {
-            const ALIGNED: &$crate::Aligned<[u8]> = &$crate::Aligned(*include_bytes!($path));
+            // Not a constant, of which every codegen unit would have its own copy.
+            static ALIGNED: $crate::Aligned<[u8; include_bytes!($path).len()]> = $crate::Aligned(*include_bytes!($path));
 
             /// The model file.
             pub const FILE: &[u8] = $crate::embed::checked(&ALIGNED.0);
@@ -190,6 +256,12 @@ macro_rules! include_model {
 
             /// Bytes of weights that are decoded once, see `pith::Model::decode_into`; 0 if there are none.
             pub const DECODED_BYTES: usize = $crate::embed::decoded_bytes(FILE);
+
+            /// Bytes of RAM that it takes: the arena, and weights that are decoded into RAM.
+            pub const RAM_BYTES: usize = $crate::embed::ram_bytes(FILE);
+
+            /// Bytes of flash that it takes: the file, and weights that are decoded into flash.
+            pub const FLASH_BYTES: usize = $crate::embed::flash_bytes(FILE);
 
             /// What the caller feeds.
             pub const INPUTS: [$crate::embed::Port; $crate::embed::inputs(FILE)] = $crate::embed::ports(FILE, 0);
@@ -207,14 +279,18 @@ macro_rules! include_model {
             /// An engine that has what the model uses and no more.
             pub type Engine<'m, 'a> = $crate::Engine<'m, 'a, USES>;
 
-            $(const _: () = $crate::embed::fits(ARENA_BYTES + DECODED_BYTES, $ram, "RAM");)?
-            $(const _: () = $crate::embed::fits(FILE.len(), $flash, "flash");)?
-
             /// The checked model.
             pub fn model() -> Result<$crate::Model<'static>, $crate::Error> {
                 $crate::Model::parse_using::<USES>(FILE)
             }
         }
+
+        // Outside of the module, where the names in limits mean what they mean to the caller.
+        $(#[$attribute])*
+        const _: () = {
+            $($crate::embed::fits($name::RAM_BYTES, $ram, "RAM");)?
+            $($crate::embed::fits($name::FLASH_BYTES, $flash, "flash");)?
+        };
     };
     ($path:expr $(,)?) => {{
         static MODEL: &$crate::Aligned<[u8]> = &$crate::Aligned(*include_bytes!($path));
@@ -229,7 +305,10 @@ mod tests {
     use std::string::String;
 
     crate::include_model!(mod tiny = "../tests/golden/tiny.pith", ram <= 64 * 1024);
-    crate::include_model!(mod every_operator = "../tests/golden/every_operator.pith", flash <= 1 << 20);
+    const FLASH: usize = 1 << 20;
+    crate::include_model!(mod every_operator = "../tests/golden/every_operator.pith", flash <= FLASH);
+    crate::include_model!(mod block_sparse = "../tests/golden/block_sparse.pith");
+    crate::include_model!(#[cfg(not(test))] mod absent = "../tests/golden/tiny.pith", ram <= 0);
 
     fn is_as_parsed(file: &[u8], sizes: [usize; 2], inputs: &[Port], outputs: &[Port]) {
         let model = Model::parse(file).unwrap();
@@ -248,7 +327,21 @@ mod tests {
         is_as_parsed(tiny::FILE, [tiny::ARENA_BYTES, tiny::DECODED_BYTES], &tiny::INPUTS, &tiny::OUTPUTS);
         let sizes = [every_operator::ARENA_BYTES, every_operator::DECODED_BYTES];
         is_as_parsed(every_operator::FILE, sizes, &every_operator::INPUTS, &every_operator::OUTPUTS);
-        assert!(tiny::model().is_ok() && every_operator::model().is_ok());
+        let sizes = [block_sparse::ARENA_BYTES, block_sparse::DECODED_BYTES];
+        is_as_parsed(block_sparse::FILE, sizes, &block_sparse::INPUTS, &block_sparse::OUTPUTS);
+        assert!(tiny::model().is_ok() && every_operator::model().is_ok() && block_sparse::model().is_ok());
+    }
+
+    #[test]
+    fn decoded_weights_count_where_they_lie() {
+        let mut file = tiny::FILE.to_vec();
+        file[offset_of!(Header, decoded_bytes)] = 100;
+        let constant = u32_at(&file, offset_of!(Header, constants_offset));
+        file[constant + offset_of!(Constant, encoding)] = Constant::ENCODING_CODED;
+        let (arena, len) = (tiny::ARENA_BYTES, file.len());
+        assert_eq!([ram_bytes(&file), flash_bytes(&file)], [arena + 100, len]);
+        file[constant + offset_of!(Constant, residency)] = Constant::IN_FLASH as u8;
+        assert_eq!([ram_bytes(&file), flash_bytes(&file)], [arena, len + 100]);
     }
 
     fn said(f: impl FnOnce() + std::panic::UnwindSafe) -> String {
@@ -270,9 +363,29 @@ mod tests {
         for wrong in [&b"PITH"[..], &[0; 500], &file[..10]] {
             assert!(said(|| _ = checked(wrong)).contains("no .pith model"));
         }
-        assert!(said(|| _ = checked(&file[..file.len() - 1])).contains("cut off"));
+        let cut = said(|| _ = checked(&file[..299]));
+        assert_eq!(cut, "the model is cut off: 299 bytes of 300; copy or build it again");
+        let longer = [file, &[0; 16]].concat();
+        assert_eq!(checked(&longer), longer);
         let mut other = file.to_vec();
         other[offset_of!(Header, version)] += 1;
         assert!(said(move || _ = checked(&other)).contains("another version"));
+    }
+
+    #[test]
+    fn records_outside_of_the_file_are_said() {
+        let ports = u32_at(tiny::FILE, offset_of!(Header, ports_offset));
+        let offsets = [
+            offset_of!(Header, tensors_offset),
+            offset_of!(Header, constants_offset),
+            offset_of!(Header, ops_offset),
+            offset_of!(Header, ports_offset),
+        ];
+        let fields = offsets.map(|field| field + 3).into_iter().chain([ports + offset_of!(tensor::Port, tensor) + 1]);
+        for high_byte in fields {
+            let mut file = tiny::FILE.to_vec();
+            file[high_byte] = 255;
+            assert!(said(move || _ = checked(&file)).contains("outside of the file"));
+        }
     }
 }
