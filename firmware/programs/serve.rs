@@ -22,7 +22,7 @@ impl Meter for Meters {
     }
 
     fn stack_bytes(&self) -> u32 {
-        self.gauge.depth() as u32
+        self.gauge.total() as u32
     }
 }
 

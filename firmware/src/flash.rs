@@ -35,7 +35,8 @@ impl<C: Controller> Flash<C> {
     ///
     /// # Safety
     ///
-    /// It is flash of this chip, readable from now on for ever, holds neither code nor data of the program, and no other value writes it.
+    /// It is flash of this chip, readable from now on for ever, holds neither code nor data of the program, and no other value writes it. It is
+    /// used by [`pith_link::slots::Slots`], or by what as well never erases or writes where a slice of [`Store::mapped`] is still in use.
     pub const unsafe fn new(controller: C, origin: usize, bytes: usize) -> Flash<C> {
         Flash { controller, origin, bytes }
     }

@@ -10,6 +10,9 @@ const LIMIT: usize = 48 * 1024;
 unsafe extern "C" {
     /// End of static data, from the linker script of cortex-m-rt.
     static mut __sheap: u32;
+
+    /// Where the stack begins, from the same script.
+    static mut _stack_start: u32;
 }
 
 /// A painted stretch below the stack pointer.
@@ -40,5 +43,10 @@ impl Gauge {
         let untouched = |address: &usize| unsafe { read_volatile(*address as *const u32) } == PAINT;
         let clean = (self.bottom..self.top).step_by(4).take_while(untouched).count();
         self.top - self.bottom - 4 * clean
+    }
+
+    /// Bytes of the whole stack that were used since, with the frames of the painter and its callers.
+    pub fn total(&self) -> usize {
+        (&raw const _stack_start as usize) - self.top + self.depth()
     }
 }

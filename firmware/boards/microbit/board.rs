@@ -50,7 +50,7 @@ pub fn take() -> (Line, Flash<Pages>) {
     START_RECEIVER.write(1);
     START_SENDER.write(1);
     // SAFETY: `board.toml` gives the first 96 KB of the 256 KB of flash to the program and the others to models, which `build.rs` checks; only this
-    // function makes such a value, and programs call it once.
+    // function makes such a value, and programs call it once, for their slots.
     (Line(()), unsafe { Flash::new(Pages(()), SLOTS, SLOTS_BYTES) })
 }
 

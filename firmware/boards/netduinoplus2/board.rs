@@ -47,7 +47,7 @@ pub fn take() -> (Line, Flash<Sectors>) {
     FLASH_KEYR.write(0x4567_0123);
     FLASH_KEYR.write(0xCDEF_89AB);
     // SAFETY: `board.toml` gives the last six sectors of the 1 MB of flash to models and the first ones to the program, which `build.rs`
-    // checks; only this function makes such a value, and programs call it once.
+    // checks; only this function makes such a value, and programs call it once, for their slots.
     (Line(()), unsafe { Flash::new(Sectors(()), SLOTS, SLOTS_BYTES) })
 }
 

@@ -3,7 +3,7 @@
 //! Between two models there is a session: the engine borrows the file where it lies in flash, so an update ends the session when its file
 //! is checked and the next begins with it. Inputs are written into the arena itself; nothing is kept twice.
 
-use crate::frame::{Bytes, Frame, Receiver, encode_into};
+use crate::frame::{Bytes, Receiver, encode_into};
 use crate::message::{CHUNK, Identity, PROTOCOL, Reason, Request, Response, Running};
 use crate::slots::{Failure, Slots, Store};
 use core::fmt::Write as _;
@@ -13,7 +13,7 @@ use pith::format::crc32::crc32;
 use pith::{Engine, Model};
 
 /// Operators whose ticks are kept.
-pub const MAX_OPERATORS: usize = 128;
+pub const MAX_OPERATORS: usize = 64;
 
 /// What an error of the runtime may say over the line.
 type Detail = String<96>;
@@ -47,11 +47,12 @@ pub fn serve<P: Read + Write, S: Store, M: Meter>(
     memory: &mut [u8],
 ) -> Result<(), P::Error> {
     let mut line = Line { port, receiver: Receiver::default(), sent: Bytes::new(), number: None };
-    let memory_bytes = memory.len();
+    let (memory_bytes, mut detail) = (memory.len(), Detail::new());
     loop {
-        let mut detail = Detail::new();
+        detail.clear();
         let running = slots.running().ok_or(Reason::NoModel);
-        let engine = running.and_then(|stored| engine_for(stored.file, memory, &mut detail));
+        let mut engine = running.and_then(|stored| engine_for(stored.file, memory, &mut detail));
+        let (engine, detail) = (&mut engine, &mut detail);
         let mut session = Session { about, slots, meter, memory_bytes, engine, detail, ticks: Vec::new(), total: 0 };
         match session.answer(&mut line)? {
             End::Line => return Ok(()),
@@ -62,34 +63,51 @@ pub fn serve<P: Read + Write, S: Store, M: Meter>(
 
 /// Whether a file runs in so much memory; what [`Slots::new`] asks.
 pub fn runs(file: &[u8], memory_bytes: usize) -> bool {
-    Model::parse(file).is_ok_and(|model| needed_bytes(&model) <= memory_bytes)
+    model_for(file, memory_bytes, &mut Detail::new()).is_ok()
 }
 
 /// Bytes that a model needs of the memory: for decoded weights, and then for the arena, which also serves to decode them.
+#[inline(never)]
 pub fn needed_bytes(model: &Model<'_>) -> usize {
-    decoded_bytes(model) + model.arena_bytes().max(scratch_bytes(model))
+    decoded_bytes(model).saturating_add(model.arena_bytes().max(scratch_bytes(model)))
 }
 
 fn decoded_bytes(model: &Model<'_>) -> usize {
-    model.decoded_bytes().next_multiple_of(16)
+    model.decoded_bytes().checked_next_multiple_of(16).unwrap_or(usize::MAX)
 }
 
 fn scratch_bytes(model: &Model<'_>) -> usize {
     if model.decoded_bytes() > 0 { model.decode_scratch_bytes() } else { 0 }
 }
 
+// The functions below are not part of their callers, which stay on the stack while a model runs.
+
+/// A model that runs in so much memory.
+#[inline(never)]
+fn model_for<'f>(file: &'f [u8], memory_bytes: usize, detail: &mut Detail) -> Result<Model<'f>, Reason> {
+    let model = Model::parse(file).map_err(|error| refused(error, detail))?;
+    if needed_bytes(&model) <= memory_bytes { Ok(model) } else { Err(Reason::Memory) }
+}
+
 #[inline(never)]
 fn engine_for<'a>(file: &'static [u8], memory: &'a mut [u8], detail: &mut Detail) -> Result<Engine<'a, 'a>, Reason> {
-    let model = Model::parse(file).map_err(|error| refused(error, detail))?;
-    if needed_bytes(&model) > memory.len() {
-        return Err(Reason::Memory);
-    }
+    let model = model_for(file, memory.len(), detail)?;
     let (decoded, arena) = memory.split_at_mut(decoded_bytes(&model));
-    let model = match model.decoded_bytes() {
-        0 => model,
-        _ => model.decode_into(decoded, arena).map_err(|error| refused(error, detail))?,
-    };
-    Engine::new(&model, arena).map_err(|error| refused(error, detail))
+    if model.decoded_bytes() == 0 {
+        return Engine::new(&model, arena).map_err(|error| refused(error, detail));
+    }
+    decoding_engine(&model, decoded, arena, detail)
+}
+
+#[inline(never)]
+fn decoding_engine<'a>(
+    model: &Model<'static>,
+    decoded: &'a mut [u8],
+    arena: &'a mut [u8],
+    detail: &mut Detail,
+) -> Result<Engine<'a, 'a>, Reason> {
+    let engine = model.decode_into(decoded, arena).and_then(|model| Engine::new(&model, arena));
+    engine.map_err(|error| refused(error, detail))
 }
 
 /// The port, what comes in, and what went out last.
@@ -113,9 +131,9 @@ struct Session<'s, 'e, S, M> {
     slots: &'s mut Slots<S>,
     meter: &'s M,
     memory_bytes: usize,
-    engine: Result<Engine<'e, 'e>, Reason>,
+    engine: &'s mut Result<Engine<'e, 'e>, Reason>,
     /// To a model that is refused.
-    detail: Detail,
+    detail: &'s mut Detail,
     /// Of every operator in the last run.
     ticks: Vec<u32, MAX_OPERATORS>,
     /// Of all of them.
@@ -134,8 +152,11 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
             let Some(frame) = receiver.push(byte[0]) else { continue };
             let mut is_other = false;
             if *number != Some(frame.number) {
-                is_other = self.reply(&frame, sent);
                 *number = Some(frame.number);
+                let request = frame.message::<Request<'_>>().ok_or(Reason::NotUnderstood);
+                let done = request.and_then(|request| self.act(&request).map(|()| request));
+                is_other = matches!(done, Ok(Request::Commit { .. }));
+                self.answer_into(sent, frame.number, done);
             }
             port.write_all(sent)?;
             port.flush()?;
@@ -145,22 +166,19 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
         }
     }
 
-    /// Does what a question wants and puts the answer into `sent`; whether the model is another now.
+    /// Puts the answer to a request that was done, or refused, into `sent`.
     #[inline(never)]
-    fn reply(&mut self, frame: &Frame<'_>, sent: &mut Bytes) -> bool {
-        let request = frame.message::<Request<'_>>().ok_or(Reason::NotUnderstood);
-        let done = request.and_then(|request| self.act(&request).map(|()| request));
-        let is_other = matches!(done, Ok(Request::Commit { .. }));
+    fn answer_into(&self, sent: &mut Bytes, number: u16, done: Result<Request<'_>, Reason>) {
         let answer = done.and_then(|request| self.say(&request));
         let answer = answer.unwrap_or_else(|reason| Response::Refused { reason, detail: self.detail(reason) });
-        if encode_into(sent, frame.number, &answer).is_err() {
+        if encode_into(sent, number, &answer).is_err() {
             // Not so: data is no longer than CHUNK, and texts are bounded.
             sent.clear();
         }
-        is_other
     }
 
     /// Does what a request wants done.
+    #[inline(never)]
     fn act(&mut self, request: &Request<'_>) -> Result<(), Reason> {
         match *request {
             Request::Begin { bytes } => self.slots.begin(bytes as usize).map_err(reason),
@@ -196,7 +214,7 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
     }
 
     fn detail(&self, reason: Reason) -> &str {
-        if reason == Reason::Model { &self.detail } else { "" }
+        if reason == Reason::Model { self.detail } else { "" }
     }
 
     fn identity(&self) -> Identity<'_> {
@@ -224,10 +242,7 @@ impl<S: Store, M: Meter> Session<'_, '_, S, M> {
             return Err(Reason::Checksum);
         }
         self.detail.clear();
-        let model = Model::parse(file).map_err(|error| refused(error, &mut self.detail))?;
-        if needed_bytes(&model) > self.memory_bytes {
-            return Err(Reason::Memory);
-        }
+        model_for(file, self.memory_bytes, self.detail)?;
         self.slots.commit(checksum).map(|_| ()).map_err(reason)
     }
 
@@ -271,6 +286,7 @@ fn reason(failure: Failure) -> Reason {
 }
 
 /// What the runtime says, as far as it fits.
+#[inline(never)]
 fn refused(error: pith::Error, detail: &mut Detail) -> Reason {
     let _ = write!(Cut(detail), "{error}");
     Reason::Model

@@ -46,8 +46,21 @@ fn outputs_of_an_emulated_board_are_the_hosts() {
         println!("{index}: {verdict:?}");
         assert_eq!((verdict.equal, verdict.first_difference), (100, None));
         assert_eq!(session.load_seconds, None, "the board starts with what lies in its slot");
-        // What the arena does not take is less than 4 KB: stack here, the line's two frames and the layers' ticks in it.
-        assert!(verdict.stack_bytes > 500 && verdict.stack_bytes <= 4096);
+        // The whole stack, with the line's two frames and the layers' ticks in it.
+        assert!(verdict.stack_bytes > 500 && verdict.stack_bytes <= 4096, "{} B of stack", verdict.stack_bytes);
+    }
+}
+
+#[test]
+fn programs_of_all_boards_fit_their_flash() {
+    for board in Board::all().unwrap() {
+        if !has_target(&board.target) {
+            println!("skipped: no target {}; cargo xtask setup adds it", board.target);
+            continue;
+        }
+        let bytes = board.program_bytes().unwrap();
+        println!("{}: {bytes} B", board.name);
+        assert!(bytes > 10_000 && bytes < board.flash.bytes as u64, "{}: {bytes} B", board.name);
     }
 }
 
@@ -140,6 +153,9 @@ fn a_model_is_loaded_over_the_line_and_another_replaces_it() {
     assert!(session.load_seconds.is_some());
     let verdict = verify(&mut session, digits.as_bytes(), &inputs).unwrap();
     assert_eq!(verdict.equal, 20);
+    // Loading takes the most; what was painted is all that there is, so a full stack would say so.
+    let (used, given) = (verdict.stack_bytes as usize, board.stack_bytes());
+    assert!(used + 512 <= given, "{used} of {given} B of stack");
     let model = session.identity.model.unwrap();
     assert_eq!((model.version, session.identity.board.as_str()), (0, "microbit"));
 

@@ -1,5 +1,6 @@
-//! `cargo xtask boards`: the folders of `firmware/boards/`, and which model fits on them.
+//! `cargo xtask boards`: the folders of `firmware/boards/`, which model fits on them, and what their program takes.
 
+use crate::size::code_size;
 use crate::{ToolError, call, root};
 use pith::Model;
 use quantize::pack::ModelFile;
@@ -13,6 +14,9 @@ use std::process::Command;
 pub struct Args {
     /// Does this model fit?
     model: Option<PathBuf>,
+    /// Build `serve` for every board and say how much flash it takes
+    #[arg(long)]
+    build: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -124,6 +128,16 @@ impl Board {
         })
     }
 
+    /// Flash that `serve` takes, as it is for a board that is not emulated.
+    pub fn program_bytes(&self) -> Result<u64, ToolError> {
+        Ok(code_size(&self.build("serve", false)?)?.program)
+    }
+
+    /// RAM that is left for the stack and what the line keeps.
+    pub fn stack_bytes(&self) -> usize {
+        self.ram.bytes.saturating_sub(self.memory_bytes)
+    }
+
     /// Builds one of the programs for it; the path of the ELF file.
     pub fn build(&self, program: &str, is_emulated: bool) -> Result<PathBuf, ToolError> {
         let target_dir = root().join("firmware/target/boards");
@@ -148,6 +162,9 @@ struct Row {
     #[serde(flatten)]
     board: Board,
     slot_bytes: usize,
+    /// Code and constants of `serve` as it is flashed, if it was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     too_small: Option<String>,
 }
@@ -157,12 +174,15 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     let file = args.model.as_deref().map(read_model).transpose()?;
     let model = file.as_ref().map(|file| Model::parse(file.as_bytes())).transpose();
     let model = model.map_err(|e| ToolError(e.to_string()))?.zip(file.as_ref());
-    let row = |board: Board| Row {
-        slot_bytes: board.slot_bytes(),
-        too_small: model.as_ref().and_then(|(model, file)| board.too_small_for(model, file.as_bytes().len())),
-        board,
+    let row = |board: Board| {
+        Ok(Row {
+            slot_bytes: board.slot_bytes(),
+            program_bytes: args.build.then(|| board.program_bytes()).transpose()?,
+            too_small: model.as_ref().and_then(|(model, file)| board.too_small_for(model, file.as_bytes().len())),
+            board,
+        })
     };
-    let rows: Vec<Row> = Board::all()?.into_iter().map(row).collect();
+    let rows: Vec<Row> = Board::all()?.into_iter().map(row).collect::<Result<_, ToolError>>()?;
     if args.json {
         print!("{}", json(&rows));
         return Ok(());
@@ -172,10 +192,15 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
         let fits = row.too_small.clone().unwrap_or(if model.is_some() { "fits".into() } else { String::new() });
         let emulated = if machine.is_some() { format!("{EMULATED}{name}") } else { "-".into() };
         let bytes = |n: usize| grouped(n as u64);
-        vec![name.clone(), chip.clone(), core.clone(), bytes(row.slot_bytes), bytes(*memory_bytes), emulated, fits]
+        let program = row.program_bytes.map_or("-".into(), grouped);
+        let (model, memory) = (bytes(row.slot_bytes), bytes(*memory_bytes));
+        vec![name.clone(), chip.clone(), core.clone(), program, model, memory, emulated, fits]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    print!("{}", table(&["board", "chip", "core", "model B, at most", "RAM for it B", "emulated", "model"], &rows));
+    print!(
+        "{}",
+        table(&["board", "chip", "core", "serve B", "model B, at most", "RAM for it B", "emulated", "model"], &rows)
+    );
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask profile`: what every operator takes on a board, beside the prediction.
+//! `cargo xtask profile`: what every operator takes on a board, beside the prediction. Boards keep the ticks of the first 64; the total has all.
 
 use super::board::{Board, read_model};
 use super::verify::{Session, Target};

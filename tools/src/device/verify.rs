@@ -43,8 +43,8 @@ pub struct Args {
     #[arg(long)]
     data: PathBuf,
     /// Samples, from the start of the set [default: all]
-    #[arg(long)]
-    samples: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    samples: Option<u32>,
     /// How images lie in the set [default: by shape]
     #[arg(long)]
     layout: Option<Layout>,
@@ -124,7 +124,7 @@ pub struct Verdict {
     pub first_difference: Option<(usize, usize, usize, i8, i8)>,
     /// Questions that had to be sent again.
     pub repeats: u64,
-    /// Stack in use at most since the start, in bytes.
+    /// Stack in use at most since the start, in bytes: of all of the program, with what the line keeps.
     pub stack_bytes: u32,
     /// Of its arena.
     pub arena_bytes: usize,
@@ -178,7 +178,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
     let file = read_model(&args.target.model)?;
     let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
     let mut inputs = quantized_inputs(&model, &args.data, args.layout, false)?;
-    inputs.truncate(args.samples.unwrap_or(usize::MAX));
+    inputs.truncate(args.samples.map_or(usize::MAX, |n| n as usize));
     let mut session = Session::open(&args.target, file.as_bytes(), false)?;
     let verdict = verify(&mut session, file.as_bytes(), &inputs)?;
     if args.json {
