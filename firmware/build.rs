@@ -18,6 +18,10 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn generate() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rustc-check-cfg=cfg(armv6m)");
+    if env::var("TARGET")?.starts_with("thumbv6m") {
+        println!("cargo::rustc-cfg=armv6m");
+    }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // As the library of a board's programs it needs neither; `boards/*/` have memory maps of their own.
     let Some(board) = variable("PITH_BOARD") else {

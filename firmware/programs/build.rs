@@ -1,10 +1,19 @@
 //! Turns a board's `board.toml` into its memory map for the linker and into constants for its programs.
+//!
+//! Linker scripts are those of cortex-m-rt and defmt unless the field `link` lists others; what a chip's memory map has beside flash and RAM
+//! is in a file `sections.x` in the board's folder, which is put behind it.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 use toml::{Table, Value};
 
 fn main() {
     println!("cargo::rerun-if-changed=board.toml");
+    println!("cargo::rerun-if-changed=sections.x");
     if let Err(error) = generate() {
         println!("cargo::error=board.toml: {error}");
         std::process::exit(1);
@@ -29,13 +38,12 @@ fn generate() -> Result<(), Box<dyn Error>> {
         return Err("the slots overlap the program's flash".into());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(
-        out.join("memory.x"),
-        format!(
-            "MEMORY\n{{\n  FLASH : ORIGIN = {:#x}, LENGTH = {:#x}\n  RAM : ORIGIN = {:#x}, LENGTH = {:#x}\n}}\n",
-            flash.0, flash.1, ram.0, ram.1
-        ),
-    )?;
+    let map = format!(
+        "MEMORY\n{{\n  FLASH : ORIGIN = {:#x}, LENGTH = {:#x}\n  RAM : ORIGIN = {:#x}, LENGTH = {:#x}\n}}\n",
+        flash.0, flash.1, ram.0, ram.1
+    );
+    let sections = if Path::new("sections.x").exists() { fs::read_to_string("sections.x")? } else { String::new() };
+    fs::write(out.join("memory.x"), map + &sections)?;
     let name = env::var("CARGO_PKG_NAME")?;
     fs::write(
         out.join("board.rs"),
@@ -53,8 +61,13 @@ fn generate() -> Result<(), Box<dyn Error>> {
         ),
     )?;
     println!("cargo::rustc-link-search={}", out.display());
-    for script in ["-Tlink.x", "-Tdefmt.x", "--nmagic"] {
-        println!("cargo::rustc-link-arg-bins={script}");
+    let scripts = match board.get("link").map(|link| link.as_array().ok_or("the field link is no list")) {
+        Some(listed) => listed?.iter().map(|script| script.as_str().map(String::from)).collect(),
+        None => Some(vec!["link.x".into(), "defmt.x".into()]),
+    };
+    for script in scripts.ok_or("the field link is no list of texts")? {
+        println!("cargo::rustc-link-arg-bins=-T{script}");
     }
+    println!("cargo::rustc-link-arg-bins=--nmagic");
     Ok(())
 }

@@ -4,12 +4,16 @@
 #![no_main]
 
 use board::{MEMORY_BYTES, NAME, TICK_HZ};
-use cortex_m_rt::entry;
 use pith::Aligned;
+use pith_firmware::Parts;
 use pith_firmware::counter::Counter;
 use pith_firmware::stack::Gauge;
 use pith_link::server::{About, Meter, runs, serve};
 use pith_link::slots::Slots;
+use static_cell::ConstStaticCell;
+
+/// For arenas and decoded weights.
+static MEMORY: ConstStaticCell<Aligned<[u8; MEMORY_BYTES]>> = ConstStaticCell::new(Aligned([0; MEMORY_BYTES]));
 
 struct Meters {
     counter: Counter,
@@ -26,17 +30,12 @@ impl Meter for Meters {
     }
 }
 
-#[entry]
+#[board::entry]
 fn main() -> ! {
     let gauge = Gauge::paint();
-    let (Some(mut core), Some(memory)) = (
-        cortex_m::Peripherals::take(),
-        cortex_m::singleton!(: Aligned<[u8; MEMORY_BYTES]> = Aligned([0; MEMORY_BYTES])),
-    ) else {
-        panic!("something was taken twice")
-    };
-    let (mut port, store) = board::take();
-    let meters = Meters { counter: Counter::start(&mut core.SYST), gauge };
+    let Parts { mut line, store, counter } = board::take();
+    let memory = MEMORY.take();
+    let meters = Meters { counter, gauge };
     let mut slots = Slots::new(store, |file| runs(file, MEMORY_BYTES));
     match slots.running() {
         Some(stored) => defmt::info!("{}: model {} of {} bytes", NAME, stored.version, stored.file.len()),
@@ -45,6 +44,6 @@ fn main() -> ! {
     let about = About { board: NAME, tick_hz: TICK_HZ };
     loop {
         // The line's errors are frames that do not arrive, for which the host asks again.
-        let _ = serve(about, &mut port, &mut slots, &meters, &mut memory.0);
+        let _ = serve(about, &mut line, &mut slots, &meters, &mut memory.0);
     }
 }

@@ -1,11 +1,87 @@
-//! Flash inside of a chip, seen by `embedded-storage`: readable where it lies, written in words of 32 bits, erased in sectors by a
-//! controller that differs from chip to chip.
+//! Flash that is readable where it lies, seen by `embedded-storage`.
+//!
+//! - [`Mapped`]: behind a HAL's driver;
+//! - [`Flash`]: written in words of 32 bits and erased in sectors by a [`Controller`] of a board's own, where no HAL will do.
 
 use core::ptr::write_volatile;
 use embedded_storage::nor_flash::{
-    ErrorType, NorFlash, NorFlashErrorKind, ReadNorFlash, check_erase, check_read, check_write,
+    ErrorType, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash, check_erase, check_read, check_write,
 };
 use pith_link::slots::Store;
+
+/// The slice of memory, empty if it is not within `region`.
+///
+/// # Safety
+///
+/// `region` (first address, bytes) is readable for ever, and the slice is used only while it does not change.
+unsafe fn memory(region: (usize, usize), offset: usize, bytes: usize) -> &'static [u8] {
+    if offset > region.1 || bytes > region.1 - offset {
+        return &[];
+    }
+    // SAFETY: the range lies in the region, of which the caller says the rest.
+    unsafe { core::slice::from_raw_parts((region.0 + offset) as *const u8, bytes) }
+}
+
+/// A range of the flash that a HAL's driver erases and writes.
+#[derive(Debug)]
+pub struct Mapped<F> {
+    driver: F,
+    /// Where the range begins for the driver.
+    first: u32,
+    origin: usize,
+    bytes: usize,
+}
+
+impl<F: NorFlash> Mapped<F> {
+    /// The range that begins at `first` for the driver and can be read at the address `origin`.
+    ///
+    /// # Safety
+    ///
+    /// See [`Flash::new`].
+    pub const unsafe fn new(driver: F, first: u32, origin: usize, bytes: usize) -> Mapped<F> {
+        Mapped { driver, first, origin, bytes }
+    }
+}
+
+impl<F> ErrorType for Mapped<F> {
+    type Error = NorFlashErrorKind;
+}
+
+impl<F: NorFlash> ReadNorFlash for Mapped<F> {
+    const READ_SIZE: usize = 1;
+
+    fn read(&mut self, offset: u32, to: &mut [u8]) -> Result<(), NorFlashErrorKind> {
+        check_read(self, offset, to.len())?;
+        to.copy_from_slice(self.mapped(offset as usize, to.len()));
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl<F: NorFlash> NorFlash for Mapped<F> {
+    const WRITE_SIZE: usize = F::WRITE_SIZE;
+    const ERASE_SIZE: usize = F::ERASE_SIZE;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), NorFlashErrorKind> {
+        check_erase(self, from, to)?;
+        self.driver.erase(self.first + from, self.first + to).map_err(|e| e.kind())
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), NorFlashErrorKind> {
+        check_write(self, offset, bytes.len())?;
+        self.driver.write(self.first + offset, bytes).map_err(|e| e.kind())
+    }
+}
+
+impl<F: NorFlash> Store for Mapped<F> {
+    fn mapped(&self, offset: usize, bytes: usize) -> &'static [u8] {
+        // SAFETY: flash that is readable for ever, as whoever made this value promised; callers use the slice only between writes.
+        unsafe { memory((self.origin, self.bytes), offset, bytes) }
+    }
+}
 
 /// What a chip does to its flash.
 pub trait Controller {
@@ -90,11 +166,7 @@ impl<C: Controller> NorFlash for Flash<C> {
 
 impl<C: Controller> Store for Flash<C> {
     fn mapped(&self, offset: usize, bytes: usize) -> &'static [u8] {
-        if offset > self.bytes || bytes > self.bytes - offset {
-            return &[];
-        }
-        // SAFETY: the range lies in this flash, which is readable for ever; it does not change while the slice is used, since callers use it
-        // only between writes.
-        unsafe { core::slice::from_raw_parts((self.origin + offset) as *const u8, bytes) }
+        // SAFETY: flash that is readable for ever, as whoever made this value promised; callers use the slice only between writes.
+        unsafe { memory((self.origin, self.bytes), offset, bytes) }
     }
 }

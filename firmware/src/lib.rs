@@ -6,7 +6,9 @@
 #![no_std]
 
 #[cfg(all(feature = "probe", not(feature = "emulator")))]
-use {defmt_rtt as _, panic_probe as _};
+use defmt_rtt as _;
+#[cfg(all(feature = "probe", not(feature = "emulator"), target_arch = "arm"))]
+use panic_probe as _;
 
 pub mod counter;
 #[cfg(feature = "emulator")]
@@ -23,6 +25,28 @@ pub mod vector;
 
 use embedded_hal::digital::OutputPin;
 use pith::Engine;
+
+/// What a board gives to `serve`: once, by `board::take`.
+#[derive(Debug)]
+pub struct Parts<L, S> {
+    /// The line to the host.
+    pub line: L,
+    /// Where models are kept.
+    pub store: S,
+    /// Of the core's clock.
+    pub counter: counter::Counter,
+}
+
+/// What a board gives to `sensor`: once, by `board::sense`.
+#[derive(Debug)]
+pub struct Senses<I, L, D> {
+    /// The bus of an accelerometer.
+    pub bus: I,
+    /// Lights up where the model sees something.
+    pub light: L,
+    /// Between samples.
+    pub delay: D,
+}
 
 /// Runs the model with `pin` high, so that a logic analyzer sees how long it takes.
 pub fn run_marked<const USES: u64, P: OutputPin>(

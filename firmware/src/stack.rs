@@ -8,7 +8,8 @@ const PAINT: u32 = 0xC5C5_C5C5;
 const LIMIT: usize = 48 * 1024;
 
 unsafe extern "C" {
-    /// End of static data, from the linker script of cortex-m-rt.
+    /// End of static data, from the linker script of cortex-m-rt or esp-hal.
+    #[cfg_attr(target_arch = "riscv32", link_name = "_stack_end")]
     static mut __sheap: u32;
 
     /// Where the stack begins, from the same script.
@@ -31,7 +32,7 @@ impl Gauge {
         let bottom = ((&raw const __sheap as usize + 3) & !3).max(top.saturating_sub(LIMIT));
         for address in (bottom..top).step_by(4) {
             // SAFETY: the words lie between the end of static data and 64 bytes below this frame: RAM that neither statics nor any
-            // live frame uses. Interrupts are off in these programs.
+            // live frame uses; an interrupt's frame that was there has ended.
             unsafe { write_volatile(address as *mut u32, PAINT) };
         }
         Gauge { top, bottom }

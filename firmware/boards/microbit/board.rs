@@ -3,7 +3,10 @@
 #![no_std]
 
 use core::convert::Infallible;
+pub use cortex_m_rt::entry;
 use embedded_io::{ErrorType, Read, Write};
+use pith_firmware::Parts;
+use pith_firmware::counter::Counter;
 use pith_firmware::flash::{Controller, Flash};
 use pith_firmware::register::Register;
 
@@ -38,8 +41,9 @@ const PIN_RXD: u32 = 25;
 /// 115,200 baud.
 const BAUD: u32 = 0x01D7_E000;
 
-/// The line and the flash of models; once.
-pub fn take() -> (Line, Flash<Pages>) {
+/// The line, the flash of models, the counter; once.
+pub fn take() -> Parts<Line, Flash<Pages>> {
+    let mut core = cortex_m::Peripherals::take().expect("parts are taken once");
     // Output, input disconnected.
     TXD_CONFIG.write(0b11);
     UART_PIN_TXD.write(PIN_TXD);
@@ -51,7 +55,8 @@ pub fn take() -> (Line, Flash<Pages>) {
     START_SENDER.write(1);
     // SAFETY: `board.toml` gives the first 96 KB of the 256 KB of flash to the program and the others to models, which `build.rs` checks; only this
     // function makes such a value, and programs call it once, for their slots.
-    (Line(()), unsafe { Flash::new(Pages(()), SLOTS, SLOTS_BYTES) })
+    let store = unsafe { Flash::new(Pages(()), SLOTS, SLOTS_BYTES) };
+    Parts { line: Line(()), store, counter: Counter::of_core(&mut core) }
 }
 
 /// UART0.

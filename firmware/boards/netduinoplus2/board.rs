@@ -3,7 +3,10 @@
 #![no_std]
 
 use core::convert::Infallible;
+pub use cortex_m_rt::entry;
 use embedded_io::{ErrorType, Read, Write};
+use pith_firmware::Parts;
+use pith_firmware::counter::Counter;
 use pith_firmware::flash::{Controller, Flash};
 use pith_firmware::register::Register;
 
@@ -34,8 +37,9 @@ const SENDABLE: u32 = 1 << 7;
 /// Baud of the line.
 const BAUD: u32 = 115_200;
 
-/// The line and the flash of models; once.
-pub fn take() -> (Line, Flash<Sectors>) {
+/// The line, the flash of models, the counter; once.
+pub fn take() -> Parts<Line, Flash<Sectors>> {
+    let mut core = cortex_m::Peripherals::take().expect("parts are taken once");
     RCC_AHB1ENR.modify(1, 0);
     RCC_APB2ENR.modify(1 << 4, 0);
     // PA9 and PA10: alternate function 7.
@@ -48,7 +52,8 @@ pub fn take() -> (Line, Flash<Sectors>) {
     FLASH_KEYR.write(0xCDEF_89AB);
     // SAFETY: `board.toml` gives the last six sectors of the 1 MB of flash to models and the first ones to the program, which `build.rs`
     // checks; only this function makes such a value, and programs call it once, for their slots.
-    (Line(()), unsafe { Flash::new(Sectors(()), SLOTS, SLOTS_BYTES) })
+    let store = unsafe { Flash::new(Sectors(()), SLOTS, SLOTS_BYTES) };
+    Parts { line: Line(()), store, counter: Counter::of_core(&mut core) }
 }
 
 /// USART1.

@@ -42,7 +42,7 @@ fn run() -> Result<u32, &'static str> {
     let bytes = cortex_m::singleton!(: [u8; BYTES] = [0; BYTES]).ok_or("the memory is taken")?;
     let state = cortex_m::singleton!(: [u32; STATE] = [0; STATE]).ok_or("the memory is taken")?;
     let weights = cortex_m::singleton!(: [i8; WEIGHTS] = [0; WEIGHTS]).ok_or("the memory is taken")?;
-    let counter = Counter::start(&mut core.SYST);
+    let counter = Counter::systick(&mut core.SYST);
     let mut constants = HostFile::open(c"coded.bin").map_err(|_| "no coded.bin")?;
     let mut results = HostFile::create(c"decoded.bin").map_err(|_| "no decoded.bin")?;
     let mut head = [0; 16];

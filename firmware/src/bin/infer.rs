@@ -41,7 +41,7 @@ fn run() -> Result<(), &'static str> {
     let model = Model::parse_using::<USES>(file()).map_err(|_| "the model is not valid")?;
     let arena =
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
-    let counter = Counter::start(&mut core.SYST);
+    let counter = Counter::systick(&mut core.SYST);
     defmt::info!("model of {} bytes, arena of {} bytes", model.header().file_bytes, model.arena_bytes());
 
     let (model, decoding) = match uses::decodes_once(USES) {

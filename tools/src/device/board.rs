@@ -35,6 +35,13 @@ pub struct Board {
     pub core: String,
     /// As probe-rs names it.
     pub chip: String,
+    /// The debug probe that it is flashed with.
+    pub probe: String,
+    /// Where its line is, for whoever plugs it in.
+    pub line: String,
+    /// Linker scripts, if not those of cortex-m-rt and defmt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Vec<String>>,
     /// `-machine` of QEMU, if it knows the board.
     pub machine: Option<String>,
     /// Ticks of a second on the board.
