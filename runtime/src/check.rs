@@ -56,14 +56,18 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
     for (index, record) in model.inputs().iter().chain(model.outputs()).enumerate() {
         port(model, record).map_err(|what| Error::Port { index, what })?;
     }
-    let mut ops = model.ops();
+    let mut ops = model.ops_using::<USES>();
     let mut count = 0;
     for (index, (head, record)) in ops.by_ref().enumerate() {
         operator::<USES>(model, &head, &record).map_err(|what| Error::Op { index, what })?;
         count = index + 1;
     }
     if count != model.header().op_count as usize || !ops.is_exhausted() {
-        return Err(Error::Op { index: count, what: "record" });
+        let what = match USES {
+            uses::ALL => "record",
+            _ => "record, or its kind: this program was built for other models",
+        };
+        return Err(Error::Op { index: count, what });
     }
     Ok(())
 }

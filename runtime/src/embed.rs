@@ -1,7 +1,8 @@
 //! A model as a constant of the program: what it needs and what it looks like, read when the program is compiled.
 //!
 //! [`crate::include_model!`] makes a module of it. Here are the functions that read the file for it; a file that is none, or that does not fit, stops
-//! the compiler with a sentence. The whole check is [`crate::Model::parse`]'s, once, when the program runs.
+//! the compiler with a sentence. The whole check is [`crate::Model::parse`]'s, once, when the program runs, or where its build script has run it
+//! before, never ([`crate::Model::trusted`]).
 
 use crate::format::header::Header;
 use crate::format::tensor::{self, Constant, Tensor};

@@ -131,7 +131,7 @@ impl<'m, 'a, const USES: u64> Engine<'m, 'a, USES> {
     /// A run, one operator at a time.
     pub fn steps(&mut self) -> Steps<'_, 'm, 'a, USES> {
         Steps {
-            ops: self.model.ops(),
+            ops: self.model.ops_using(),
             model: &self.model,
             arena: self.arena,
             #[cfg(pith_desktop)]
@@ -162,7 +162,7 @@ fn range(model: &Model<'_>, port: &Port) -> core::ops::Range<usize> {
 /// A run in progress, for profiling and for looking at tensors in between.
 #[derive(Debug)]
 pub struct Steps<'e, 'm, 'a, const USES: u64 = { uses::ALL }> {
-    ops: Ops<'m>,
+    ops: Ops<'m, USES>,
     model: &'e Model<'m>,
     arena: &'e mut [i8],
     #[cfg(pith_desktop)]

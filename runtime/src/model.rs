@@ -37,30 +37,32 @@ impl<'m> Model<'m> {
             return Err(Error::FileMisaligned);
         }
         let (header, bytes) = read_header::<USES>(bytes)?;
+        let text = records(bytes, header.text_offset, header.text_bytes as usize, "text section")?;
         let model = Model {
-            header,
-            tensors: records(bytes, header.tensors_offset, header.tensor_count as usize, "tensors section")?,
-            constants: records(bytes, header.constants_offset, header.constant_count as usize, "constants section")?,
-            ports: records(
-                bytes,
-                header.ports_offset,
-                header.input_count as usize + header.output_count as usize,
-                "ports section",
-            )?,
-            ops: records(bytes, header.ops_offset, header.ops_bytes as usize, "operators section")?,
-            text: core::str::from_utf8(records(bytes, header.text_offset, header.text_bytes as usize, "text section")?)
-                .map_err(|_| Error::Header { what: "text section is not UTF-8" })?,
-            weights: bytes
-                .get(header.weights_offset as usize..)
-                .filter(|_| (header.weights_offset as usize).is_multiple_of(ALIGN))
-                .ok_or(Error::Header { what: "weights section" })?,
-            decoded: &[],
+            text: core::str::from_utf8(text).map_err(|_| Error::Header { what: "text section is not UTF-8" })?,
+            ..sections(header, bytes)?
         };
         if header.ops_offset % 4 != 0 {
             return Err(Error::Header { what: "operators section is not aligned" });
         }
         check::model::<USES>(&model)?;
         Ok(model)
+    }
+
+    /// The model in bytes that [`Model::parse`] accepted before, by other code: a build script or a test, say. Names and metadata are empty.
+    ///
+    /// A program that embeds its model saves the checks with it, 3 to 6 KB of code on a microcontroller.
+    ///
+    /// # Safety
+    ///
+    /// [`Model::parse_using`] accepts the same bytes with the `USES` of whatever runs the model; `bytes` begin at a multiple of [`ALIGN`].
+    #[allow(unsafe_code, reason = "a contract for callers; nothing in here is unsafe")]
+    pub unsafe fn trusted(bytes: &'m [u8]) -> Model<'m> {
+        let header = bytes.get(..size_of::<Header>()).map_or_else(Header::default, bytemuck::pod_read_unaligned);
+        let file = bytes.get(..header.file_bytes as usize).unwrap_or(bytes);
+        let none =
+            Model { tensors: &[], constants: &[], ports: &[], ops: &[], text: "", weights: &[], decoded: &[], header };
+        sections(header, file).unwrap_or(none)
     }
 
     /// The header.
@@ -125,6 +127,11 @@ impl<'m> Model<'m> {
 
     /// Operators in execution order.
     pub fn ops(&self) -> Ops<'m> {
+        self.ops_using()
+    }
+
+    /// As [`Model::ops`], of a model that [`Model::parse_using`] accepts: it ends where `USES` has no such operator.
+    pub fn ops_using<const USES: u64>(&self) -> Ops<'m, USES> {
         Ops { rest: self.ops }
     }
 
@@ -166,21 +173,21 @@ impl<'m> Model<'m> {
 
 /// Iterator over operator records.
 #[derive(Clone, Debug)]
-pub struct Ops<'m> {
+pub struct Ops<'m, const USES: u64 = { uses::ALL }> {
     rest: &'m [u8],
 }
 
-impl<'m> Iterator for Ops<'m> {
+impl<'m, const USES: u64> Iterator for Ops<'m, USES> {
     type Item = (Head, Op<'m>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (head, op) = Op::parse(self.rest)?;
+        let (head, op) = Op::parse_using::<USES>(self.rest)?;
         self.rest = self.rest.get(head.record_bytes as usize..)?;
         Some((head, op))
     }
 }
 
-impl Ops<'_> {
+impl<const USES: u64> Ops<'_, USES> {
     /// Whether bytes are left that are no record.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.rest.is_empty()
@@ -216,6 +223,25 @@ fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> 
         return Err(Error::Header { what: "bytes to decode" });
     }
     Ok((header, file))
+}
+
+/// The sections of a file, apart from its text.
+#[inline(always)]
+fn sections(header: Header, bytes: &[u8]) -> Result<Model<'_>, Error> {
+    let ports = header.input_count as usize + header.output_count as usize;
+    Ok(Model {
+        header,
+        tensors: records(bytes, header.tensors_offset, header.tensor_count as usize, "tensors section")?,
+        constants: records(bytes, header.constants_offset, header.constant_count as usize, "constants section")?,
+        ports: records(bytes, header.ports_offset, ports, "ports section")?,
+        ops: records(bytes, header.ops_offset, header.ops_bytes as usize, "operators section")?,
+        text: "",
+        weights: bytes
+            .get(header.weights_offset as usize..)
+            .filter(|_| (header.weights_offset as usize).is_multiple_of(ALIGN))
+            .ok_or(Error::Header { what: "weights section" })?,
+        decoded: &[],
+    })
 }
 
 /// `count` records at `offset`, inside of the file, behind the header and aligned.

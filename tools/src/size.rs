@@ -1,4 +1,4 @@
-//! `cargo xtask size`: what a model's program takes on a core.
+//! `cargo xtask size`: what a model's program takes on a core. It was checked when it was built, so no checks are linked.
 
 use crate::ToolError;
 use crate::core::Core;
@@ -25,8 +25,6 @@ pub struct CodeSize {
     /// Functions and tables whose names begin with the runtime's; with link-time optimization small ones are inlined into their callers
     /// and counted there.
     pub runtime: u64,
-    /// Of it what [`Model::parse`] alone needs.
-    pub checks: u64,
     /// All of the program, the model apart.
     pub program: u64,
 }
@@ -41,17 +39,9 @@ pub fn code_size(elf: &Path) -> Result<CodeSize, ToolError> {
         .map(|s| (format!("{:#}", rustc_demangle::demangle(s.name().unwrap_or(""))), s.size()))
         .filter(|(name, _)| name.trim_start_matches(['<', '&']).starts_with("pith::"))
         .collect();
-    let is_check = |name: &str| CHECKS.iter().any(|part| name.contains(part));
     let section = |name: &str| object.section_by_name(name).map_or(0, |s| s.size());
-    Ok(CodeSize {
-        runtime: symbols.iter().map(|(_, size)| size).sum(),
-        checks: symbols.iter().filter(|(name, _)| is_check(name)).map(|(_, size)| size).sum(),
-        program: section(".text") + section(".rodata"),
-    })
+    Ok(CodeSize { runtime: symbols.iter().map(|(_, size)| size).sum(), program: section(".text") + section(".rodata") })
 }
-
-/// Parts of the names of what [`Model::parse`] alone needs.
-const CHECKS: [&str; 5] = ["pith::check::", "pith::uses::", "::new_checked", "::crc32", "::runs_in_place"];
 
 /// The verb: a row per core.
 pub fn run(args: &Args) -> Result<(), ToolError> {
@@ -69,15 +59,11 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
             core.name().into(),
             machine.target.into(),
             grouped(size.runtime),
-            grouped(size.checks),
             grouped(size.program),
             grouped(file.as_bytes().len() as u64),
             grouped(model.arena_bytes() as u64),
         ]);
     }
-    print!(
-        "{}",
-        table(&["core", "target", "runtime code B", "of it checks B", "program B", "model B", "arena B"], &rows)
-    );
+    print!("{}", table(&["core", "target", "runtime code B", "program B", "model B", "arena B"], &rows));
     Ok(())
 }

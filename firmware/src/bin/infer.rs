@@ -13,7 +13,7 @@ use pith::format::tensor::Constant;
 use pith::{Aligned, Engine, Model, uses};
 use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostError, HostFile, exit};
-use pith_firmware::model::{ARENA_BYTES, DECODED_BYTES, USES, file, inputs};
+use pith_firmware::model::{ARENA_BYTES, DECODED_BYTES, USES, inputs, model};
 use pith_firmware::stack::Gauge;
 use pith_firmware::{NoPin, run_marked};
 
@@ -38,7 +38,7 @@ fn run() -> Result<(), &'static str> {
     let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
     #[cfg(feature = "helium")]
     pith_firmware::vector::switch_on(&mut core.SCB);
-    let model = Model::parse_using::<USES>(file()).map_err(|_| "the model is not valid")?;
+    let model = model();
     let arena =
         cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
     let counter = Counter::systick(&mut core.SYST);

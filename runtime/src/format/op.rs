@@ -5,6 +5,7 @@
 //! result is rounded once by [`crate::fixed`] and clamped to `act_min ..= act_max` (or to int8).
 
 use super::MAX_RANK;
+use crate::uses::{self, has};
 use bytemuck::{Pod, Zeroable};
 
 /// What every operator record begins with.
@@ -416,24 +417,29 @@ pub const HEAD_BYTES: usize = size_of::<Head>();
 impl<'a> Op<'a> {
     /// The record at the start of `bytes`, none if it is cut off, of unknown kind or of the wrong length. `bytes` lie at a multiple of 4.
     pub fn parse(bytes: &'a [u8]) -> Option<(Head, Op<'a>)> {
+        Op::parse_using::<{ uses::ALL }>(bytes)
+    }
+
+    /// As [`Op::parse`]; none also where `USES` has no such operator, see [`crate::uses`].
+    pub fn parse_using<const USES: u64>(bytes: &'a [u8]) -> Option<(Head, Op<'a>)> {
         let head: Head = bytemuck::pod_read_unaligned(bytes.get(..HEAD_BYTES)?);
         let body = bytes.get(HEAD_BYTES..head.record_bytes as usize)?;
         let op = match head.kind {
-            kind::CONV => Op::Conv(read(body)?),
-            kind::DEPTHWISE => Op::Depthwise(read(body)?),
-            kind::CONV_TRANSPOSE => Op::ConvTranspose(read(body)?),
-            kind::LINEAR => Op::Linear(read(body)?),
-            kind::ADD => Op::Add(read(body)?),
-            kind::MUL => Op::Mul(read(body)?),
-            kind::LOOKUP => Op::Lookup(read(body)?),
-            kind::PRELU => Op::PRelu(read(body)?),
-            kind::MAX_POOL => Op::MaxPool(read(body)?),
-            kind::AVERAGE_POOL => Op::AveragePool(read(body)?),
-            kind::MEAN => Op::Mean(read(body)?),
-            kind::SOFTMAX => Op::Softmax(read(body)?),
-            kind::PAD => Op::Pad(read(body)?),
-            kind::REARRANGE => Op::Rearrange(read(body)?),
-            kind::CONCAT => {
+            kind::CONV if const { has(USES, kind::CONV) } => Op::Conv(read(body)?),
+            kind::DEPTHWISE if const { has(USES, kind::DEPTHWISE) } => Op::Depthwise(read(body)?),
+            kind::CONV_TRANSPOSE if const { has(USES, kind::CONV_TRANSPOSE) } => Op::ConvTranspose(read(body)?),
+            kind::LINEAR if const { has(USES, kind::LINEAR) } => Op::Linear(read(body)?),
+            kind::ADD if const { has(USES, kind::ADD) } => Op::Add(read(body)?),
+            kind::MUL if const { has(USES, kind::MUL) } => Op::Mul(read(body)?),
+            kind::LOOKUP if const { has(USES, kind::LOOKUP) } => Op::Lookup(read(body)?),
+            kind::PRELU if const { has(USES, kind::PRELU) } => Op::PRelu(read(body)?),
+            kind::MAX_POOL if const { has(USES, kind::MAX_POOL) } => Op::MaxPool(read(body)?),
+            kind::AVERAGE_POOL if const { has(USES, kind::AVERAGE_POOL) } => Op::AveragePool(read(body)?),
+            kind::MEAN if const { has(USES, kind::MEAN) } => Op::Mean(read(body)?),
+            kind::SOFTMAX if const { has(USES, kind::SOFTMAX) } => Op::Softmax(read(body)?),
+            kind::PAD if const { has(USES, kind::PAD) } => Op::Pad(read(body)?),
+            kind::REARRANGE if const { has(USES, kind::REARRANGE) } => Op::Rearrange(read(body)?),
+            kind::CONCAT if const { has(USES, kind::CONCAT) } => {
                 let (concat, inputs) = body.split_at_checked(size_of::<Concat>())?;
                 let concat: Concat = read(concat)?;
                 let inputs: &[ConcatInput] = bytemuck::try_cast_slice(inputs).ok()?;
@@ -442,8 +448,8 @@ impl<'a> Op<'a> {
                 }
                 Op::Concat(concat, inputs)
             }
-            kind::RESIZE_NEAREST => Op::ResizeNearest(read(body)?),
-            kind::RESIZE_BILINEAR => Op::ResizeBilinear(read(body)?),
+            kind::RESIZE_NEAREST if const { has(USES, kind::RESIZE_NEAREST) } => Op::ResizeNearest(read(body)?),
+            kind::RESIZE_BILINEAR if const { has(USES, kind::RESIZE_BILINEAR) } => Op::ResizeBilinear(read(body)?),
             _ => return None,
         };
         Some((head, op))

@@ -1086,10 +1086,10 @@ pub fn expand_rows<const USES: u64>(
         return 0;
     }
     let kernel = match (bits, pixels) {
-        (8, 3) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x3,
-        (8, _) if has_blocks(USES, Layout::Pairs, 8) => expand_s8_x1,
-        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => expand_s4_x3,
-        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => expand_s2_x3,
+        (8, 3) if const { has_blocks(USES, Layout::Pairs, 8) } => expand_s8_x3,
+        (8, _) if const { has_blocks(USES, Layout::Pairs, 8) } => expand_s8_x1,
+        (4, 3) if const { has_blocks(USES, Layout::Pairs, 4) } => expand_s4_x3,
+        (2, 3) if const { has_blocks(USES, Layout::Pairs, 2) } => expand_s2_x3,
         _ => expand_x1,
     };
     let call = RowsCall { odd: k / 4 % 2, ..RowsCall::new(to.as_mut_ptr().wrapping_add(start), quads, rows) };

@@ -158,6 +158,9 @@ fn six_cores_give_the_desktop_bytes() {
                 model.arena_bytes()
             );
             assert!(run.arena_touched <= model.arena_bytes(), "{name} on {}", core.name());
+            // Measured 6 to 14 KB.
+            let limit = if name == "ad01" { 8 << 10 } else { 16 << 10 };
+            assert!(core != Core::M4 || run.code_bytes <= limit, "{name}: {} B of code", run.code_bytes);
         });
     }
 }

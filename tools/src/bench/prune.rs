@@ -105,6 +105,14 @@ struct Subject {
     shares: Vec<f64>,
 }
 
+/// How a network is fed and how far it is pruned.
+struct Settings {
+    /// Of the pictures' values.
+    scale: f64,
+    augment: Augment,
+    shares: Vec<f64>,
+}
+
 /// The verb.
 pub fn run(args: &Args) -> Result<bool, ToolError> {
     let recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path)).map_err(failed)?;
@@ -222,30 +230,41 @@ impl Subject {
                 return Ok(None);
             }
         };
-        let graph = trainable(graph);
-        let slots = input_slots(&graph);
-        let classes = graph.outputs.first().map_or(0, |p| graph.shape(p.tensor).iter().product());
-        let load = |path: &Path| data::load(path, &slots, None, classes).map_err(failed);
-        let (mut train, mut test) = (load(&train)?, load(&test)?);
-        if name == "kws_ref" {
-            (train, test) = halves(train, test);
-        }
-        truncate(&mut train, args.samples.unwrap_or(usize::MAX));
-        let affine = (scale != 1.0).then(|| (vec![scale as f32], vec![0.0f32]));
-        let affine = affine.map(|(s, b)| {
-            let channels = slots[0].shape.last().copied().unwrap_or(1);
-            (s.repeat(channels), b.repeat(channels))
-        });
-        let mut subject = Subject { graph, train, test, affine, augment, shares };
+        let settings = Settings { scale, augment, shares };
+        let mut subject = Subject::with_data(name, trainable(graph), [&train, &test], args, &settings)?;
         if from_scratch {
-            let name = format!("prune-{name}-{}-{}.onnx", subject.train.samples.len(), args.scratch_epochs);
-            subject.train_from_scratch(&args.out.join(name), args.scratch_epochs)?;
+            let file = format!("prune-{name}-{}-{}.onnx", subject.train.samples.len(), args.scratch_epochs);
+            let trained = subject.trained_from_scratch(&args.out.join(file), args.scratch_epochs)?;
+            // An exported network takes its pictures in ONNX's layout.
+            subject = Subject::with_data(name, trained, [&train, &test], args, &settings)?;
         }
         Ok(Some(subject))
     }
 
-    /// Trains the network, or takes what an earlier run has left at `path`.
-    fn train_from_scratch(&mut self, path: &Path, epochs: usize) -> Result<(), ToolError> {
+    fn with_data(
+        name: &str,
+        graph: Graph,
+        sets: [&Path; 2],
+        args: &Args,
+        settings: &Settings,
+    ) -> Result<Subject, ToolError> {
+        let slots = input_slots(&graph);
+        let classes = graph.outputs.first().map_or(0, |p| graph.shape(p.tensor).iter().product());
+        let load = |path: &Path| data::load(path, &slots, None, classes).map_err(failed);
+        let (mut train, mut test) = (load(sets[0])?, load(sets[1])?);
+        if name == "kws_ref" {
+            (train, test) = halves(train, test);
+        }
+        truncate(&mut train, args.samples.unwrap_or(usize::MAX));
+        let affine = (settings.scale != 1.0).then(|| {
+            let channels = slots[0].shape.last().copied().unwrap_or(1);
+            (vec![settings.scale as f32; channels], vec![0.0f32; channels])
+        });
+        Ok(Subject { graph, train, test, affine, augment: settings.augment, shares: settings.shares.clone() })
+    }
+
+    /// The network after training, or what an earlier run has left at `path`.
+    fn trained_from_scratch(&self, path: &Path, epochs: usize) -> Result<Graph, ToolError> {
         if !path.exists() {
             let train = TrainOptions { epochs, augment: self.augment, ..TrainOptions::default() };
             let graph = self.fine_tuned(&path.display().to_string(), &train)?;
@@ -254,8 +273,7 @@ impl Subject {
             }
             write_whole(path, &onnx::encode(&graph).map_err(failed)?).map_err(failed)?;
         }
-        self.graph = trainable(onnx::import(path).map_err(failed)?);
-        Ok(())
+        Ok(trainable(onnx::import(path).map_err(failed)?))
     }
 
     /// Shares and methods, the whole network first.
