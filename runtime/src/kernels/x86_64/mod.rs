@@ -73,6 +73,7 @@ mod sse2;
 use super::lanes::{Shape, Table};
 use crate::isa::Isa;
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// The kernels of a set, if this machine has it.
 pub fn table(isa: Isa) -> Option<&'static Table> {
@@ -143,6 +144,19 @@ static AMX: Table = entries!(amx::SHAPE, avx512, amx::matrix);
 
 /// Whether the processor has a set and the system keeps its registers.
 fn has(isa: Isa) -> bool {
+    /// Sets that were looked for, a bit each, and above them those that were found: CPUID takes microseconds in a virtual machine.
+    static KNOWN: AtomicU32 = AtomicU32::new(0);
+    let (sought, found) = (1 << isa as u32, 1 << (16 + isa as u32));
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known & sought != 0 {
+        return known & found != 0;
+    }
+    let is_there = look_for(isa);
+    KNOWN.fetch_or(if is_there { sought | found } else { sought }, Ordering::Relaxed);
+    is_there
+}
+
+fn look_for(isa: Isa) -> bool {
     let bit = |word: u32, bit: u32| word >> bit & 1 == 1;
     if isa == Isa::Sse2 {
         return true;
