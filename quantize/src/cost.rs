@@ -97,6 +97,12 @@ impl CostTable {
         if unknown.is_empty() { Ok(sum) } else { Err(unknown) }
     }
 
+    /// The factors of an operator's kernel for int8 weights, by [`features`]' name.
+    pub fn factors(&self, op: &str) -> Option<Features> {
+        let find = |bits: u8| self.kernel.iter().find(|k| k.op == op && k.bits == bits);
+        find(8).or_else(|| find(OTHER)).map(Kernel::factors)
+    }
+
     /// Whether the set has a kernel of its own for convolutions of this width.
     pub fn has_kernel(&self, bits: u8) -> bool {
         self.kernel.iter().any(|k| k.op == "conv" && k.bits == bits)

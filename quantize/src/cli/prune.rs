@@ -1,6 +1,7 @@
 //! `quantize prune`: a trained network and data → a smaller network, as an ONNX file again.
 
 use super::Failure;
+use super::build::target as chip;
 use super::input::{Ports, PreprocessArgs, number, spaced};
 use super::output::{Progress, check_folder, write_whole};
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
@@ -17,6 +18,7 @@ use crate::recipe::Recipe;
 use crate::report::layers::{Layer, Summary};
 use crate::report::prune_svg::{channels_svg, trajectory_svg};
 use crate::report::{grouped, json, table};
+use crate::target::Target as Chip;
 use crate::train::{Teacher, accuracy};
 use ndarray::ArrayD;
 use serde::Serialize;
@@ -79,6 +81,12 @@ pub(super) struct PruneArgs {
     /// Bytes that int8 weights may take, such as 60K
     #[arg(long, value_parser = count, group = "budget")]
     bytes: Option<u64>,
+    /// Instructions of a run that stay, as predicted for --on: a share below 1, or a number
+    #[arg(long, value_parser = amount, group = "budget", requires = "on")]
+    instructions: Option<Amount>,
+    /// Core or board (cortex-m4, nucleo-l4r5zi, ...) of --instructions
+    #[arg(long, value_name = "TARGET", value_parser = chip, requires = "instructions")]
+    on: Option<Chip>,
     /// What pulls groups to zero [default: wgsef]
     #[arg(long, value_enum, requires = "budget")]
     method: Option<Method>,
@@ -156,6 +164,10 @@ impl PruneArgs {
             .or(self.macs.map(|a| share_of(a, Target::MacsShare, Target::Macs)))
             .or(self.parameters.map(|a| share_of(a, Target::ParametersShare, Target::Parameters)))
             .or(self.bytes.map(Target::Bytes))
+            .or(self.instructions.zip(self.on.as_ref()).map(|(amount, on)| match amount {
+                Amount::Share(share) => Target::InstructionsShare(share, on.isa),
+                Amount::Count(count) => Target::Instructions(count, on.isa),
+            }))
     }
 
     fn method_name(&self, base: &PruneOptions) -> String {
@@ -258,7 +270,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     recipe.preprocess = args.preprocess.over(&recipe.preprocess);
     let Some(target) = args.prune.target() else {
-        return Err(Failure::new("no budget; give --sparsity, --per-layer, --macs, --parameters or --bytes"));
+        return Err(Failure::new(
+            "no budget; give --sparsity, --per-layer, --macs, --parameters, --bytes or --instructions",
+        ));
     };
     let graph = trainable(onnx::import(&args.model)?);
     let ports = Ports::of_graph(&graph);

@@ -7,11 +7,16 @@
 //!
 //! Bytes are those of int8 weights and 32-bit biases. A layer that lost blocks is stored as blocks, each with an index of two bytes, or
 //! dense, whichever is smaller. Single weights save no MACs, and bytes only once a code compresses them; they count as if it did so ideally.
+//!
+//! Instructions are those that [`crate::cost`] predicts for int8 weights on a core, of layers with weights whose kernel it knows. There a channel saves
+//! its outputs and patches beside its MACs, so that narrow layers are dearer than their MACs say.
 
 use super::branches::branches;
 use super::channels::{Channels, Reading, reading};
 use super::groups::{Groups, Kind, fan_in};
+use crate::cost::{CostTable, Features};
 use crate::graph::{Graph, Node, Op, eval};
+use pith::Isa;
 use std::collections::BTreeSet;
 
 /// Bytes of a kept block's index.
@@ -28,6 +33,8 @@ pub struct Cost {
     pub parameters: u64,
     /// What they take as int8 weights and 32-bit biases, indices of blocks included.
     pub weight_bytes: u64,
+    /// Predicted instructions of layers on the core that [`Costs::on`] names, 0 without one.
+    pub instructions: u64,
 }
 
 /// What is limited.
@@ -41,6 +48,8 @@ pub enum Budget {
     Parameters,
     /// [`Cost::weight_bytes`].
     Bytes,
+    /// [`Cost::instructions`].
+    Instructions,
 }
 
 impl Budget {
@@ -50,6 +59,7 @@ impl Budget {
             Budget::Macs => cost.macs,
             Budget::Parameters => cost.parameters,
             Budget::Bytes => cost.weight_bytes,
+            Budget::Instructions => cost.instructions,
         }
     }
 }
@@ -61,6 +71,7 @@ impl std::fmt::Display for Budget {
             Budget::Macs => "MACs",
             Budget::Parameters => "parameters",
             Budget::Bytes => "weight bytes",
+            Budget::Instructions => "instructions",
         })
     }
 }
@@ -75,6 +86,10 @@ struct Layer {
     /// 1 if filters have biases.
     bias: u64,
     full: Remaining,
+    /// Its kernel's name in cost tables, empty if it has none.
+    kernel: &'static str,
+    /// Instructions of a MAC, an output, a byte of a patch, a position, a call.
+    factors: Features,
 }
 
 /// What is left of a layer, or what a group takes from it.
@@ -160,6 +175,15 @@ impl Costs {
         costs
     }
 
+    /// The same, with the instructions of a core whose kernels were measured.
+    pub fn on(mut self, isa: Option<Isa>) -> Costs {
+        let table = isa.and_then(CostTable::of);
+        for layer in &mut self.layers {
+            layer.factors = table.and_then(|table| table.factors(layer.kernel)).unwrap_or_default();
+        }
+        self
+    }
+
     /// What the network costs with these groups. Equal to the cost of the graph that [`super::remove::remove`] makes where groups are
     /// channels, but that a node which only several residual branches share is counted until they are removed.
     pub fn total(&self, kept: &[bool]) -> Cost {
@@ -216,6 +240,7 @@ impl Costs {
             total.macs += cost.macs;
             total.parameters += cost.parameters;
             total.weight_bytes += cost.weight_bytes;
+            total.instructions += cost.instructions;
         }
         total
     }
@@ -225,8 +250,15 @@ impl Costs {
         let layer = &self.layers[l];
         let dense = layer.taps * r.inputs * r.outputs;
         let (weights, biases) = (dense - r.lost, layer.bias * r.outputs);
+        let macs = layer.positions * if self.kind == Kind::Weight { dense } else { weights };
+        let patch = if layer.taps > 1 { layer.positions * layer.taps * r.inputs } else { 0 };
+        let features = [macs, layer.positions * r.outputs, patch, layer.positions, 1].map(|n| n as f64);
+        // A layer without channels is none.
+        let is_there = r.inputs > 0 && r.outputs > 0;
+        let instructions = layer.factors.iter().zip(features).map(|(a, b)| a * b).sum::<f64>();
         Cost {
-            macs: layer.positions * if self.kind == Kind::Weight { dense } else { weights },
+            instructions: if is_there { instructions.round() as u64 } else { 0 },
+            macs,
             parameters: weights + biases,
             weight_bytes: weights + BIAS_BYTES * biases + INDEX_BYTES * (self.blocks[l] - r.lost_blocks),
         }
@@ -267,7 +299,19 @@ fn layer(graph: &Graph, node: &Node) -> Option<Layer> {
         _ => return None,
     };
     let macs = eval::macs(&node.op, graph.shape(*node.inputs.first()?), graph.shape(node.output));
+    let kernel = match &node.op {
+        Op::Conv2d { window, groups: 1, .. } if window.dilation == [1; 2] => "conv",
+        Op::Conv2d { window, groups, .. } if *groups == outputs && inputs == 1 => match window.kernel {
+            [3, 3] => "depthwise_3x3",
+            _ => "depthwise",
+        },
+        Op::Conv2d { .. } => "conv_generic",
+        Op::Linear { .. } => "linear",
+        _ => "",
+    };
     Some(Layer {
+        kernel,
+        factors: Features::default(),
         positions: macs / weights.max(1) as u64,
         taps: (weights / (inputs * outputs).max(1)) as u64,
         bias,
@@ -416,6 +460,26 @@ mod tests {
                 assert_eq!(got, expected, "case {case}, {kind}");
                 assert_eq!(costs.total(&vec![true; groups.len()]), all, "case {case}, {kind}");
             }
+        }
+    }
+
+    #[test]
+    fn instructions_are_those_of_the_table() {
+        let mut r = Random(24);
+        for _ in 0..20 {
+            let graph = network(&mut r);
+            let Ok(groups) = Groups::find(&graph, Kind::Filter) else { continue };
+            let costs = Costs::new(&graph, &groups).on(Some(Isa::ArmDsp));
+            let whole = costs.total(&vec![true; groups.len()]);
+            let kept = random_kept(&mut r, &groups);
+            let less = costs.total(&kept);
+            assert!(0 < less.instructions && less.instructions <= whole.instructions);
+            // Of the removed graph it is the same.
+            let removed = remove(graph.clone(), &groups, &kept);
+            let groups = Groups::find(&removed, Kind::Filter).unwrap();
+            let costs = Costs::new(&removed, &groups).on(Some(Isa::ArmDsp));
+            assert_eq!(costs.total(&vec![true; groups.len()]).instructions, less.instructions);
+            assert_eq!(costs.on(None).total(&vec![true; groups.len()]).instructions, 0);
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::cost::{Budget, Costs, State};
 use super::groups::{Groups, Kind};
+use pith::Isa;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -27,6 +28,20 @@ pub enum Target {
     Parameters(u64),
     /// At most so many bytes of weights.
     Bytes(u64),
+    /// At most this share of the predicted instructions on a core.
+    InstructionsShare(f64, Isa),
+    /// At most so many predicted instructions on a core.
+    Instructions(u64, Isa),
+}
+
+impl Target {
+    /// The core whose instructions are limited.
+    pub fn isa(&self) -> Option<Isa> {
+        match *self {
+            Target::InstructionsShare(_, isa) | Target::Instructions(_, isa) => Some(isa),
+            _ => None,
+        }
+    }
 }
 
 /// Why a target cannot be met.
@@ -46,6 +61,11 @@ pub enum BudgetError {
         /// With what that is.
         why: &'static str,
     },
+    /// A core whose instructions are not known.
+    #[error(
+        "no instructions were measured on this core; choose cortex-m0, -m3, -m4, -m7, -m33 or -m55, or a board with one"
+    )]
+    Core,
     /// A share that is none.
     #[error("{what} is {value}; choose {range}")]
     Share {
@@ -111,7 +131,12 @@ pub fn select(score: &[f64], costs: &Costs, target: Target, groups: &Groups) -> 
         Target::ParametersShare(f) => part("the share of parameters", f, Budget::Parameters)?,
         Target::Parameters(n) => (Budget::Parameters, n),
         Target::Bytes(n) => (Budget::Bytes, n),
+        Target::InstructionsShare(f, _) => part("the share of instructions", f, Budget::Instructions)?,
+        Target::Instructions(n, _) => (Budget::Instructions, n),
     };
+    if budget == Budget::Instructions && all.measure(budget) == 0 {
+        return Err(BudgetError::Core);
+    }
     let mut chosen = all.clone();
     if !chosen.lower(budget, limit, 0..groups.len(), |j, _| score[j]) {
         // By score it ended too high; by savings alone it ends lowest.
@@ -264,7 +289,7 @@ mod tests {
             let graph = network(&mut r);
             for kind in KINDS {
                 if let Ok(groups) = Groups::find(&graph, kind) {
-                    let costs = Costs::new(&graph, &groups);
+                    let costs = Costs::new(&graph, &groups).on(Some(Isa::ArmDsp));
                     check(&graph, &groups, &costs, &groups.norms(&graph.theta()));
                 }
             }
@@ -305,9 +330,10 @@ mod tests {
                 (Budget::Macs, Target::Macs(all.macs / 4)),
                 (Budget::Parameters, Target::ParametersShare(0.3)),
                 (Budget::Bytes, Target::Bytes(all.weight_bytes / 2)),
+                (Budget::Instructions, Target::InstructionsShare(0.5, Isa::ArmDsp)),
             ] {
                 let limit = match target {
-                    Target::MacsShare(_) | Target::Bytes(_) => budget.of(all, 0) / 2,
+                    Target::MacsShare(_) | Target::Bytes(_) | Target::InstructionsShare(..) => budget.of(all, 0) / 2,
                     Target::Macs(n) => n,
                     _ => (budget.of(all, 0) as f64 * 0.3) as u64,
                 };

@@ -133,7 +133,7 @@ pub fn prune(
     let normed = with_norms(graph, data, Balance::Layer).map_err(TrainError::from)?;
     let graph = &normed.graph;
     let groups = Groups::find(graph, kind)?;
-    let costs = Costs::new(graph, &groups);
+    let costs = Costs::new(graph, &groups).on(target.isa());
     // An impossible budget is refused before anything is trained.
     select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
     let before = costs.total(&vec![true; groups.len()]);
@@ -159,7 +159,7 @@ pub fn prune_post_training(
 ) -> Result<Pruned, PruneError> {
     let graph = simplify(graph.clone());
     let groups = Groups::find(&graph, kind)?;
-    let costs = Costs::new(&graph, &groups);
+    let costs = Costs::new(&graph, &groups).on(target.isa());
     let norms = groups.norms(&graph.theta());
     let kept = select(&worth(&groups, &norms), &costs, target, &groups)?;
     let masked = mask(graph.clone(), &groups, &kept);
