@@ -38,12 +38,6 @@ fn generate() -> Result<(), Box<dyn Error>> {
         return Err("the slots overlap the program's flash".into());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let map = format!(
-        "MEMORY\n{{\n  FLASH : ORIGIN = {:#x}, LENGTH = {:#x}\n  RAM : ORIGIN = {:#x}, LENGTH = {:#x}\n}}\n",
-        flash.0, flash.1, ram.0, ram.1
-    );
-    let sections = if Path::new("sections.x").exists() { fs::read_to_string("sections.x")? } else { String::new() };
-    fs::write(out.join("memory.x"), map + &sections)?;
     let name = env::var("CARGO_PKG_NAME")?;
     fs::write(
         out.join("board.rs"),
@@ -65,7 +59,17 @@ fn generate() -> Result<(), Box<dyn Error>> {
         Some(listed) => listed?.iter().map(|script| script.as_str().map(String::from)).collect(),
         None => Some(vec!["link.x".into(), "defmt.x".into()]),
     };
-    for script in scripts.ok_or("the field link is no list of texts")? {
+    let scripts = scripts.ok_or("the field link is no list of texts")?;
+    // Only cortex-m-rt's script asks for a map, and another's own must not be hidden.
+    if scripts.iter().any(|script| script == "link.x") {
+        let map = format!(
+            "MEMORY\n{{\n  FLASH : ORIGIN = {:#x}, LENGTH = {:#x}\n  RAM : ORIGIN = {:#x}, LENGTH = {:#x}\n}}\n",
+            flash.0, flash.1, ram.0, ram.1
+        );
+        let sections = if Path::new("sections.x").exists() { fs::read_to_string("sections.x")? } else { String::new() };
+        fs::write(out.join("memory.x"), map + &sections)?;
+    }
+    for script in scripts {
         println!("cargo::rustc-link-arg-bins=-T{script}");
     }
     println!("cargo::rustc-link-arg-bins=--nmagic");

@@ -19,12 +19,26 @@ pub mod host;
 #[cfg(feature = "emulator")]
 pub mod model;
 pub mod register;
+#[cfg(feature = "emulator")]
+pub mod replay;
+#[cfg(target_arch = "arm")]
+pub mod sleep;
 pub mod stack;
 #[cfg(feature = "helium")]
 pub mod vector;
 
 use embedded_hal::digital::OutputPin;
 use pith::Engine;
+
+/// What panic-probe is on Arm: the log says why, and the program stands still.
+#[cfg(all(feature = "probe", not(feature = "emulator"), target_arch = "riscv32"))]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    defmt::error!("{}", defmt::Display2Format(info));
+    loop {
+        core::hint::spin_loop();
+    }
+}
 
 /// What a board gives to `serve`: once, by `board::take`.
 #[derive(Debug)]

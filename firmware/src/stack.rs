@@ -8,8 +8,8 @@ const PAINT: u32 = 0xC5C5_C5C5;
 const LIMIT: usize = 48 * 1024;
 
 unsafe extern "C" {
-    /// End of static data, from the linker script of cortex-m-rt or esp-hal.
-    #[cfg_attr(target_arch = "riscv32", link_name = "_stack_end")]
+    /// End of static data, from the linker script of cortex-m-rt, or a little above it the word of esp-hal's that traps who writes it.
+    #[cfg_attr(target_arch = "riscv32", link_name = "__stack_chk_guard")]
     static mut __sheap: u32;
 
     /// Where the stack begins, from the same script.
@@ -29,7 +29,8 @@ impl Gauge {
     pub fn paint() -> Gauge {
         let marker = 0u32;
         let top = (&raw const marker as usize - 64) & !3;
-        let bottom = ((&raw const __sheap as usize + 3) & !3).max(top.saturating_sub(LIMIT));
+        // Above the first word, which may be the guard.
+        let bottom = ((&raw const __sheap as usize + 7) & !3).max(top.saturating_sub(LIMIT));
         for address in (bottom..top).step_by(4) {
             // SAFETY: the words lie between the end of static data and 64 bytes below this frame: RAM that neither statics nor any
             // live frame uses; an interrupt's frame that was there has ended.

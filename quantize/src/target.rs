@@ -50,10 +50,12 @@ const CORES: [(&str, Isa); 9] = [
 ];
 
 /// Boards that come with the command.
-const BOARDS: [(&str, &str); 11] = [
+const BOARDS: [(&str, &str); 13] = [
     ("nucleo-l4r5zi", include_str!("../targets/nucleo-l4r5zi.toml")),
     ("nucleo-f446re", include_str!("../targets/nucleo-f446re.toml")),
     ("stm32f405", include_str!("../targets/stm32f405.toml")),
+    ("netduinoplus2", include_str!("../targets/stm32f405.toml")),
+    ("stm32f4-discovery", include_str!("../targets/stm32f405.toml")),
     ("nrf52840-dk", include_str!("../targets/nrf52840-dk.toml")),
     ("microbit", include_str!("../targets/microbit.toml")),
     ("rp2040-pico", include_str!("../targets/rp2040-pico.toml")),

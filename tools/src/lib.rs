@@ -7,6 +7,7 @@
 //! - [`device`]: boards at the other end of a line, emulated ones included: `boards`, `verify`, `profile`;
 //! - [`size`]: code and memory of a model's program;
 //! - [`mod@bench`]: instructions and times beside other engines;
+//! - [`gestures`]: what an accelerometer would feel, to train the example of a sensor on;
 //! - [`results`]: the README's table, over the [`networks`] at hand.
 
 use clap::{Parser, Subcommand};
@@ -17,6 +18,7 @@ pub mod bench;
 pub mod cases;
 pub mod core;
 pub mod device;
+pub mod gestures;
 pub mod networks;
 pub mod qemu;
 pub mod results;
@@ -63,6 +65,8 @@ enum Verb {
     Profile(device::profile::Args),
     /// Pith beside other engines: instructions on emulated cores, time on this machine
     Bench(bench::Args),
+    /// Synthetic gestures of an accelerometer: sets, an untrained network, a recording
+    Gestures(gestures::Args),
     /// The README's table of results
     Results,
 }
@@ -79,6 +83,7 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Verify(args) => device::verify::run(&args),
         Verb::Profile(args) => device::profile::run(&args).map(|()| true),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Gestures(args) => gestures::run(&args).map(|()| true),
         Verb::Results => results::run().map(|()| true),
     }
 }
@@ -89,7 +94,7 @@ pub fn root() -> &'static Path {
 }
 
 /// Whether a program is there and answers `--version`.
-pub fn has(program: &str) -> bool {
+pub fn has(program: impl AsRef<std::ffi::OsStr>) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success())
 }
 

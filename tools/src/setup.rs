@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Targets of firmware, portability builds and the emulated suite.
-pub const TARGETS: [&str; 8] = [
+pub const TARGETS: [&str; 9] = [
     "thumbv6m-none-eabi",
     "thumbv7m-none-eabi",
     "thumbv7em-none-eabihf",
     "thumbv8m.main-none-eabi",
     "riscv32imac-unknown-none-elf",
+    "riscv32imc-unknown-none-elf",
     "wasm32-unknown-unknown",
     "aarch64-unknown-linux-gnu",
     "thumbv7em-none-eabi",

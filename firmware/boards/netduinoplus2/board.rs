@@ -9,6 +9,14 @@ use pith_firmware::Parts;
 use pith_firmware::counter::Counter;
 use pith_firmware::flash::{Controller, Flash};
 use pith_firmware::register::Register;
+#[cfg(feature = "emulator")]
+use pith_firmware::{
+    Senses,
+    replay::{Lamp, Recording, senses},
+    sleep::Sleep,
+};
+#[cfg(feature = "emulator")]
+use pith_sensing::replay::Replay;
 
 include!(concat!(env!("OUT_DIR"), "/board.rs"));
 
@@ -54,6 +62,13 @@ pub fn take() -> Parts<Line, Flash<Sectors>> {
     // checks; only this function makes such a value, and programs call it once, for their slots.
     let store = unsafe { Flash::new(Sectors(()), SLOTS, SLOTS_BYTES) };
     Parts { line: Line(()), store, counter: Counter::of_core(&mut core) }
+}
+
+/// A recorded accelerometer, a light in the log, sleep on the clock that the emulated core has: 168 MHz, whatever its registers say; once.
+#[cfg(feature = "emulator")]
+pub fn sense() -> Senses<Replay<Recording>, Lamp, Sleep> {
+    let core = cortex_m::Peripherals::take().expect("senses are taken once");
+    senses(Sleep::new(core.SYST, 168_000_000))
 }
 
 /// USART1.

@@ -58,7 +58,7 @@ fn programs_of_all_boards_fit_their_flash() {
             println!("skipped: no target {}; cargo xtask setup adds it", board.target);
             continue;
         }
-        let bytes = board.program_bytes().unwrap();
+        let bytes = board.program_bytes("serve").unwrap();
         println!("{}: {bytes} B", board.name);
         assert!(bytes > 10_000 && bytes < board.flash.bytes as u64, "{}: {bytes} B", board.name);
     }

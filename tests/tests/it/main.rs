@@ -13,4 +13,5 @@ mod parity;
 mod pipeline;
 mod prune;
 mod search;
+mod sensor;
 mod training;

@@ -33,8 +33,10 @@ pub struct Board {
     pub target: String,
     /// Core, as `quantize --target` names it.
     pub core: String,
-    /// As probe-rs names it.
-    pub chip: String,
+    /// As probe-rs names it, if it does.
+    pub chip: Option<String>,
+    /// A word that says which chip it is.
+    pub identity: Option<ChipWord>,
     /// The debug probe that it is flashed with.
     pub probe: String,
     /// Where its line is, for whoever plugs it in.
@@ -69,6 +71,47 @@ pub struct Region {
     /// Bytes that are erased together, of flash that programs write.
     #[serde(default)]
     pub erase: usize,
+    /// Where it begins for who flashes it, if it is mapped elsewhere.
+    flashed_at: Option<u32>,
+}
+
+/// What a register or a word of a chip holds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChipWord {
+    /// Where it is.
+    pub address: u32,
+    /// The bits that say it.
+    pub mask: u32,
+    /// What they are.
+    pub value: u32,
+}
+
+impl Region {
+    /// Where the region begins for who flashes it.
+    pub fn flashed_at(&self) -> u32 {
+        self.flashed_at.unwrap_or(self.origin)
+    }
+}
+
+/// What is read of a board's `Cargo.toml`.
+#[derive(Deserialize)]
+struct Package {
+    #[serde(default)]
+    bin: Vec<Bin>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Bin {
+    name: String,
+    #[serde(default)]
+    required_features: Vec<String>,
+}
+
+/// The feature of a board's package that its programs are built with.
+fn feature(is_emulated: bool) -> &'static str {
+    if is_emulated { "emulator" } else { "probe" }
 }
 
 /// Emulated boards are named with this before the board's name.
@@ -135,9 +178,21 @@ impl Board {
         })
     }
 
-    /// Flash that `serve` takes, as it is for a board that is not emulated.
-    pub fn program_bytes(&self) -> Result<u64, ToolError> {
-        Ok(code_size(&self.build("serve", false)?)?.program)
+    /// Flash that a program takes, as it is for a board that is not emulated.
+    pub fn program_bytes(&self, program: &str) -> Result<u64, ToolError> {
+        Ok(code_size(&self.build(program, false)?)?.program)
+    }
+
+    /// The programs that its package names, apart from those for the other kind of board.
+    pub fn programs(&self, is_emulated: bool) -> Result<Vec<String>, ToolError> {
+        let path = root().join("firmware/boards").join(&self.name).join("Cargo.toml");
+        let said = |e: String| ToolError(format!("{}: {e}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|e| said(e.to_string()))?;
+        let package: Package = toml::from_str(&text).map_err(|e| said(e.to_string()))?;
+        let feature = feature(is_emulated);
+        let is_ours = |bin: &Bin| bin.required_features.iter().all(|wanted| wanted == feature);
+        let names = package.bin.iter().filter(|bin| is_ours(bin)).map(|bin| &bin.name);
+        Ok(names.filter_map(|name| Some(name.strip_prefix(&format!("{}-", self.name))?.into())).collect())
     }
 
     /// RAM that is left for the stack and what the line keeps.
@@ -147,9 +202,13 @@ impl Board {
 
     /// Builds one of the programs for it; the path of the ELF file.
     pub fn build(&self, program: &str, is_emulated: bool) -> Result<PathBuf, ToolError> {
+        let programs = self.programs(is_emulated)?;
+        if !programs.iter().any(|known| known == program) {
+            return Err(ToolError(format!("no program '{program}' for {}; it has {}", self.name, programs.join(", "))));
+        }
         let target_dir = root().join("firmware/target/boards");
         let bin = format!("{}-{program}", self.name);
-        let feature = if is_emulated { "emulator" } else { "probe" };
+        let feature = feature(is_emulated);
         call(
             Command::new("cargo")
                 .current_dir(root().join("firmware"))
@@ -184,7 +243,7 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     let row = |board: Board| {
         Ok(Row {
             slot_bytes: board.slot_bytes(),
-            program_bytes: args.build.then(|| board.program_bytes()).transpose()?,
+            program_bytes: args.build.then(|| board.program_bytes("serve")).transpose()?,
             too_small: model.as_ref().and_then(|(model, file)| board.too_small_for(model, file.as_bytes().len())),
             board,
         })
@@ -201,7 +260,7 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
         let bytes = |n: usize| grouped(n as u64);
         let program = row.program_bytes.map_or("-".into(), grouped);
         let (model, memory) = (bytes(row.slot_bytes), bytes(*memory_bytes));
-        vec![name.clone(), chip.clone(), core.clone(), program, model, memory, emulated, fits]
+        vec![name.clone(), chip.clone().unwrap_or("-".into()), core.clone(), program, model, memory, emulated, fits]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     print!(

@@ -1,0 +1,154 @@
+//! NUCLEO-F446RE, an STM32F446RE at 180 MHz from its internal oscillator.
+
+#![no_std]
+
+use core::cell::Cell;
+use core::slice::from_mut;
+use cortex_m::interrupt::{Mutex, free};
+use cortex_m::peripheral::SYST;
+pub use cortex_m_rt::entry;
+use embassy_stm32::flash::{self, Flash, MAX_ERASE_SIZE};
+use embassy_stm32::gpio::{Level, Output, Speed};
+use embassy_stm32::i2c::{self, I2c, Master};
+use embassy_stm32::mode::Blocking;
+use embassy_stm32::pac::FLASH;
+use embassy_stm32::peripherals::{I2C1, PA5, PB8, PB9};
+use embassy_stm32::rcc::{APBPrescaler, Pll, PllMul, PllPDiv, PllPreDiv, PllQDiv, Sysclk};
+use embassy_stm32::time::khz;
+use embassy_stm32::usart::{self, Uart};
+use embassy_stm32::{Config, Peri, Peripherals};
+use embedded_io::{Read, Write};
+use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
+use pith_firmware::counter::Counter;
+use pith_firmware::flash::Mapped;
+use pith_firmware::sleep::Sleep;
+use pith_firmware::{Parts, Senses};
+
+include!(concat!(env!("OUT_DIR"), "/board.rs"));
+
+const _: () = assert!(ERASE_BYTES == MAX_ERASE_SIZE);
+
+/// What `take` leaves to `sense`.
+struct Rest {
+    bus: Peri<'static, I2C1>,
+    scl: Peri<'static, PB8>,
+    sda: Peri<'static, PB9>,
+    light: Peri<'static, PA5>,
+    systick: SYST,
+}
+
+static REST: Mutex<Cell<Option<Rest>>> = Mutex::new(Cell::new(None));
+
+/// The line, the flash of models, the counter; once.
+pub fn take() -> Parts<Line, Mapped<Sectors>> {
+    let mut core = cortex_m::Peripherals::take().expect("parts are taken once");
+    let p = start();
+    let line = Uart::new_blocking(p.USART2, p.PA3, p.PA2, usart::Config::default());
+    let line = Line(line.expect("the clock can be divided to the default of 115,200 baud"));
+    let (sectors, first) = (Sectors(Flash::new_blocking(p.FLASH)), SLOTS - flash::FLASH_BASE);
+    // SAFETY: `board.toml` gives the last two sectors of the 512 KB of flash to models and the first ones to the program, which `build.rs` checks;
+    // only this function makes such a value, and programs call it once, for their slots.
+    let store = unsafe { Mapped::new(sectors, first as u32, SLOTS, SLOTS_BYTES) };
+    let counter = Counter::of_core(&mut core);
+    let rest = Rest { bus: p.I2C1, scl: p.PB8, sda: p.PB9, light: p.PA5, systick: core.SYST };
+    free(|section| REST.borrow(section).set(Some(rest)));
+    Parts { line, store, counter }
+}
+
+/// The bus on D15 (SCL) and D14 (SDA), the green light LD2, the delay; once, in place of [`take`].
+pub fn sense() -> Senses<I2c<'static, Blocking, Master>, Output<'static>, Sleep> {
+    drop(take());
+    let rest = free(|section| REST.borrow(section).take()).expect("`take` leaves it");
+    let mut config = i2c::Config::default();
+    config.frequency = khz(400);
+    // On a bus without a device, its address stays unanswered; on one that nothing pulls up, the driver would wait for ever.
+    (config.scl_pullup, config.sda_pullup) = (true, true);
+    Senses {
+        bus: I2c::new_blocking(rest.bus, rest.scl, rest.sda, config),
+        light: Output::new(rest.light, Level::Low, Speed::Low),
+        delay: Sleep::new(rest.systick, TICK_HZ),
+    }
+}
+
+/// The chip at full speed.
+fn start() -> Peripherals {
+    let mut config = Config::default();
+    // 16 MHz / 8 * 180 / 2; of the other outputs, none is used, but a divisor of 0 is not allowed.
+    let (divp, divq) = (Some(PllPDiv::DIV2), Some(PllQDiv::DIV8));
+    config.rcc.pll = Some(Pll { prediv: PllPreDiv::DIV8, mul: PllMul::MUL180, divp, divq, divr: None });
+    config.rcc.sys = Sysclk::PLL1_P;
+    config.rcc.apb1_pre = APBPrescaler::DIV4;
+    config.rcc.apb2_pre = APBPrescaler::DIV2;
+    let p = embassy_stm32::init(config);
+    // The HAL sets the wait states of the flash, and nothing that hides them.
+    FLASH.acr().modify(|acr| {
+        acr.set_prften(true);
+        acr.set_icen(true);
+        acr.set_dcen(true);
+    });
+    p
+}
+
+/// USART2.
+pub struct Line(Uart<'static, Blocking>);
+
+impl embedded_io::ErrorType for Line {
+    type Error = usart::Error;
+}
+
+impl Read for Line {
+    fn read(&mut self, to: &mut [u8]) -> Result<usize, usart::Error> {
+        let Some(first) = to.first_mut() else { return Ok(0) };
+        // An error is said once, and clears; the frame that it was in ends with a wrong checksum.
+        while self.0.blocking_read(from_mut(first)).is_err() {}
+        Ok(1)
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, from: &[u8]) -> Result<usize, usart::Error> {
+        self.0.write(from)
+    }
+
+    fn flush(&mut self) -> Result<(), usart::Error> {
+        self.0.flush()
+    }
+}
+
+/// The flash. Its data cache follows what is written, but not what is erased, and the HAL does not empty it.
+pub struct Sectors(Flash<'static, flash::Blocking>);
+
+impl ErrorType for Sectors {
+    type Error = flash::Error;
+}
+
+impl ReadNorFlash for Sectors {
+    const READ_SIZE: usize = flash::READ_SIZE;
+
+    fn read(&mut self, offset: u32, to: &mut [u8]) -> Result<(), flash::Error> {
+        self.0.read(offset, to)
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+}
+
+impl NorFlash for Sectors {
+    const WRITE_SIZE: usize = flash::WRITE_SIZE;
+    const ERASE_SIZE: usize = MAX_ERASE_SIZE;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), flash::Error> {
+        let result = self.0.erase(from, to);
+        // Only while it is off.
+        FLASH.acr().modify(|acr| acr.set_dcen(false));
+        FLASH.acr().modify(|acr| acr.set_dcrst(true));
+        FLASH.acr().modify(|acr| acr.set_dcrst(false));
+        FLASH.acr().modify(|acr| acr.set_dcen(true));
+        result
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), flash::Error> {
+        self.0.write(offset, bytes)
+    }
+}
