@@ -4,7 +4,7 @@
 //! - [`mod@test`]: every check, lane by lane;
 //! - [`qemu`]: a model on an emulated core, outputs and executed instructions back;
 //! - [`cases`]: models of one operator on an emulated core, against exact arithmetic;
-//! - [`device`]: boards at the other end of a line, emulated ones included: `boards`, `verify`, `profile`;
+//! - [`device`]: boards at the other end of a line, emulated ones included: `boards`, `flash`, `serve`, `monitor`, `verify`, `profile`;
 //! - [`size`]: code and memory of a model's program;
 //! - [`mod@bench`]: instructions and times beside other engines;
 //! - [`gestures`]: what an accelerometer would feel, to train the example of a sensor on;
@@ -59,6 +59,12 @@ enum Verb {
     Size(size::Args),
     /// Boards, their memory, and which model fits
     Boards(device::board::Args),
+    /// Write a board's program and a model by a debug probe, and see it start
+    Flash(device::flash::Args),
+    /// Write or emulate a board that answers on its line, and show its log
+    Serve(device::flash::ServeArgs),
+    /// Show the log of a board's program
+    Monitor(device::flash::MonitorArgs),
     /// Compare a board's outputs with the host's, byte by byte
     Verify(device::verify::Args),
     /// What every operator takes on a board
@@ -80,6 +86,9 @@ pub fn run() -> Result<bool, ToolError> {
         Verb::Cases(args) => cases::run(&args),
         Verb::Size(args) => size::run(&args).map(|()| true),
         Verb::Boards(args) => device::board::run(&args).map(|()| true),
+        Verb::Flash(args) => device::flash::run(&args).map(|()| true),
+        Verb::Serve(args) => device::flash::run_serve(&args).map(|()| true),
+        Verb::Monitor(args) => device::flash::run_monitor(&args).map(|()| true),
         Verb::Verify(args) => device::verify::run(&args),
         Verb::Profile(args) => device::profile::run(&args).map(|()| true),
         Verb::Bench(args) => bench::run(&args),

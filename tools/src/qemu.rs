@@ -12,6 +12,7 @@ use quantize::data::{self, Layout};
 use quantize::execute::{self, input_slots, output_slots, shape_of};
 use quantize::npy;
 use quantize::pack::ModelFile;
+use quantize::report::layers::shortened;
 use quantize::report::{grouped, json, table};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -126,7 +127,8 @@ pub fn emulate(elf: &Path, machine: Machine, folder: &Path, count: bool) -> Resu
         .current_dir(folder)
         .stdin(Stdio::null());
     if count {
-        qemu.args(["-icount", "shift=0"]);
+        // Time that a program sleeps is passed over.
+        qemu.args(["-icount", "shift=0,sleep=off"]);
     }
     let output = qemu
         .output()
@@ -326,7 +328,7 @@ fn text(report: &Report) -> String {
                 .instructions
                 .filter(|_| l.macs > 0)
                 .map_or("-".into(), |n| format!("{:.2}", n as f64 / l.macs as f64));
-            vec![l.name.clone(), l.op.into(), grouped(l.macs), number(l.instructions), ratio]
+            vec![shortened(&l.name, 44), l.op.into(), grouped(l.macs), number(l.instructions), ratio]
         })
         .collect();
     let macs: u64 = report.layers.iter().map(|l| l.macs).sum();

@@ -234,7 +234,7 @@ pub(super) fn short(name: &str) -> String {
 }
 
 /// The end of a name, at most `width` characters.
-pub(super) fn shortened(name: &str, width: usize) -> String {
+pub fn shortened(name: &str, width: usize) -> String {
     match name.chars().count() {
         n if n > width => format!("...{}", name.chars().skip(n - width + 3).collect::<String>()),
         _ => name.into(),

@@ -5,12 +5,14 @@ use crate::firmware::{network, networks};
 use pith::Model;
 use pith_tools::device::board::Board;
 use pith_tools::device::client::{Client, LinkError};
+use pith_tools::device::flash::{Args as Flash, Place, run as flash};
 use pith_tools::device::line::{Emulator, Line};
 use pith_tools::device::verify::{Session, verify};
 use pith_tools::has;
 use pith_tools::setup::has_target;
 use quantize::pack::{ModelFile, PackOptions, pack};
-use std::io::{Read, Result, Write};
+use std::io::{Error, Read, Result, Write};
+use std::os::unix::net::UnixStream;
 
 /// An emulated board with its program, unless this machine cannot.
 fn board(name: &str) -> Option<(Board, std::path::PathBuf)> {
@@ -52,15 +54,40 @@ fn outputs_of_an_emulated_board_are_the_hosts() {
 }
 
 #[test]
+fn vectors_of_an_emulated_board_give_the_hosts_bytes() {
+    let Some((board, elf)) = board("qemu-mps3-an547") else { return };
+    for index in [0, 2] {
+        let Some((file, inputs)) = model_for(&board, index, 5) else { continue };
+        let (emulator, line) = Emulator::start(&board, &elf, None, false).unwrap();
+        let mut session = Session::over(Box::new(line), file.as_bytes(), Some(emulator)).unwrap();
+        let verdict = verify(&mut session, file.as_bytes(), &inputs).unwrap();
+        assert_eq!(verdict.equal, 5);
+        assert!(session.load_seconds.is_some() && verdict.stack_bytes <= 4096, "{} B of stack", verdict.stack_bytes);
+    }
+}
+
+#[test]
 fn programs_of_all_boards_fit_their_flash() {
     for board in Board::all().unwrap() {
         if !has_target(&board.target) {
             println!("skipped: no target {}; cargo xtask setup adds it", board.target);
             continue;
         }
-        let bytes = board.program_bytes("serve").unwrap();
-        println!("{}: {bytes} B", board.name);
-        assert!(bytes > 10_000 && bytes < board.flash.bytes as u64, "{}: {bytes} B", board.name);
+        let programs = board.programs(false).unwrap();
+        assert!(programs.iter().any(|program| program == "serve"));
+        for program in programs {
+            let bytes = board.program_bytes(&program).unwrap();
+            println!("{} {program}: {bytes} B", board.name);
+            assert!(bytes > 10_000 && bytes < board.flash.bytes as u64, "{} {program}: {bytes} B", board.name);
+        }
+    }
+}
+
+#[test]
+fn a_board_is_a_target_to_build_for() {
+    for board in Board::all().unwrap() {
+        let [by_name, by_core] = [&board.name, &board.core].map(|name| quantize::target::Target::find(name).unwrap());
+        assert_eq!(by_name.isa, by_core.isa, "{}", board.name);
     }
 }
 
@@ -173,4 +200,120 @@ fn a_model_is_loaded_over_the_line_and_another_replaces_it() {
     assert_eq!(verify(&mut session, kws.as_bytes(), &inputs).unwrap().equal, 3);
     let model = Model::parse(kws.as_bytes()).unwrap();
     println!("kws on the micro:bit: arena of {} B", model.arena_bytes());
+}
+
+/// A line at whose other end the board is reset after so many bytes.
+struct Cut<'e> {
+    line: UnixStream,
+    left: usize,
+    emulator: &'e Emulator,
+}
+
+impl Read for Cut<'_> {
+    fn read(&mut self, to: &mut [u8]) -> Result<usize> {
+        self.line.read(to)
+    }
+}
+
+impl Write for Cut<'_> {
+    fn write(&mut self, from: &[u8]) -> Result<usize> {
+        let said = from.len().min(self.left);
+        self.line.write_all(&from[..said])?;
+        self.left -= said;
+        if said < from.len() {
+            self.emulator.reset().map_err(Error::other)?;
+            return Err(Error::other("reset"));
+        }
+        Ok(said)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.line.flush()
+    }
+}
+
+#[test]
+fn a_reset_in_an_update_leaves_the_old_model_or_the_new() {
+    let Some((board, elf)) = board("qemu-microbit") else { return };
+    let (Some(digits), Some(kws)) = (model_for(&board, 0, 1), model_for(&board, 2, 1)) else { return };
+    let (emulator, line) = Emulator::start(&board, &elf, None, false).unwrap();
+    Client::new(line.try_clone().unwrap()).load(digits.0.as_bytes(), &|_| ()).unwrap();
+    let (mut old, mut new, mut updates) = (&digits, &kws, 0);
+    // Frames are a little longer than the file; the last cuts are behind its end.
+    let cuts = 24;
+    for cut in 0..cuts {
+        let left = new.0.as_bytes().len() * cut * 6 / 5 / (cuts - 2);
+        let whole = Client::new(Cut { line: line.try_clone().unwrap(), left, emulator: &emulator });
+        let loaded = { whole }.load(new.0.as_bytes(), &|_| ()).is_ok();
+        let mut client = Client::new(line.try_clone().unwrap());
+        let running = client.identify().unwrap().model.expect("a model");
+        let is_new = running.bytes as usize == new.0.as_bytes().len();
+        assert!(is_new || running.bytes as usize == old.0.as_bytes().len());
+        assert!(is_new || !loaded, "what was loaded is there");
+        if is_new {
+            (old, new, updates) = (new, old, updates + 1);
+        }
+        let model = Model::parse(old.0.as_bytes()).unwrap();
+        let lens: Vec<usize> = model.outputs().iter().map(|port| model.tensor(port.tensor).len as usize).collect();
+        let (given, _) = client.run(&old.1[0], &lens).unwrap();
+        assert_eq!(given, quantize::execute::Runner::new(&model).run_raw(&old.1[0]), "cut {cut}");
+    }
+    println!("{cuts} updates cut off, {updates} of them after their end");
+    assert!((1..cuts / 2).contains(&updates));
+}
+
+/// What stands in for probe-rs: it notes what it is told, and answers.
+fn programmer(folder: &std::path::Path, answers: &str) -> Place {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join("probe-rs");
+    let script = format!("#!/bin/sh\necho \"$*\" >> {}/said\ncase \"$1\" in\n{answers}\nesac\n", folder.display());
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Place { board: "netduinoplus2".into(), probe: None, probe_rs: path }
+}
+
+#[test]
+fn flashing_writes_program_and_slots_and_reads_the_log() {
+    let board = Board::find("netduinoplus2").unwrap().0;
+    if !has_target(&board.target) {
+        println!("skipped: no target {}; cargo xtask setup adds it", board.target);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = model_for(&board, 0, 1).expect("a model that the repository has").0;
+    let (digits, bytes) = (folder.path().join("digits.pith"), file.as_bytes().len());
+    std::fs::write(&digits, file.as_bytes()).unwrap();
+    let run = |answers: &str, model_only: bool| {
+        let _ = std::fs::remove_file(folder.path().join("said"));
+        let (model, place) = (Some(digits.clone()), programmer(folder.path(), answers));
+        let done = flash(&Flash { model, place, program: "serve".into(), model_only });
+        (done.map_err(|e| e.to_string()), std::fs::read_to_string(folder.path().join("said")).unwrap_or_default())
+    };
+    let log = format!("attach) echo 'INFO netduinoplus2: model 0 of {bytes} bytes'; exec sleep 60;;");
+    let answers = |read: &str| format!("read) echo {read};;\n{log}");
+    let verbs = |said: &str| -> Vec<String> {
+        said.lines().filter_map(|line| line.split(' ').next().map(String::from)).filter(|v| v != "--version").collect()
+    };
+
+    let (done, said) = run(&answers("10076413"), false);
+    assert_eq!(done, Ok(()));
+    assert_eq!(verbs(&said), ["read", "download", "download", "download", "reset", "attach"]);
+    // The program, the first slot, the head of the second one.
+    assert!(said.contains("netduinoplus2-serve\n") && said.contains("--base-address 0x8040000\n"), "{said}");
+    assert!(said.contains("--base-address 0x80a0000\n"), "{said}");
+    let (done, said) = run(&answers("10076413"), true);
+    assert_eq!((done, verbs(&said).len()), (Ok(()), 5));
+
+    let (done, said) = run(&answers("20006421"), false);
+    let error = done.unwrap_err();
+    assert!(error.contains("no STM32F405RGTx") && error.contains("0x20006421"), "{error}");
+    assert_eq!(verbs(&said), ["read"], "nothing is written to another chip");
+    let (done, _) = run("read) echo 'Error: No connected probes were found.' >&2; exit 1;;", false);
+    assert!(done.unwrap_err().contains("no debug probe is attached"));
+    let (done, _) = run("read) echo 10076413;;\nattach) echo 'INFO netduinoplus2: no model yet';;", false);
+    assert!(done.unwrap_err().contains("its log does not say"));
+    let place = Place { board: "netduinoplus2".into(), probe: None, probe_rs: folder.path().join("absent") };
+    let absent =
+        flash(&Flash { model: None, place, program: "serve".into(), model_only: false }).unwrap_err().to_string();
+    assert!(absent.contains("cargo install probe-rs-tools"), "{absent}");
 }

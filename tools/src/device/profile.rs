@@ -3,17 +3,24 @@
 use super::board::{Board, read_model};
 use super::verify::{Session, Target};
 use crate::ToolError;
+use crate::bench::picture::{Bar, Chart, Group, Panel};
 use pith::Model;
 use quantize::cost::CostTable;
+use quantize::files::write_whole;
+use quantize::report::layers::shortened;
 use quantize::report::{grouped, json, table};
 use quantize::target::Target as Chip;
 use serde::Serialize;
+use std::path::PathBuf;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     target: Target,
+    /// Picture: what every operator takes beside the prediction
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,15 +77,42 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
         total: taken(ran.ticks),
         milliseconds: (!is_emulated).then(|| ran.ticks as f64 / f64::from(session.identity.tick_hz) * 1e3),
     };
+    if let Some(path) = &args.svg {
+        write_whole(path, svg(&report).as_bytes()).map_err(|e| ToolError(e.to_string()))?;
+    }
     print!("{}", if args.json { json(&report) } else { text(&report) });
     Ok(())
+}
+
+/// A bar for what was taken and one for the prediction, operator by operator.
+fn svg(report: &Report) -> String {
+    let bar = |series, n: u64| Bar { series, value: n.max(1) as f64, text: grouped(n) };
+    let group = |(i, layer): (usize, &Layer)| {
+        let end: String = layer.name.rsplit(['/', ';']).next().unwrap_or("").chars().take(20).collect();
+        let predicted = layer.predicted.map(|n| bar(1, n));
+        Group {
+            label: format!("{i} {} {end}", layer.op),
+            bars: [bar(0, layer.taken)].into_iter().chain(predicted).collect(),
+        }
+    };
+    let groups = report.layers.iter().enumerate().map(group).collect();
+    let time = report.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms"));
+    Chart {
+        title: format!("A run on {}, operator by operator", report.board),
+        subtitle: format!("{} {} in all{time}", grouped(report.total), report.unit),
+        series: vec![(report.unit.into(), "#2563eb"), ("predicted instructions".into(), "#d1d5db")],
+        columns: 1,
+        is_linear: true,
+        panels: vec![Panel { title: String::new(), groups }],
+    }
+    .svg()
 }
 
 fn text(report: &Report) -> String {
     let row = |layer: &Layer| {
         let ratio = if layer.macs > 0 { format!("{:.2}", layer.taken as f64 / layer.macs as f64) } else { "-".into() };
         let predicted = layer.predicted.map_or("-".into(), grouped);
-        vec![layer.name.clone(), layer.op.into(), grouped(layer.macs), grouped(layer.taken), predicted, ratio]
+        vec![shortened(&layer.name, 44), layer.op.into(), grouped(layer.macs), grouped(layer.taken), predicted, ratio]
     };
     let rows: Vec<Vec<String>> = report.layers.iter().map(row).collect();
     let time = report.milliseconds.map_or(String::new(), |ms| format!(", {ms:.2} ms"));
