@@ -3,7 +3,6 @@
 #![no_std]
 
 use core::cell::Cell;
-use core::slice::from_mut;
 use cortex_m::interrupt::{Mutex, free};
 use cortex_m::peripheral::SYST;
 pub use cortex_m_rt::entry;
@@ -17,12 +16,18 @@ use embassy_stm32::rcc::{APBPrescaler, Pll, PllMul, PllPDiv, PllPreDiv, PllQDiv,
 use embassy_stm32::time::khz;
 use embassy_stm32::usart::{self, Uart};
 use embassy_stm32::{Config, Peri, Peripherals};
-use embedded_io::{Read, Write};
-use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use pith_firmware::counter::Counter;
 use pith_firmware::flash::Mapped;
 use pith_firmware::sleep::Sleep;
 use pith_firmware::{Parts, Senses};
+
+#[path = "../stm32_line.rs"]
+mod line;
+#[path = "../stm32f4_flash.rs"]
+mod sectors;
+
+pub use line::Line;
+pub use sectors::Sectors;
 
 include!(concat!(env!("OUT_DIR"), "/board.rs"));
 
@@ -87,68 +92,4 @@ fn start() -> Peripherals {
         acr.set_dcen(true);
     });
     p
-}
-
-/// USART2.
-pub struct Line(Uart<'static, Blocking>);
-
-impl embedded_io::ErrorType for Line {
-    type Error = usart::Error;
-}
-
-impl Read for Line {
-    fn read(&mut self, to: &mut [u8]) -> Result<usize, usart::Error> {
-        let Some(first) = to.first_mut() else { return Ok(0) };
-        // An error is said once, and clears; the frame that it was in ends with a wrong checksum.
-        while self.0.blocking_read(from_mut(first)).is_err() {}
-        Ok(1)
-    }
-}
-
-impl Write for Line {
-    fn write(&mut self, from: &[u8]) -> Result<usize, usart::Error> {
-        self.0.write(from)
-    }
-
-    fn flush(&mut self) -> Result<(), usart::Error> {
-        self.0.flush()
-    }
-}
-
-/// The flash. Its data cache follows what is written, but not what is erased, and the HAL does not empty it.
-pub struct Sectors(Flash<'static, flash::Blocking>);
-
-impl ErrorType for Sectors {
-    type Error = flash::Error;
-}
-
-impl ReadNorFlash for Sectors {
-    const READ_SIZE: usize = flash::READ_SIZE;
-
-    fn read(&mut self, offset: u32, to: &mut [u8]) -> Result<(), flash::Error> {
-        self.0.read(offset, to)
-    }
-
-    fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-}
-
-impl NorFlash for Sectors {
-    const WRITE_SIZE: usize = flash::WRITE_SIZE;
-    const ERASE_SIZE: usize = MAX_ERASE_SIZE;
-
-    fn erase(&mut self, from: u32, to: u32) -> Result<(), flash::Error> {
-        let result = self.0.erase(from, to);
-        // Only while it is off.
-        FLASH.acr().modify(|acr| acr.set_dcen(false));
-        FLASH.acr().modify(|acr| acr.set_dcrst(true));
-        FLASH.acr().modify(|acr| acr.set_dcrst(false));
-        FLASH.acr().modify(|acr| acr.set_dcen(true));
-        result
-    }
-
-    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), flash::Error> {
-        self.0.write(offset, bytes)
-    }
 }

@@ -3,7 +3,6 @@
 #![no_std]
 
 use core::cell::Cell;
-use core::slice::from_mut;
 use cortex_m::interrupt::{Mutex, free};
 use cortex_m::peripheral::SYST;
 pub use cortex_m_rt::entry;
@@ -19,13 +18,17 @@ use embassy_stm32::rcc::{AHBPrescaler, PllMul, PllPreDiv, PllRDiv, PllSource, Sy
 use embassy_stm32::time::khz;
 use embassy_stm32::usart::{self, Uart};
 use embassy_stm32::{Config, Peri, Peripherals};
-use embedded_io::{Read, Write};
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use pith_firmware::counter::Counter;
 use pith_firmware::flash::Mapped;
 use pith_firmware::register::Register;
 use pith_firmware::sleep::Sleep;
 use pith_firmware::{Parts, Senses};
+
+#[path = "../stm32_line.rs"]
+mod line;
+
+pub use line::Line;
 
 include!(concat!(env!("OUT_DIR"), "/board.rs"));
 
@@ -124,32 +127,6 @@ fn boost() {
 unsafe fn NonMaskableInt() {
     // The flag, which is cleared by writing a one, would call again for ever.
     FLASH.eccr().modify(|eccr| eccr.set_eccd(true));
-}
-
-/// LPUART1.
-pub struct Line(Uart<'static, Blocking>);
-
-impl embedded_io::ErrorType for Line {
-    type Error = usart::Error;
-}
-
-impl Read for Line {
-    fn read(&mut self, to: &mut [u8]) -> Result<usize, usart::Error> {
-        let Some(first) = to.first_mut() else { return Ok(0) };
-        // An error is said once, and clears; the frame that it was in ends with a wrong checksum.
-        while self.0.blocking_read(from_mut(first)).is_err() {}
-        Ok(1)
-    }
-}
-
-impl Write for Line {
-    fn write(&mut self, from: &[u8]) -> Result<usize, usart::Error> {
-        self.0.write(from)
-    }
-
-    fn flush(&mut self) -> Result<(), usart::Error> {
-        self.0.flush()
-    }
 }
 
 /// The flash. While it changes, its data cache is off: that would keep what was there before an erasure, and can be spoilt by what is read from the

@@ -6,23 +6,24 @@
 #![no_std]
 
 use core::cell::Cell;
-use core::convert::Infallible;
-use core::slice::from_mut;
 use cortex_m::interrupt::{Mutex, free};
-use cortex_m::peripheral::SYST;
 pub use cortex_m_rt::entry;
-use embassy_rp::Peri;
 use embassy_rp::flash::{self, Flash};
-use embassy_rp::gpio::{Level, Output};
+use embassy_rp::gpio::Output;
 use embassy_rp::i2c::{self, I2c};
-use embassy_rp::peripherals::{FLASH, I2C0, PIN_4, PIN_5, PIN_25};
+use embassy_rp::peripherals::{FLASH, I2C0};
 use embassy_rp::uart::{self, Uart};
 use embassy_time::Instant;
-use embedded_io::{ErrorType, Read, Write};
 use pith_firmware::counter::Counter;
 use pith_firmware::flash::Mapped;
 use pith_firmware::sleep::Sleep;
 use pith_firmware::{Parts, Senses};
+
+#[path = "../rp2.rs"]
+mod rp2;
+
+pub use rp2::Line;
+use rp2::Rest;
 
 include!(concat!(env!("OUT_DIR"), "/board.rs"));
 
@@ -34,15 +35,6 @@ type Chip = Flash<'static, FLASH, flash::Blocking, { 2 * 1024 * 1024 }>;
 
 /// Cycles in a microsecond.
 const CYCLES: u32 = TICK_HZ / embassy_time::TICK_HZ as u32;
-
-/// What `take` leaves to `sense`.
-struct Rest {
-    bus: Peri<'static, I2C0>,
-    sda: Peri<'static, PIN_4>,
-    scl: Peri<'static, PIN_5>,
-    light: Peri<'static, PIN_25>,
-    systick: SYST,
-}
 
 static REST: Mutex<Cell<Option<Rest>>> = Mutex::new(Cell::new(None));
 
@@ -61,44 +53,8 @@ pub fn take() -> Parts<Line, Mapped<Chip>> {
     Parts { line, store, counter }
 }
 
-/// UART0, whose FIFO holds 32 bytes. Default settings are 115,200 baud, no parity.
-pub struct Line(Uart<'static, uart::Blocking>);
-
-impl ErrorType for Line {
-    type Error = Infallible;
-}
-
-impl Read for Line {
-    fn read(&mut self, to: &mut [u8]) -> Result<usize, Infallible> {
-        let Some(first) = to.first_mut() else { return Ok(0) };
-        // An error is a byte that does not arrive, so it is waited for the next.
-        while self.0.blocking_read(from_mut(first)).is_err() {}
-        Ok(1)
-    }
-}
-
-impl Write for Line {
-    fn write(&mut self, from: &[u8]) -> Result<usize, Infallible> {
-        // The sender knows no errors.
-        let _ = self.0.blocking_write(from);
-        Ok(from.len())
-    }
-
-    fn flush(&mut self) -> Result<(), Infallible> {
-        let _ = self.0.blocking_flush();
-        Ok(())
-    }
-}
-
 /// The bus (SDA GP4, SCL GP5), the green light, the delay; once, in place of [`take`].
 pub fn sense() -> Senses<I2c<'static, I2C0, i2c::Blocking>, Output<'static>, Sleep> {
     drop(take());
-    let rest = free(|section| REST.borrow(section).take()).expect("`take` leaves it");
-    let mut config = i2c::Config::default();
-    config.frequency = 400_000;
-    Senses {
-        bus: I2c::new_blocking(rest.bus, rest.scl, rest.sda, config),
-        light: Output::new(rest.light, Level::Low),
-        delay: Sleep::new(rest.systick, TICK_HZ),
-    }
+    free(|section| REST.borrow(section).take()).expect("`take` leaves it").senses(TICK_HZ)
 }
