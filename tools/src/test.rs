@@ -184,7 +184,8 @@ fn valgrind() -> Outcome {
     let mut command = cargo(&["test", "--quiet", "--package", "pith-runtime", "--lib", "--tests"]);
     command
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "timeout 900 valgrind --quiet --error-exitcode=9")
-        .env("PITH_MUTATIONS", "2000");
+        .env("PITH_MUTATIONS", "2000")
+        .env("PITH_ROUNDS", "60");
     all(vec![command])
 }
 

@@ -3,6 +3,7 @@
 
 use crate::cases::block_sparse;
 use crate::cases::model::{Builder, Memory, Random, decode};
+use crate::rounds;
 use pith::format::NONE;
 use pith::format::op::{self, Op};
 use pith::{Engine, Isa, Model};
@@ -15,7 +16,7 @@ fn the_best_set_is_found() {
     }
 }
 
-const ROUNDS: usize = if cfg!(miri) { 2 } else { 250 };
+const ROUNDS: usize = 250;
 
 /// Three threads.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ fn bounds(r: &mut Random) -> (i8, i8) {
 #[test]
 fn convolutions_of_many_channels() {
     let mut r = Random(11);
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS) {
         let depthwise = round % 2 == 1;
         let channels = |r: &mut Random| [1, 3, 8, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100, 128][r.below(14)] as u16;
         let in_c = channels(&mut r);
@@ -144,7 +145,7 @@ fn convolutions_of_many_channels() {
 #[test]
 fn block_sparse_layers() {
     let mut r = Random(14);
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS) {
         let in_c = 4 * (1 + r.below(12)) as u16;
         let out_c = [1, 2, 3, 5, 8, 16, 17, 64][r.below(8)] as u16;
         let mut u = |n: usize| 1 + r.below(n) as u16;
@@ -216,7 +217,7 @@ fn block_sparse_layers() {
 #[test]
 fn long_linear_layers() {
     let mut r = Random(12);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(ROUNDS) {
         let rows = [1, 1, 2, 5, 17, 40][r.below(6)];
         let (k, n) = (1 + r.below(700), [1, 10, 16, 33, 64, 130][r.below(6)]);
         let (act_min, act_max) = bounds(&mut r);
@@ -249,7 +250,7 @@ fn long_linear_layers() {
 #[test]
 fn long_additions_and_wide_pools() {
     let mut r = Random(13);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(ROUNDS) {
         let len = 1 + r.below(300);
         let (act_min, act_max) = bounds(&mut r);
         let mut b = Builder::default();

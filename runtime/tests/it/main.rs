@@ -6,3 +6,9 @@ mod damage;
 mod golden;
 mod lanes;
 mod reference;
+
+/// Random models of a test: `usual`, or at most as many as `PITH_ROUNDS` says where every instruction is dear.
+fn rounds(usual: usize) -> usize {
+    let most = if cfg!(miri) { 3 } else { usize::MAX };
+    std::env::var("PITH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(most).min(usual)
+}

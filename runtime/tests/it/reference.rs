@@ -3,11 +3,12 @@
 use crate::cases::model::{Memory, Random};
 use crate::cases::{FAMILIES, ISAS};
 use crate::lanes::run_everywhere;
+use crate::rounds;
 use pith::Model;
 use pith::uses::{used_by, uses};
 
 /// Rounds per family.
-const ROUNDS: usize = if cfg!(miri) { 3 } else { 300 };
+const ROUNDS: usize = 300;
 
 #[test]
 fn operators_give_what_the_format_says() {
@@ -15,7 +16,7 @@ fn operators_give_what_the_format_says() {
         for (seed, (name, family)) in (1..).zip(FAMILIES) {
             scope.spawn(move || {
                 let mut r = Random(seed);
-                for round in 0..ROUNDS {
+                for round in 0..rounds(ROUNDS) {
                     for case in family(&mut r, round, &ISAS) {
                         assert_uses_are_read(&case.model);
                         let got = run_everywhere(&case.model, &case.inputs);
