@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 /// Version of these messages.
 pub const PROTOCOL: u8 = 1;
 
-/// Bytes of data in a message, at most; a page of every flash divides it or is this long.
-pub const CHUNK: usize = 256;
+/// Bytes of data in a message, at most: a multiple of what every flash writes at once. Three buffers on a board's stack are a little longer.
+pub const CHUNK: usize = 160;
 
 /// What the host asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
