@@ -33,8 +33,8 @@ pub struct Args {
     #[arg(long)]
     out: PathBuf,
     /// Windows of every gesture to train on; there are a fifth of them to test
-    #[arg(long, default_value_t = 4000)]
-    windows: usize,
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    windows: u32,
     /// Of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -260,15 +260,20 @@ fn set(each: usize, seed: u64) -> Result<Vec<u8>, ToolError> {
     npy::encode_archive(&[("x".into(), x), ("y".into(), y)]).map_err(|e| ToolError(e.to_string()))
 }
 
-/// Every gesture once, with rest between them, as a chip gives it: 16 bits of x, y, z, the low byte first.
-fn recording(seed: u64) -> Vec<u8> {
+/// Every gesture once, in their order, with rest between them.
+pub fn recording(seed: u64) -> Vec<Recorded> {
     let mut device = Device::new(Random::new(seed, 0));
     device.rest(2.5);
     for gesture in 1..GESTURES.len() {
         device.gesture(gesture, 2.0);
         device.rest(2.5);
     }
-    device.samples.iter().flatten().flat_map(|axis| axis.to_le_bytes()).collect()
+    device.samples
+}
+
+/// 16 bits of x, y, z, the low byte first.
+fn bytes_of(recording: &[Recorded]) -> Vec<u8> {
+    recording.iter().flatten().flat_map(|axis| axis.to_le_bytes()).collect()
 }
 
 /// Three convolutions over time, each with half of the steps, their mean, a linear layer.
@@ -308,10 +313,10 @@ pub fn run(args: &Args) -> Result<(), ToolError> {
     std::fs::create_dir_all(&args.out).map_err(|e| said(&e))?;
     let graph = network(args.seed).map_err(|e| said(&e))?;
     let written = [
-        ("gestures-train.npz", set(args.windows, args.seed)?),
-        ("gestures-test.npz", set(args.windows.div_ceil(5), args.seed + 1)?),
+        ("gestures-train.npz", set(args.windows as usize, args.seed)?),
+        ("gestures-test.npz", set(args.windows.div_ceil(5) as usize, args.seed.wrapping_add(1))?),
         ("gestures-start.onnx", onnx::encode(&graph).map_err(|e| said(&e))?),
-        ("gestures.recording", recording(args.seed + 2)),
+        ("gestures.recording", bytes_of(&recording(args.seed.wrapping_add(2)))),
     ];
     for (name, bytes) in written {
         files::write_whole(&args.out.join(name), &bytes).map_err(|e| said(&e))?;

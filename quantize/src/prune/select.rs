@@ -66,6 +66,14 @@ pub enum BudgetError {
         "no instructions were measured on this core; choose cortex-m0, -m3, -m4, -m7, -m33 or -m55, or a board with one"
     )]
     Core,
+    /// Groups that leave holes in a layer, whose kernels were not measured.
+    #[error(
+        "no instructions are predicted for groups of the kind {kind}; choose filter, channel or depth, or another budget"
+    )]
+    Kernel {
+        /// Which.
+        kind: Kind,
+    },
     /// A share that is none.
     #[error("{what} is {value}; choose {range}")]
     Share {
@@ -134,6 +142,9 @@ pub fn select(score: &[f64], costs: &Costs, target: Target, groups: &Groups) -> 
         Target::InstructionsShare(f, _) => part("the share of instructions", f, Budget::Instructions)?,
         Target::Instructions(n, _) => (Budget::Instructions, n),
     };
+    if budget == Budget::Instructions && !matches!(groups.kind, Kind::Filter | Kind::Channel | Kind::Depth) {
+        return Err(BudgetError::Kernel { kind: groups.kind });
+    }
     if budget == Budget::Instructions && all.measure(budget) == 0 {
         return Err(BudgetError::Core);
     }
@@ -363,6 +374,12 @@ mod tests {
                         assert!(wanted == limit && least > limit);
                         refused += 1;
                     }
+                    Err(BudgetError::Kernel { kind }) => {
+                        assert!(
+                            budget == Budget::Instructions
+                                && ![Kind::Filter, Kind::Channel, Kind::Depth].contains(&kind)
+                        );
+                    }
                     Err(e) => panic!("{e}"),
                 }
             }
@@ -394,6 +411,9 @@ mod tests {
         cases(34, 1, |_, groups, costs, score| {
             let error = |target| select(score, costs, target, groups).unwrap_err().to_string();
             assert_eq!(error(Target::MacsShare(1.5)), "the share of MACs is 1.5; choose 0 to 1");
+            let holes = !matches!(groups.kind, Kind::Filter | Kind::Channel | Kind::Depth);
+            let on = |isa| error(Target::Instructions(0, isa));
+            assert_eq!(on(Isa::ArmDsp).contains("no instructions are predicted"), holes, "{}", groups.kind);
             assert!(error(Target::Sparsity(f64::NAN)).contains("NaN"));
             assert!(error(Target::PerLayer(-0.1)).contains("-0.1"));
             assert!(select(&[1.0], costs, Target::Groups(1), groups).unwrap_err().to_string().contains("1 scores"));

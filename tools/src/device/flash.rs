@@ -14,7 +14,8 @@ use quantize::report::grouped;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// The program that answers on the line.
@@ -280,14 +281,24 @@ pub fn run_serve(args: &ServeArgs) -> Result<(), ToolError> {
         board.name,
         socket.display()
     );
+    // The emulator hears an interrupt too; what they leave in the file system goes with the value.
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stop);
+    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed)).map_err(|e| ToolError(e.to_string()))?;
     let mut shown = 0;
     while emulator.is_running() {
         let log = emulator.log();
         log.iter().skip(shown).for_each(|line| println!("{line}"));
         shown = log.len();
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         std::thread::sleep(PAUSE);
     }
-    Err(ToolError::new("the emulator ended"))
+    match stop.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(ToolError::new("the emulator ended")),
+    }
 }
 
 /// `monitor`, until it is interrupted.
