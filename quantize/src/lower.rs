@@ -188,7 +188,7 @@ impl Lowering<'_> {
             bits,
             len: len as u32,
             bytes: bytes.len() as u32,
-            next_precision: NONE,
+            refines: NONE,
             ..tensor::Constant::default()
         };
         let spec = ConstantSpec { record, bytes, decoded: Vec::new() };

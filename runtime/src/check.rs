@@ -4,6 +4,7 @@
 //! shapes agree with the lengths of what it names, indices that come from the file (strides, taps) stay inside, and memory
 //! that an operator writes is apart from what it reads, except where it may work in place.
 
+use crate::circuit::Coded;
 use crate::coded::{self, Source};
 use crate::error::Error;
 use crate::fixed::{SHIFT_RANGE, SUM_MULTIPLIER_MAX, SUM_SHIFT_RANGE};
@@ -35,10 +36,8 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
             Constant::ENCODING_SPARSE => uses::has_sparse(USES),
             _ => false,
         };
-        if !known || record.next_precision != NONE {
-            return Err(Error::Unsupported {
-                what: "a constant's encoding (coded, block-sparse or several precisions)",
-            });
+        if !known {
+            return Err(Error::Unsupported { what: "a constant's encoding (coded or block-sparse)" });
         }
         let checked = match record.is_coded() && uses::decodes(USES) {
             true => coded_constant::<USES>(model, index as u16, record).map(|bytes| {
@@ -105,7 +104,25 @@ fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> 
         _ => return Err("residency"),
     };
     ensure(decodes, "residency: this program was built for other models")?;
-    coded::check(c, bytes)
+    let len = coded::check(c, bytes)?;
+    refined(model, c, bytes)?;
+    Ok(len)
+}
+
+/// Refined weights and nothing else name a coarser constant, whose rows theirs are decoded from.
+fn refined(model: &Model<'_>, c: &Constant, bytes: &[u8]) -> Check {
+    const COARSER: &str = "coarser constant";
+    let fine = Coded::new_checked(bytes, c.bits, c.len as usize)?;
+    ensure(fine.is_refined() == (c.refines != NONE), COARSER)?;
+    if c.refines == NONE {
+        return Ok(());
+    }
+    ensure(c.is_resident(), "residency: refined weights are decoded once")?;
+    let before = model.coarser().ok_or(COARSER)?;
+    let coarse = before.constant(c.refines);
+    ensure(coarse.is_coded() && coarse.len == c.len, COARSER)?;
+    let coarse = Coded::new_checked(before.stored_bytes(c.refines), coarse.bits, coarse.len as usize)?;
+    ensure(coarse.shape() == fine.shape(), COARSER)
 }
 
 fn constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> Check {
@@ -116,6 +133,7 @@ fn constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> Check 
         ensure(required, "encoding: the header does not require it")?;
     }
     ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS) && c.residency == 0, "layout or reserved bytes")?;
+    ensure(c.refines == NONE, "coarser constant: only coded weights have one")?;
     let bytes = model.stored_bytes(id);
     ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
     let len = c.len as u64;

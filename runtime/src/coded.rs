@@ -122,28 +122,56 @@ impl<'m> Source<'m> {
 
     /// Bytes that [`Source::start`] works in: the decoder's state and a row.
     pub(crate) fn work_bytes(&self) -> usize {
-        4 * self.coded.state_words() + self.k.next_multiple_of(4)
+        4 * self.coded.state_words() + self.row_bytes()
+    }
+
+    /// Bytes for a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.k.next_multiple_of(4)
     }
 
     /// Before the first row; `work` has [`Source::work_bytes`] at a multiple of 4.
-    pub(crate) fn start<'s>(&self, work: &'s mut [u8]) -> Option<Unpacker<'m, 's>> {
+    pub(crate) fn start<'s>(&self, work: &'s mut [u8]) -> Option<Unpacker<'m, 's, circuit::Decoder<'m, 's>>> {
         let (state, row) = work.split_at_mut_checked(4 * self.coded.state_words())?;
         let decoder = self.coded.decoder(bytemuck::try_cast_slice_mut(state).ok()?)?;
+        self.start_with(decoder, row)
+    }
+
+    /// Before the first row of `decoder`, whose state is elsewhere; `row` has bytes for one.
+    pub(crate) fn start_with<'s, R: Rows>(&self, decoder: R, row: &'s mut [u8]) -> Option<Unpacker<'m, 's, R>> {
         let row = bytemuck::cast_slice_mut(row.get_mut(..self.k)?);
         Some(Unpacker { source: *self, decoder, row, next: 0 })
     }
 }
 
+/// Where decoded rows come from.
+pub(crate) trait Rows {
+    /// The next row.
+    fn row(&mut self, out: &mut [i8]);
+    /// After the last row: whether the code was that of these weights.
+    fn is_finished(&self) -> bool;
+}
+
+impl Rows for circuit::Decoder<'_, '_> {
+    fn row(&mut self, out: &mut [i8]) {
+        circuit::Decoder::row(self, out);
+    }
+
+    fn is_finished(&self) -> bool {
+        circuit::Decoder::is_finished(self)
+    }
+}
+
 /// Decodes unit after unit.
 #[derive(Debug)]
-pub(crate) struct Unpacker<'m, 's> {
+pub(crate) struct Unpacker<'m, 's, R> {
     source: Source<'m>,
-    decoder: circuit::Decoder<'m, 's>,
+    decoder: R,
     row: &'s mut [i8],
     next: usize,
 }
 
-impl Unpacker<'_, '_> {
+impl<R: Rows> Unpacker<'_, '_, R> {
     /// Fills `out` with the next rows; its length is [`Source::bytes`] of whole units, or of all that is left.
     pub(crate) fn fill(&mut self, out: &mut [u8]) {
         let Source { form, bits, n, k, .. } = self.source;

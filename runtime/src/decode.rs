@@ -9,12 +9,14 @@
 //! tiles   nothing to do: decoded while it runs
 //! ```
 
-use crate::coded::{self, Source};
+use crate::circuit::{Coded, Decoder, Refiner};
+use crate::coded::{self, Rows, Source, Unpacker};
 use crate::error::Error;
 use crate::format::ALIGN;
 use crate::format::crc32::crc32;
 use crate::format::op::Op;
 use crate::model::Model;
+use crate::precisions::MAX_PRECISIONS;
 
 /// What [`Error::Constant`] says of code that is not that of its weights.
 const DAMAGED: &str = "code: it is damaged; copy or build the file again";
@@ -32,8 +34,11 @@ impl<'m> Model<'m> {
 
     /// Scratch bytes that decoding and [`Model::verify`] want, at any alignment; the arena may lend them. 0 if nothing is coded.
     pub fn decode_scratch_bytes(&self) -> usize {
-        let of = |op| Source::of(self, &op).map_or(0, |source| source.work_bytes() + source.unit_bytes() + 4);
-        self.coded().map(|(_, op)| of(op)).max().unwrap_or(0)
+        let of = |(id, op)| {
+            let source = Source::of(self, &op).ok()?;
+            Some(4 * Chain::of(self, id)?.state_words() + source.row_bytes() + source.unit_bytes() + 4)
+        };
+        self.coded().filter_map(of).max().unwrap_or(0)
     }
 
     /// Decodes resident constants into `memory` (RAM), which needs [`Model::decoded_bytes`] at a multiple of [`ALIGN`], and returns the model that
@@ -74,8 +79,7 @@ impl<'m> Model<'m> {
             }
             let (offset, mut left) = self.resident_range(id);
             pages.pad(offset)?;
-            let (source, work, unit) = self.prepare(id, scratch)?;
-            let mut unpacker = source.start(work).ok_or(damaged(id))?;
+            let (_, mut unpacker, unit) = self.start(id, scratch)?;
             while left > 0 {
                 let bytes = unit.len().min(left).max(1);
                 let out = unit.get_mut(..bytes).ok_or(damaged(id))?;
@@ -111,8 +115,7 @@ impl<'m> Model<'m> {
     /// Decodes all coded constants once and says which of them is damaged. `scratch` needs [`Model::decode_scratch_bytes`].
     pub fn verify(&self, scratch: &mut [u8]) -> Result<(), Error> {
         for (id, _) in (0..).zip(self.constants()).filter(|(_, constant)| constant.is_coded()) {
-            let (source, work, unit) = self.prepare(id, scratch)?;
-            let mut unpacker = source.start(work).ok_or(damaged(id))?;
+            let (source, mut unpacker, unit) = self.start(id, scratch)?;
             let mut left = source.bytes(source.n);
             while left > 0 {
                 let bytes = unit.len().min(left).max(1);
@@ -133,8 +136,7 @@ impl<'m> Model<'m> {
         if needed != given {
             return Err(Error::DecodeTooSmall { what: "the memory for weights", needed, given });
         }
-        let (source, work, _) = self.prepare(id, scratch)?;
-        let mut unpacker = source.start(work).ok_or(damaged(id))?;
+        let (_, mut unpacker, _) = self.start(id, scratch)?;
         unpacker.fill(out);
         if unpacker.is_finished() { Ok(()) } else { Err(damaged(id)) }
     }
@@ -156,17 +158,25 @@ impl<'m> Model<'m> {
         self.ops().map(|(_, op)| op).find(|op| op.weights() == Some(id))
     }
 
-    /// What a coded constant is decoded from, the memory for that, and that for a unit.
-    fn prepare<'s>(&self, id: u16, scratch: &'s mut [u8]) -> Result<(Source<'m>, &'s mut [u8], &'s mut [u8]), Error> {
+    /// What a coded constant is decoded from, before its first row, and memory for a unit.
+    fn start<'s>(
+        &self,
+        id: u16,
+        scratch: &'s mut [u8],
+    ) -> Result<(Source<'m>, Unpacker<'m, 's, Refining<'m, 's>>, &'s mut [u8]), Error> {
         let named = |what| Error::Constant { index: id.into(), what };
         let op = self.user_of(id).ok_or(named("use: no operator names it"))?;
         let source = Source::of(self, &op).map_err(named)?;
-        let (work, unit) = (source.work_bytes(), source.unit_bytes());
-        let (needed, given) = (work + unit + 4, scratch.len());
+        let chain = Chain::of(self, id).ok_or(damaged(id))?;
+        let (state, row, unit) = (4 * chain.state_words(), source.row_bytes(), source.unit_bytes());
+        let (needed, given) = (state + row + unit + 4, scratch.len());
         let too_small = Error::DecodeTooSmall { what: "the scratch memory", needed, given };
         let aligned = scratch.get_mut(scratch.as_ptr().align_offset(4)..).ok_or(too_small)?;
-        let (work, rest) = aligned.split_at_mut_checked(work).ok_or(too_small)?;
-        Ok((source, work, rest.get_mut(..unit).ok_or(too_small)?))
+        let (state, rest) = aligned.split_at_mut_checked(state).ok_or(too_small)?;
+        let (row, rest) = rest.split_at_mut_checked(row).ok_or(too_small)?;
+        let decoder = bytemuck::try_cast_slice_mut(state).ok().and_then(|state| chain.start(state));
+        let unpacker = decoder.and_then(|decoder| source.start_with(decoder, row)).ok_or(damaged(id))?;
+        Ok((source, unpacker, rest.get_mut(..unit).ok_or(too_small)?))
     }
 
     /// Offset and length of a resident constant in the decoded region.
@@ -187,6 +197,63 @@ impl<'m> Model<'m> {
         }
         let (offset, bytes) = self.resident_range(id);
         self.decoded().get(offset..).and_then(|rest| rest.get(..bytes)).unwrap_or(&[])
+    }
+}
+
+/// The code of a constant and, if it refines a coarser one, that one's, down to code that stands for itself.
+struct Chain<'m> {
+    first: Coded<'m>,
+    /// The coarsest first.
+    finer: [Option<Coded<'m>>; MAX_PRECISIONS - 1],
+}
+
+impl<'m> Chain<'m> {
+    fn of(model: &Model<'m>, id: u16) -> Option<Chain<'m>> {
+        let (mut model, mut id, mut finer) = (*model, id, [None; MAX_PRECISIONS - 1]);
+        let mut places = finer.iter_mut().rev();
+        loop {
+            let constant = model.constant(id);
+            let coded = Coded::new_checked(model.stored_bytes(id), constant.bits, constant.len as usize).ok()?;
+            if !coded.is_refined() {
+                return Some(Chain { first: coded, finer });
+            }
+            *places.next()? = Some(coded);
+            (model, id) = (model.coarser()?, constant.refines);
+        }
+    }
+
+    fn state_words(&self) -> usize {
+        self.first.state_words() + self.finer.iter().flatten().map(Coded::state_words).sum::<usize>()
+    }
+
+    fn start<'s>(&self, state: &'s mut [u32]) -> Option<Refining<'m, 's>> {
+        let (own, mut rest) = state.split_at_mut_checked(self.first.state_words())?;
+        let mut refining = Refining { first: self.first.decoder(own)?, finer: [const { None }; MAX_PRECISIONS - 1] };
+        for (refiner, coded) in refining.finer.iter_mut().zip(&self.finer) {
+            if let Some(coded) = coded {
+                let (own, others) = rest.split_at_mut_checked(coded.state_words())?;
+                *refiner = Some(coded.refiner(own)?);
+                rest = others;
+            }
+        }
+        Some(refining)
+    }
+}
+
+/// A chain while it is decoded: a row of the coarsest, refined step by step.
+struct Refining<'m, 's> {
+    first: Decoder<'m, 's>,
+    finer: [Option<Refiner<'m, 's>>; MAX_PRECISIONS - 1],
+}
+
+impl Rows for Refining<'_, '_> {
+    fn row(&mut self, out: &mut [i8]) {
+        self.first.row(out);
+        self.finer.iter_mut().flatten().for_each(|refiner| refiner.row(out));
+    }
+
+    fn is_finished(&self) -> bool {
+        self.first.is_finished() && self.finer.iter().flatten().all(Refiner::is_finished)
     }
 }
 

@@ -11,6 +11,7 @@
 //! - [`Isa`]: instruction sets, compiled for or looked up;
 //! - [`Engine`]: a model and its arena, on a desktop with a workspace for packed weights;
 //! - [`uses`]: what a program may leave out;
+//! - [`mod@precisions`]: a file of several precisions;
 //! - [`embed`]: a model as a constant of the program ([`include_model!`]).
 //!
 //! ```
@@ -46,6 +47,7 @@ mod isa;
 pub mod kernels;
 mod model;
 pub mod ops;
+pub mod precisions;
 pub mod uses;
 #[cfg(pith_desktop)]
 mod workspace;
@@ -54,5 +56,6 @@ pub use engine::{Aligned, Engine, Steps};
 pub use error::Error;
 pub use isa::Isa;
 pub use model::{Model, Ops};
+pub use precisions::precisions;
 #[cfg(pith_desktop)]
 pub use workspace::Parallel;

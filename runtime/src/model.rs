@@ -2,7 +2,7 @@
 
 use crate::check;
 use crate::error::Error;
-use crate::format::crc32::crc32;
+use crate::format::crc32::{crc32, crc32_behind};
 use crate::format::header::Header;
 use crate::format::op::{Head, Op};
 use crate::format::tensor::{Constant, Port, Tensor};
@@ -21,6 +21,8 @@ pub struct Model<'m> {
     weights: &'m [u8],
     /// What resident constants decode to, empty before.
     decoded: &'m [u8],
+    /// Files of coarser precisions, from the first to where this one begins; empty of the first.
+    before: &'m [u8],
 }
 
 impl<'m> Model<'m> {
@@ -33,13 +35,19 @@ impl<'m> Model<'m> {
 
     /// As [`Model::parse`], for models that use nothing beyond `USES` (see [`crate::uses`]): checks of other operators are not linked.
     pub fn parse_using<const USES: u64>(bytes: &'m [u8]) -> Result<Model<'m>, Error> {
+        Model::parse_behind::<USES>(bytes, &[])
+    }
+
+    /// The model at the start of `bytes`, which follow the checked files of coarser precisions.
+    pub(crate) fn parse_behind<const USES: u64>(bytes: &'m [u8], before: &'m [u8]) -> Result<Model<'m>, Error> {
         if bytes.as_ptr().align_offset(ALIGN) != 0 {
             return Err(Error::FileMisaligned);
         }
-        let (header, bytes) = read_header::<USES>(bytes)?;
+        let (header, bytes) = read_header::<USES>(bytes, before)?;
         let text = records(bytes, header.text_offset, header.text_bytes as usize, "text section")?;
         let model = Model {
             text: core::str::from_utf8(text).map_err(|_| Error::Header { what: "text section is not UTF-8" })?,
+            before,
             ..sections(header, bytes)?
         };
         if header.ops_offset % 4 != 0 {
@@ -58,11 +66,31 @@ impl<'m> Model<'m> {
     /// [`Model::parse_using`] accepts the same bytes with the `USES` of whatever runs the model; `bytes` begin at a multiple of [`ALIGN`].
     #[allow(unsafe_code, reason = "a contract for callers; nothing in here is unsafe")]
     pub unsafe fn trusted(bytes: &'m [u8]) -> Model<'m> {
-        let header = bytes.get(..size_of::<Header>()).map_or_else(Header::default, bytemuck::pod_read_unaligned);
+        Model::unchecked(bytes, &[])
+    }
+
+    /// As [`Model::trusted`], behind files of coarser precisions.
+    fn unchecked(bytes: &'m [u8], before: &'m [u8]) -> Model<'m> {
+        let header = header_of(bytes);
         let file = bytes.get(..header.file_bytes as usize).unwrap_or(bytes);
-        let none =
-            Model { tensors: &[], constants: &[], ports: &[], ops: &[], text: "", weights: &[], decoded: &[], header };
-        sections(header, file).unwrap_or(none)
+        let none = Model {
+            header,
+            tensors: &[],
+            constants: &[],
+            ports: &[],
+            ops: &[],
+            text: "",
+            weights: &[],
+            decoded: &[],
+            before: &[],
+        };
+        Model { before, ..sections(header, file).unwrap_or(none) }
+    }
+
+    /// The next coarser precision, without its text; none of the coarsest.
+    pub(crate) fn coarser(&self) -> Option<Model<'m>> {
+        let (before, file) = last_file(self.before)?;
+        Some(Model::unchecked(file, before))
     }
 
     /// The header.
@@ -194,8 +222,30 @@ impl<const USES: u64> Ops<'_, USES> {
     }
 }
 
+/// The header of checked bytes.
+fn header_of(bytes: &[u8]) -> Header {
+    bytes.get(..size_of::<Header>()).map_or_else(Header::default, bytemuck::pod_read_unaligned)
+}
+
+/// Where the file after the one at the start of `bytes` begins.
+pub(crate) fn next_file(bytes: &[u8]) -> usize {
+    (header_of(bytes).file_bytes as usize).max(size_of::<Header>()).saturating_add(ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// Checked files, split before the last of them.
+fn last_file(files: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut at = 0;
+    loop {
+        let next = at + next_file(files.get(at..)?);
+        if next >= files.len() {
+            return files.split_at_checked(at).filter(|(_, last)| !last.is_empty());
+        }
+        at = next;
+    }
+}
+
 /// The header, and the file without what follows it in the buffer.
-fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> {
+fn read_header<'m, const USES: u64>(bytes: &'m [u8], before: &[u8]) -> Result<(Header, &'m [u8]), Error> {
     let truncated = |needed| Error::Truncated { needed, given: bytes.len() };
     if !bytes.starts_with(&MAGIC) && bytes.len() >= MAGIC.len() {
         return Err(Error::NotAModel);
@@ -205,9 +255,17 @@ fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> 
     if header.version != VERSION {
         return Err(Error::Version { found: header.version });
     }
+    // Its checksum begins with theirs.
+    if header.required_features & Header::REFINED != 0 && before.is_empty() {
+        return Err(Error::Header { what: "a finer precision is read behind the coarser ones" });
+    }
     let file = bytes.get(..header.file_bytes as usize).ok_or(truncated(header.file_bytes as usize))?;
     let checked = file.get(16..).filter(|_| file.len() >= size_of::<Header>());
-    let computed = crc32(checked.ok_or(Error::Header { what: "file length" })?);
+    let checked = checked.ok_or(Error::Header { what: "file length" })?;
+    let computed = match last_file(before) {
+        Some((_, last)) if uses::decodes_once(USES) => crc32_behind(header_of(last).crc32, checked),
+        _ => crc32(checked),
+    };
     if computed != header.crc32 {
         return Err(Error::Checksum { stored: header.crc32, computed });
     }
@@ -215,7 +273,8 @@ fn read_header<const USES: u64>(bytes: &[u8]) -> Result<(Header, &[u8]), Error> 
         return Err(Error::Header { what: "header length" });
     }
     let coded = if uses::decodes(USES) { Header::CODED } else { 0 };
-    let known = coded | if uses::has_sparse(USES) { Header::SPARSE } else { 0 };
+    let refined = if before.is_empty() { 0 } else { Header::REFINED };
+    let known = coded | refined | if uses::has_sparse(USES) { Header::SPARSE } else { 0 };
     if header.required_features & !known != 0 {
         return Err(Error::Unsupported { what: "a required feature of this model" });
     }
@@ -241,6 +300,7 @@ fn sections(header: Header, bytes: &[u8]) -> Result<Model<'_>, Error> {
             .filter(|_| (header.weights_offset as usize).is_multiple_of(ALIGN))
             .ok_or(Error::Header { what: "weights section" })?,
         decoded: &[],
+        before: &[],
     })
 }
 

@@ -132,7 +132,7 @@ fn row_major(program: &Program, op: &Op<'_>) -> Option<(ConstantSpec, ConstantSp
     channels.resize(channels.len().next_multiple_of(4), 0);
     let spec = |kind: u8, bits: u8, len: usize, bytes: Vec<u8>| {
         let (len, stored) = (len as u32, bytes.len() as u32);
-        let record = Constant { kind, bits, len, bytes: stored, next_precision: NONE, ..Constant::default() };
+        let record = Constant { kind, bits, len, bytes: stored, refines: NONE, ..Constant::default() };
         ConstantSpec { record, bytes, decoded: Vec::new() }
     };
     Some((spec(Constant::KIND_WEIGHTS, 8, n * k, weights), spec(Constant::KIND_CHANNELS, 32, n, channels)))

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! coded constant ──> Coded (checked header) ──> Decoder: one row of weights at a time, in integers
-//!                                               model (classes, predictive) ──> leaf ──> rans
+//!                                               model (classes, predictive, refined) ──> leaf ──> rans
 //! ```
 //!
 //! A model walks over the weights of a row and asks a [`Coder`] for each, giving it a [`Leaf`]: the distribution of that weight. The decoder
@@ -16,13 +16,15 @@ pub mod leaf;
 pub mod predictive;
 pub mod rans;
 pub mod rans64;
+pub mod refined;
 mod stream;
 pub mod tree;
 pub mod walk;
 
 pub use leaf::{Leaf, Uniform};
 pub use stream::{
-    Coded, Decoder, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape, emit_header, emit_varint, shape_of,
+    Coded, Decoder, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_REFINED, MODEL_UNIFORM, Refiner, Shape, emit_header,
+    emit_varint, shape_of,
 };
 
 /// Turns distributions into symbols: from code, or from symbols that are known.

@@ -13,6 +13,7 @@
 use super::classes::{self, Classes};
 use super::predictive::{self, Predictive};
 use super::rans;
+use super::refined::{self, Refined};
 
 /// Every value equally probable; no parameters.
 pub const MODEL_UNIFORM: u8 = 0;
@@ -22,6 +23,9 @@ pub const MODEL_CLASSES: u8 = 1;
 
 /// See [`predictive`].
 pub const MODEL_PREDICTIVE: u8 = 2;
+
+/// Given a coarser constant, see [`refined`].
+pub const MODEL_REFINED: u8 = 3;
 
 /// How the weights of a constant are meant: `[rows, positions, channels]`. In the order of decoding; [`Coded`] says nothing about where a
 /// constant keeps them.
@@ -44,10 +48,11 @@ impl Shape {
 
 /// A model and its parameters.
 #[derive(Clone, Copy, Debug)]
-enum Params {
+enum Params<'a> {
     Uniform,
     Classes(classes::Params),
     Predictive(predictive::Params),
+    Refined(refined::Params<'a>),
 }
 
 /// A coded constant with a checked header.
@@ -55,7 +60,7 @@ enum Params {
 pub struct Coded<'a> {
     shape: Shape,
     bits: u8,
-    params: Params,
+    params: Params<'a>,
     code: &'a [u8],
 }
 
@@ -76,6 +81,7 @@ impl<'a> Coded<'a> {
             MODEL_UNIFORM => Some(Params::Uniform),
             MODEL_CLASSES => classes::Params::parse(&mut rest).map(Params::Classes),
             MODEL_PREDICTIVE => predictive::Params::parse(&mut rest, shape, bits).map(Params::Predictive),
+            MODEL_REFINED => refined::Params::parse(&mut rest).map(Params::Refined),
             _ => return Err("coded weights: model (it needs a newer runtime)"),
         };
         let params = params.ok_or("coded weights: parameters")?;
@@ -94,7 +100,13 @@ impl<'a> Coded<'a> {
             Params::Uniform => "uniform",
             Params::Classes(_) => "classes",
             Params::Predictive(_) => "predictive",
+            Params::Refined(_) => "refined",
         }
+    }
+
+    /// Whether its rows are decoded from those of a coarser constant.
+    pub fn is_refined(&self) -> bool {
+        matches!(self.params, Params::Refined(_))
     }
 
     /// Words of memory that a decoder works in.
@@ -103,6 +115,7 @@ impl<'a> Coded<'a> {
             Params::Uniform => 0,
             Params::Classes(params) => params.state_words(),
             Params::Predictive(params) => params.state_words(self.shape),
+            Params::Refined(params) => params.state_words(),
         }
     }
 
@@ -112,16 +125,24 @@ impl<'a> Coded<'a> {
             Params::Uniform => 12,
             Params::Classes(params) => params.instructions_per_weight(self.shape),
             Params::Predictive(params) => params.instructions_per_weight(self.shape),
+            Params::Refined(_) => refined::INSTRUCTIONS_PER_WEIGHT,
         }
     }
 
-    /// A decoder before the first row; none if `state` has fewer than [`Coded::state_words`] words.
+    /// As [`Coded::decoder`], of refined weights; none of others.
+    pub fn refiner<'s>(&self, state: &'s mut [u32]) -> Option<Refiner<'a, 's>> {
+        let Params::Refined(params) = &self.params else { return None };
+        Some(Refiner { coder: rans::Decoder::new(self.code)?, model: Refined::new(params, state)? })
+    }
+
+    /// A decoder before the first row; none if `state` has fewer than [`Coded::state_words`] words, or of refined weights.
     pub fn decoder<'s>(&self, state: &'s mut [u32]) -> Option<Decoder<'a, 's>> {
         let mut coder = rans::Decoder::new(self.code)?;
         let model = match &self.params {
             Params::Uniform => Model::Uniform(self.bits as u32),
             Params::Classes(params) => Model::Classes(Classes::new(params, state)?),
             Params::Predictive(params) => Model::Predictive(Predictive::new(params, self.shape, state, &mut coder)?),
+            Params::Refined(_) => return None,
         };
         Some(Decoder { coder, model })
     }
@@ -155,6 +176,27 @@ impl Decoder<'_, '_> {
     }
 
     /// After the last row: whether the code was that of these weights.
+    pub fn is_finished(&self) -> bool {
+        self.coder.is_finished()
+    }
+}
+
+/// Refines row after row.
+#[derive(Debug)]
+pub struct Refiner<'a, 's> {
+    coder: rans::Decoder<'a>,
+    model: Refined<'a, 's>,
+}
+
+impl Refiner<'_, '_> {
+    /// As [`Decoder::row`]; `row` holds the coarser row before.
+    pub fn row(&mut self, row: &mut [i8]) {
+        let mut coder = self.coder.clone();
+        self.model.row(&mut coder, row);
+        self.coder = coder;
+    }
+
+    /// As [`Decoder::is_finished`].
     pub fn is_finished(&self) -> bool {
         self.coder.is_finished()
     }

@@ -20,7 +20,16 @@ const NIBBLES: [u32; 16] = {
 
 /// CRC-32 of `bytes`.
 pub fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+    !update(u32::MAX, bytes)
+}
+
+/// CRC-32 of another checksum, little-endian, and `bytes`: what stands behind other data and is of no use behind any else.
+pub fn crc32_behind(checksum: u32, bytes: &[u8]) -> u32 {
+    !update(update(u32::MAX, &checksum.to_le_bytes()), bytes)
+}
+
+fn update(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, &byte| {
         let crc = crc ^ byte as u32;
         let crc = crc >> 4 ^ NIBBLES[(crc & 15) as usize];
         crc >> 4 ^ NIBBLES[(crc & 15) as usize]

@@ -53,8 +53,8 @@ pub struct Constant {
     pub offset: u32,
     /// Stored length in bytes.
     pub bytes: u32,
-    /// Another precision of the same tensor, or [`super::NONE`]. Reserved: must be `NONE` in version 1.
-    pub next_precision: u16,
+    /// Of refined weights, the coarser constant in the file before (see [`crate::precisions`]); else [`super::NONE`].
+    pub refines: u16,
     /// Of coded constants where they are decoded to, one of the associated values from [`Constant::IN_RAM`] on; else 0.
     pub residency: u16,
 }

@@ -1,9 +1,10 @@
 //! A small writer of model files, so that these cases need nothing but the runtime.
 
 use pith::Model;
-use pith::circuit::{MODEL_UNIFORM, Shape, emit_header, rans};
+use pith::circuit::refined::{self, Refined};
+use pith::circuit::{Coder, Leaf, MODEL_REFINED, MODEL_UNIFORM, Shape, emit_header, rans};
 use pith::format::blocks::{Layout, emit};
-use pith::format::crc32::crc32;
+use pith::format::crc32::{crc32, crc32_behind};
 use pith::format::header::Header;
 use pith::format::op::{ConcatInput, Head, Op};
 use pith::format::sparse;
@@ -24,6 +25,8 @@ pub struct Builder {
     pub skew: u32,
     /// Bytes that resident coded constants take decoded, gaps included.
     pub decoded_bytes: usize,
+    /// Files of coarser precisions that the model stands behind, to a multiple of 16.
+    pub before: Vec<u8>,
 }
 
 impl Builder {
@@ -55,14 +58,8 @@ impl Builder {
     }
 
     pub fn constant(&mut self, kind: u8, bits: u8, len: usize, bytes: Vec<u8>) -> u16 {
-        let record = Constant {
-            kind,
-            bits,
-            len: len as u32,
-            bytes: bytes.len() as u32,
-            next_precision: NONE,
-            ..Constant::default()
-        };
+        let record =
+            Constant { kind, bits, len: len as u32, bytes: bytes.len() as u32, refines: NONE, ..Constant::default() };
         self.constants.push((record, bytes));
         (self.constants.len() - 1) as u16
     }
@@ -119,8 +116,28 @@ impl Builder {
 
     /// Coded weights: the rows of a matrix, one output channel after another, for a layout or row-major. A depthwise filter's are its channels'.
     pub fn coded(&mut self, layout: Option<Layout>, bits: u8, weights: &[i8], shape: Shape, residency: u16) -> u16 {
+        self.coded_as(layout, bits, code(weights, shape, bits), shape, residency)
+    }
+
+    /// Weights coded given those of constant `refines` of the file before, `coarse`.
+    pub fn refined(
+        &mut self,
+        layout: Option<Layout>,
+        bits: u8,
+        (coarse, fine): (&[i8], &[i8]),
+        shape: Shape,
+        (residency, refines): (u16, u16),
+        params: &refined::Params<'_>,
+    ) -> u16 {
+        let id = self.coded_as(layout, bits, refine(coarse, fine, shape, params), shape, residency);
+        self.constants[id as usize].0.refines = refines;
+        id
+    }
+
+    fn coded_as(&mut self, layout: Option<Layout>, bits: u8, code: Vec<u8>, shape: Shape, residency: u16) -> u16 {
         let kind = if layout.is_some() { Constant::KIND_BLOCKS } else { Constant::KIND_WEIGHTS };
-        let id = self.constant(kind, bits, weights.len(), code(weights, shape, bits));
+        let len = shape.rows * shape.row();
+        let id = self.constant(kind, bits, len, code);
         let record = &mut self.constants[id as usize].0;
         record.encoding = Constant::ENCODING_CODED;
         record.residency = residency;
@@ -128,7 +145,7 @@ impl Builder {
         if residency != Constant::IN_TILES {
             let bytes = match layout {
                 Some(layout) => layout.matrix_bytes(bits, shape.rows, shape.row()),
-                None => (weights.len() * bits as usize).div_ceil(8),
+                None => (len * bits as usize).div_ceil(8),
             };
             self.decoded_bytes = self.decoded_bytes.next_multiple_of(ALIGN) + bytes;
         }
@@ -163,7 +180,7 @@ impl Builder {
         self.op(Op::Concat(concat, inputs));
     }
 
-    /// The file.
+    /// The file, behind the coarser ones.
     pub fn finish(&self) -> Vec<u8> {
         let mut weights = Vec::new();
         let mut constants = Vec::new();
@@ -199,18 +216,20 @@ impl Builder {
             op_count: self.op_count,
             input_count: self.inputs.len() as u8,
             output_count: self.outputs.len() as u8,
-            required_features: required_features(&constants),
+            required_features: required_features(&constants) | if self.before.is_empty() { 0 } else { Header::REFINED },
             decoded_bytes: self.decoded_bytes as u32,
             ..Header::default()
         };
         let mut header = Header { file_bytes: bytes.len() as u32, ..header };
         bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+        let mut bytes = [&self.before[..], &bytes].concat();
         seal(&mut bytes);
         if self.decoded_bytes > 0 {
             let mut decoded = Memory::new(self.decoded_bytes, 0);
-            decode(&Model::parse(Memory::of(&bytes).bytes()).expect("a valid model"), &mut decoded);
+            let mut file = Memory::of(&bytes);
+            decode(&pith::precisions(file.bytes()).last().unwrap().expect("a valid model"), &mut decoded);
             header.decoded_crc32 = crc32(decoded.bytes());
-            bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+            bytes[self.before.len()..][..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
             seal(&mut bytes);
         }
         bytes
@@ -240,11 +259,50 @@ fn code(weights: &[i8], shape: Shape, bits: u8) -> Vec<u8> {
     bytes
 }
 
-/// Writes the checksum.
+/// Symbols that are known, and the slots that a model gives them.
+struct Recorder {
+    symbols: std::vec::IntoIter<i32>,
+    intervals: Vec<(u32, u32, u32)>,
+}
+
+impl Coder for Recorder {
+    fn code<L: Leaf>(&mut self, leaf: &L) -> i32 {
+        let symbol = self.symbols.next().expect("a symbol for every leaf");
+        let (start, freq) = leaf.interval(symbol);
+        self.intervals.push((start, freq, L::BITS));
+        symbol
+    }
+}
+
+/// Fine weights coded given coarse ones; their ratios are not told.
+fn refine(coarse: &[i8], fine: &[i8], shape: Shape, params: &refined::Params<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    emit_header(MODEL_REFINED, shape, |byte| bytes.push(byte));
+    params.emit(|byte| bytes.push(byte));
+    let symbols: Vec<i32> = fine.iter().map(|&w| w.into()).collect();
+    let mut recorder = Recorder { symbols: symbols.into_iter(), intervals: Vec::new() };
+    let mut state = vec![0; params.state_words()];
+    let mut model = Refined::new(params, &mut state).expect("room");
+    coarse.chunks(shape.row()).for_each(|row| model.row(&mut recorder, &mut row.to_vec()));
+    let mut buffer = vec![0; 2 * fine.len() + 6];
+    let mut coder = rans::Encoder::new(&mut buffer);
+    recorder.intervals.iter().rev().for_each(|&(start, freq, bits)| coder.put(start, freq, bits).expect("room"));
+    bytes.extend_from_slice(coder.finish().expect("room"));
+    bytes
+}
+
+/// Writes the checksum, of a file of several precisions each one's as far as their lengths say where they are.
 pub fn seal(bytes: &mut [u8]) {
-    if let Some(body) = bytes.get(16..) {
-        let crc = crc32(body).to_le_bytes();
-        bytes[12..16].copy_from_slice(&crc);
+    let (mut at, mut before) = (0, None);
+    while let Some(file) = bytes.get_mut(at..).filter(|file| file.len() > 16) {
+        let file_bytes = u32::from_le_bytes(*file[8..].first_chunk().expect("four bytes")) as usize;
+        let end = if (80..file.len()).contains(&file_bytes) { file_bytes } else { file.len() };
+        let crc = match before {
+            Some(before) => crc32_behind(before, &file[16..end]),
+            None => crc32(&file[16..end]),
+        };
+        file[12..16].copy_from_slice(&crc.to_le_bytes());
+        (at, before) = (at + end.next_multiple_of(ALIGN), Some(crc));
     }
 }
 

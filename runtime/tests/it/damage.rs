@@ -3,7 +3,7 @@
 //! Most mutants get a fresh checksum, so that they reach the deeper checks. `PITH_MUTATIONS` sets how many are tried.
 
 use crate::cases::model::{Builder, Memory, Random, decode, seal};
-use pith::circuit::Shape;
+use pith::circuit::{Shape, refined};
 use pith::format::NONE;
 use pith::format::blocks::Layout;
 use pith::format::crc32::crc32;
@@ -238,6 +238,77 @@ fn coded(residency: u16) -> Vec<u8> {
     b.finish()
 }
 
+/// Three precisions of a small network, 2, 4 and 8 bits, of which each stands behind the coarser ones; for a layout or row-major.
+pub fn several_precisions(layout: Option<Layout>, residency: u16) -> Vec<u8> {
+    let mut r = Random(31);
+    let shape = Shape { rows: 6, positions: 9, channels: 6 };
+    let len = shape.rows * shape.row();
+    let two: Vec<i8> = (0..len).map(|_| r.weight(2)).collect();
+    // A level of twice as many bits is four times, then sixteen times finer.
+    let finer = |r: &mut Random, coarse: &[i8], ratio: usize, lowest: i32| -> Vec<i8> {
+        let one = |&a: &i8| a as i32 * ratio as i32 + r.below(ratio) as i32 - ratio as i32 / 2;
+        coarse.iter().map(one).map(|w| w.clamp(lowest, -lowest - 1) as i8).collect()
+    };
+    let four = finer(&mut r, &two, 4, -8);
+    let eight = finer(&mut r, &four, 16, -128);
+    let mut before = Vec::new();
+    for (bits, weights, coarse, ratio) in [(2, &two, None, 1), (4, &four, Some(&two), 4), (8, &eight, Some(&four), 16)]
+    {
+        let mut b = Builder { before, ..Builder::default() };
+        let (input, output) = (b.tensor(&[4, 4, 6], 3), b.tensor(&[4, 4, 6], 0));
+        (b.inputs, b.outputs) = (vec![input], vec![output]);
+        let channels = b.channels(&[(100, 1 << 30, 30 + bits); 6]);
+        // Not the first constant, so that its place is no accident.
+        let weights = match coarse {
+            None => b.coded(layout, bits, weights, shape, residency),
+            Some(coarse) => {
+                let params = refined::Params {
+                    bottom: *coarse.iter().min().unwrap(),
+                    top: *coarse.iter().max().unwrap(),
+                    limit: if bits == 8 { 128 } else { 8 },
+                    slack: 16,
+                    signs: false,
+                    ratio_shift: 4,
+                    ratio_bits: 0,
+                    ratio_base: 16 * ratio,
+                    densities: &[250, 200, 90, 40, 10],
+                };
+                b.refined(layout, bits, (coarse, weights), shape, (residency, 1), &params)
+            }
+        };
+        let conv = Op::Conv(op::Conv {
+            input,
+            output,
+            weights,
+            channels,
+            in_h: 4,
+            in_w: 4,
+            in_c: 6,
+            out_h: 4,
+            out_w: 4,
+            out_c: 6,
+            kernel_h: 3,
+            kernel_w: 3,
+            stride_h: 1,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 1,
+            pad_top: 1,
+            pad_left: 1,
+            groups: 1,
+            weight_zero_points: NONE,
+            act_min: -128,
+            act_max: 127,
+            reserved: 0,
+        });
+        let scratch = ops::scratch_bytes(&conv, &b.constants[weights as usize].0, false) as u32;
+        b.op_with_scratch(conv, scratch);
+        before = b.finish();
+        before.resize(before.len().next_multiple_of(16), 0);
+    }
+    before
+}
+
 /// Block-sparse weights: a convolution with blocks of two rows, one of one, a linear layer with a row of filler blocks.
 pub fn block_sparse() -> Vec<u8> {
     let mut b = Builder::default();
@@ -313,7 +384,17 @@ const RESIDENCIES: [u16; 3] = [Constant::IN_RAM, Constant::IN_FLASH, Constant::I
 /// Parses and, if the file is valid, runs it; with `vectors` on every instruction set of this machine too. Code that is damaged is found when it is
 /// decoded, or makes wrong outputs.
 fn survive(file: &mut Memory, arena: &mut Memory, vectors: bool) -> bool {
-    let Ok(coded) = Model::parse(file.bytes()) else { return false };
+    let file = file.bytes();
+    // Every precision; whether the last of them runs.
+    let (mut models, mut ran) = (pith::precisions(file), false);
+    while let Some(model) = models.next() {
+        ran = model.is_ok_and(|model| survive_model(&model, arena, vectors));
+        assert!(models.bytes() <= file.len());
+    }
+    ran
+}
+
+fn survive_model(coded: &Model<'_>, arena: &mut Memory, vectors: bool) -> bool {
     let needed = coded.arena_bytes();
     let arena = arena.bytes();
     if needed + 16 > arena.len() || coded.decoded_bytes() > 1 << 20 || coded.decode_scratch_bytes() > 1 << 20 {
@@ -389,9 +470,10 @@ fn mutate(bytes: &mut Vec<u8>, r: &mut Random) {
 fn mutants_do_not_panic() {
     let default = if cfg!(miri) { 200 } else { 1_000_000 };
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let parts: Vec<(Vec<u8>, usize)> = [(every_operator(), count / 3), (block_sparse(), count / 6)]
+    let parts: Vec<(Vec<u8>, usize)> = [(every_operator(), count / 6), (block_sparse(), count / 6)]
         .into_iter()
         .chain(RESIDENCIES.map(|residency| (coded(residency), count / 6)))
+        .chain([(several_precisions(Some(Layout::Pairs), Constant::IN_RAM), count / 6)])
         .collect();
     let part = |(index, (good, count)): (usize, &(Vec<u8>, usize))| {
         let (mut arena, mut r) = (Memory::new(1 << 16, 0), Random(99 + index as u64));
@@ -504,7 +586,8 @@ fn errors_say_what_and_where() {
     };
     assert_eq!(changed(4, 2, true), Error::Version { found: 2 });
     assert!(matches!(changed(200, 0xEE, false), Error::Checksum { .. }));
-    assert!(matches!(changed(16, 4, true), Error::Unsupported { .. }));
+    assert!(matches!(changed(16, 8, true), Error::Unsupported { .. }));
+    assert!(changed(16, 4, true).to_string().contains("behind the coarser ones"));
     let mut memory = Memory::of(&[&[0; 4], good.as_slice()].concat());
     assert_eq!(Model::parse(&memory.bytes()[4..]).err(), Some(Error::FileMisaligned));
     let mut file = Memory::of(&good);
@@ -572,5 +655,91 @@ fn an_operand_replaced_in_place_is_as_long_as_the_output() {
         (b.inputs, b.outputs) = (vec![lhs, rhs], vec![y]);
         let mut file = Memory::of(&b.finish());
         assert_eq!(Model::parse(file.bytes()).is_ok(), len == 10, "{len} elements");
+    }
+}
+
+#[test]
+fn every_precision_is_what_it_is_alone() {
+    for layout in [None, Some(Layout::Pairs), Some(Layout::Quads)] {
+        for residency in [Constant::IN_RAM, Constant::IN_FLASH] {
+            let mut file = Memory::of(&several_precisions(layout, residency));
+            let models: Vec<Model<'_>> = pith::precisions(file.bytes()).map(Result::unwrap).collect();
+            assert_eq!(models.len(), 3);
+            let mut outputs = Vec::new();
+            for model in &models {
+                let mut decoded = Memory::new(model.decoded_bytes(), 0);
+                let whole = decode(model, &mut decoded);
+                let mut arena = Memory::new(model.arena_bytes(), 0);
+                let mut engine = Engine::new(&whole, arena.bytes()).unwrap();
+                engine.input(0).fill(40);
+                engine.run();
+                outputs.push(engine.output(0).to_vec());
+            }
+            // A shift for every four times as many levels: the outputs are near each other, and not the same.
+            assert!(outputs[0] != outputs[1] && outputs[1] != outputs[2], "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_the_file_is_a_file() {
+    let whole = several_precisions(None, Constant::IN_RAM);
+    let mut file = Memory::of(&whole);
+    let mut models = pith::precisions(file.bytes());
+    let mut ends = vec![0];
+    while models.next().is_some() {
+        ends.push(models.bytes());
+    }
+    assert_eq!((ends.len(), ends[3]), (4, whole.len()));
+    for cut in 1..whole.len() {
+        let mut part = Memory::of(&whole[..cut]);
+        let read: Vec<bool> = pith::precisions(part.bytes()).map(|model| model.is_ok()).collect();
+        let complete = read.iter().filter(|&&ok| ok).count();
+        // Padding behind a model is not part of it.
+        let expected = ends[1..].iter().filter(|&&end| cut + 15 >= end).count();
+        assert!(complete == expected || complete + 1 == expected, "{complete} of {expected} at {cut}");
+        assert!(read[..complete].iter().all(|&ok| ok));
+    }
+    // What stands behind another model is not this model's finer precision.
+    let other = several_precisions(Some(Layout::Pairs), Constant::IN_RAM);
+    let mut mixed = Memory::of(&[&other[..], &[]].concat());
+    let first = pith::precisions(mixed.bytes()).map(Result::unwrap).next().unwrap().header().file_bytes as usize;
+    let swapped = [&other[..first.next_multiple_of(16)], &whole[ends[1]..]].concat();
+    let mut swapped = Memory::of(&swapped);
+    let read: Vec<_> = pith::precisions(swapped.bytes()).collect();
+    assert!(read[0].is_ok() && matches!(read[1], Err(Error::Checksum { .. })) && read.len() == 2);
+    // Nor is it a model by itself.
+    let mut alone = Memory::of(&whole[ends[1]..]);
+    let error = Model::parse(alone.bytes()).unwrap_err();
+    assert!(error.to_string().contains("finer precision"), "{error}");
+}
+
+#[test]
+fn damage_of_any_precision_is_found() {
+    let whole = several_precisions(Some(Layout::Pairs), Constant::IN_RAM);
+    let mut file = Memory::of(&whole);
+    let weights: Vec<usize> = pith::precisions(file.bytes())
+        .map(Result::unwrap)
+        .map(|model| {
+            let coded = model.constants().iter().find(|c| c.is_coded()).unwrap();
+            (model.header().weights_offset + coded.offset + coded.bytes - 1) as usize
+        })
+        .collect();
+    let mut models = pith::precisions(file.bytes());
+    let mut starts = vec![0];
+    while models.next().is_some() {
+        starts.push(models.bytes());
+    }
+    for damaged in 0..3 {
+        let mut bytes = whole.clone();
+        bytes[starts[damaged] + weights[damaged]] ^= 4;
+        seal(&mut bytes);
+        let mut file = Memory::of(&bytes);
+        for (index, model) in pith::precisions(file.bytes()).enumerate() {
+            let model = model.unwrap();
+            let is_good = model.verify(&mut vec![0; model.decode_scratch_bytes()]).is_ok();
+            // A finer precision is decoded from the coarser ones.
+            assert_eq!(is_good, index < damaged, "precision {index}, damage in {damaged}");
+        }
     }
 }

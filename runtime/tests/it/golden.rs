@@ -3,10 +3,12 @@
 //! After a deliberate change of the format (and of its version), `PITH_BLESS=1 cargo test -p pith-runtime` writes them anew.
 
 use crate::cases::model::{Builder, Memory};
-use crate::damage::{block_sparse, every_operator};
+use crate::damage::{block_sparse, every_operator, several_precisions};
 use pith::circuit::Coded;
 use pith::format::NONE;
+use pith::format::blocks::Layout;
 use pith::format::op::{self, Op};
+use pith::format::tensor::Constant;
 use pith::{Engine, Model};
 use std::path::Path;
 
@@ -55,6 +57,21 @@ fn golden_files_are_reproduced_and_run() {
             assert_eq!(engine.output(0), expected);
         }
     }
+}
+
+/// `precisions.pith`: 2, 4 and 8 bits of a convolution, of which the finer ones are refined.
+#[test]
+fn golden_precisions_are_reproduced_and_decoded() {
+    let bytes = several_precisions(Some(Layout::Pairs), Constant::IN_RAM);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/precisions.pith");
+    if std::env::var_os("PITH_BLESS").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let mut file = Memory::of(&bytes);
+    let verified = |model: Model<'_>| model.verify(&mut vec![0; model.decode_scratch_bytes()]);
+    let all: Vec<_> = pith::precisions(file.bytes()).map(|model| verified(model.unwrap())).collect();
+    assert_eq!(all, [Ok(()); 3]);
 }
 
 /// `codes.bin`: 12 rows of 9 positions by 5 channels, then codes of them under every model, each behind its length.
