@@ -53,11 +53,19 @@ fn embed(model: &str, inputs: &str) -> Result<String, Box<dyn Error>> {
     let start = buffer.as_ptr().align_offset(16);
     let aligned = &mut buffer[start..start + bytes.len()];
     aligned.copy_from_slice(&bytes);
-    let parsed = pith::Model::parse(aligned).map_err(|e| format!("{model}: {e}"))?;
+    // Of several precisions the finest; what stands before it is needed to decode it.
+    let mut precisions = pith::precisions(aligned);
+    let (mut coarser, mut end, mut parsed) = (0, 0, Err("it is empty".into()));
+    while let Some(next) = precisions.next() {
+        parsed = next.map_err(|e| e.to_string());
+        (coarser, end) = (end, precisions.bytes());
+    }
+    let parsed = parsed.map_err(|e: String| format!("{model}: {e}"))?;
     let sizes = Sizes {
         arena: parsed.arena_bytes(),
         decoded: parsed.decoded_bytes(),
         scratch: if parsed.decoded_bytes() > 0 { parsed.decode_scratch_bytes() } else { 0 },
+        coarser,
     };
     let input_bytes: usize = parsed.inputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).sum();
     let given = fs::metadata(inputs).map_err(|e| format!("{inputs}: {e}"))?.len() as usize;
@@ -65,23 +73,26 @@ fn embed(model: &str, inputs: &str) -> Result<String, Box<dyn Error>> {
         return Err(format!("{inputs}: {given} bytes are no whole number of inputs of {input_bytes} bytes").into());
     }
     let include = |path: &str| format!("*include_bytes!({path:?})");
-    Ok(source(sizes, pith::uses::uses(aligned), bytes.len(), &include(model), given, &include(inputs)))
+    let uses = pith::uses::uses(&aligned[coarser..]);
+    Ok(source(sizes, uses, bytes.len(), &include(model), given, &include(inputs)))
 }
 
-/// Memory that a model wants: to run in, for weights that are decoded once, and to decode them in.
+/// Memory that a model wants: to run in, for weights that are decoded once, and to decode them in; and how much of its file are coarser precisions.
 #[derive(Default)]
 struct Sizes {
     arena: usize,
     decoded: usize,
     scratch: usize,
+    coarser: usize,
 }
 
 fn source(sizes: Sizes, uses: u64, model_bytes: usize, model: &str, input_bytes: usize, inputs: &str) -> String {
-    let Sizes { arena, decoded, scratch } = sizes;
+    let Sizes { arena, decoded, scratch, coarser } = sizes;
     let memory = arena.max(scratch);
     format!(
         "/// Bytes of the arena, which also serves to decode weights.\npub const ARENA_BYTES: usize = {memory};\n\
          /// Bytes of weights that are decoded once.\npub const DECODED_BYTES: usize = {decoded};\n\
+         /// Bytes of the file that are coarser precisions.\npub const COARSER_BYTES: usize = {coarser};\n\
          /// What the model uses of the runtime.\npub const USES: u64 = {uses};\n\
          #[unsafe(link_section = \".model\")]\nstatic MODEL_FILE: Aligned<[u8; {model_bytes}]> = Aligned({model});\n\
          #[unsafe(link_section = \".model.inputs\")]\nstatic INPUT_FILE: [u8; {input_bytes}] = {inputs};\n"

@@ -4,8 +4,13 @@ use pith::{Aligned, Model};
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
-/// The model, without what checks it.
+/// The model, of several precisions the finest, without what checks it.
 pub fn model() -> Model<'static> {
+    if COARSER_BYTES > 0
+        && let Some(Ok(finest)) = pith::precisions(&MODEL_FILE.0).last()
+    {
+        return finest;
+    }
     // SAFETY: `build.rs` has parsed this very file, which it embeds aligned, and has taken `USES` from it; an empty one has no operators.
     unsafe { Model::trusted(&MODEL_FILE.0) }
 }

@@ -80,7 +80,7 @@ pub fn build_firmware(
     scratch: &Path,
 ) -> Result<(PathBuf, Machine), ToolError> {
     let file = ModelFile::new(model);
-    let parsed = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
+    let parsed = file.finest().map_err(|e| ToolError(e.to_string()))?;
     let ram = parsed.arena_bytes().max(parsed.decode_scratch_bytes()) + parsed.decoded_bytes();
     let machine = core.machine(model.len() + inputs.len(), ram);
     let embedded = [("PITH_MODEL", "model.pith", model), ("PITH_INPUTS", "inputs.bin", inputs)];
@@ -138,7 +138,7 @@ pub fn emulate(elf: &Path, machine: Machine, folder: &Path, count: bool) -> Resu
     Ok((output.status.success(), log))
 }
 
-/// Runs a model on a core with int8 inputs (sample, input, element).
+/// Runs a model, of several precisions the finest, on a core with int8 inputs (sample, input, element).
 pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: bool) -> Result<Run, ToolError> {
     let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
     let bytes: Vec<u8> = inputs.iter().flatten().flatten().map(|&q| q as u8).collect();
@@ -159,7 +159,7 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     let rounds = (sum.saturating_sub(*total as u64) + round / 2) / round;
     let instructions = |ticks: u64| (ticks as f64 * machine.instructions_per_tick) as u64;
     let file = ModelFile::new(model);
-    let parsed = Model::parse(file.as_bytes()).map_err(|e| ToolError(e.to_string()))?;
+    let parsed = file.finest().map_err(|e| ToolError(e.to_string()))?;
     let lens: Vec<usize> = parsed.outputs().iter().map(|p| parsed.tensor(p.tensor).len as usize).collect();
     let raw = read("outputs.bin")?;
     let outputs: Vec<Vec<Vec<i8>>> = raw
@@ -231,7 +231,7 @@ struct Layer {
 pub fn run(args: &Args) -> Result<(), ToolError> {
     let shown = args.model.display();
     let file = ModelFile::read(&args.model).map_err(|e| ToolError(format!("{shown}: {e}")))?;
-    let model = Model::parse(file.as_bytes()).map_err(|e| ToolError(format!("{shown}: {e}")))?;
+    let model = file.finest().map_err(|e| ToolError(format!("{shown}: {e}")))?;
     let mut inputs = quantized_inputs(&model, &args.input, args.layout, args.raw)?;
     inputs.truncate(args.samples.unwrap_or(usize::MAX));
     let given = inputs.len();

@@ -5,6 +5,7 @@ use super::elastic::trained;
 use super::eval::accuracy_of;
 use super::input::{Ports, PreprocessArgs, is_supernet, number};
 use super::output::{Progress, check_folder, write_whole};
+use super::precisions;
 use super::prune::{PruneArgs, prune_graph};
 use super::search::{BudgetArgs, Search, calibration};
 use super::training::{TrainArgs, affine, data, load_test, stop};
@@ -48,6 +49,10 @@ pub(super) struct Args {
     /// Bits of a weight, 2 to 8
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
     weight_bits: Option<u8>,
+    /// One file of several precisions, such as 8,4,2 bits of a weight: a device chooses when it starts, and the first bytes of the file are its coarser
+    /// precisions alone. Of a supernet (`quantize elastic`) all of them are good. Weights are coded [default: --compress 6]
+    #[arg(long, value_name = "BITS", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "weight_bits")]
+    elastic: Vec<u8>,
     /// What one weight scale covers
     #[arg(long, value_parser = ["channel", "tensor"])]
     granularity: Option<String>,
@@ -185,9 +190,17 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     check_folder(&args.output)?;
     let started = Instant::now();
     let recipe = recipe(args)?;
-    let compress = recipe.compress.options(&args.target)?;
+    let compress = match args.elastic.is_empty() {
+        true => recipe.compress.options(&args.target)?,
+        false => precisions::options(&recipe.compress, &args.target)?,
+    };
     let target = args.prune.target();
     args.search.check()?;
+    if !args.elastic.is_empty() && args.search.budget().is_some() {
+        return Err(Failure::new(
+            "--elastic names the bits itself; leave out --max-flash, --max-ram, --max-cycles and --min-accuracy",
+        ));
+    }
     if target.is_none() && args.elastic_epochs.is_none() && args.train.is_given() {
         return Err(Failure::new(
             "options for training need a budget to prune to (--macs, --bytes, ...) or --elastic-epochs; `quantize train` trains without",
@@ -244,35 +257,44 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let progress = Progress::new();
     let step = |step: &'static str, n: usize| progress.advance(step, n);
     let budget = args.search.budget();
-    let (found, built) = match (&supernet, &budget) {
-        (Some(supernet), budget) => {
-            let source = Source {
-                supernet,
-                data: data(&whole, &affine),
-                device: &Device::cpu(),
-                samples: &set.samples,
-                is_u8: &set.is_u8,
-                stop: stop(),
-            };
-            build_subnet(source, &recipe, &args.search, budget.as_ref(), options, &step)?
-        }
-        (None, budget) => {
-            let graph = prepend_preprocess(simplify(graph), &recipe.preprocess)?;
-            let prepared = prepare(graph, &set.samples, &set.is_u8, &recipe, &step)?;
-            match budget {
-                Some(budget) if args.search.is_of_code(budget, compress.level) => {
-                    fit(&prepared, &set, &recipe, options, budget.flash.unwrap_or(u64::MAX))?
-                }
-                Some(budget) => {
-                    let search = Search::of_network(&prepared, &set, &recipe, &args.search, budget, options.pack)?;
-                    let (recipe, text) = (search.recipe(&recipe), search.text());
-                    drop(search);
-                    (text, finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?)
-                }
-                None => (String::new(), finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?),
+    let one = |recipe: &Recipe, options: BuildOptions| -> Result<(String, Built), Failure> {
+        Ok(match (&supernet, &budget) {
+            (Some(supernet), budget) => {
+                let source = Source {
+                    supernet,
+                    data: data(&whole, &affine),
+                    device: &Device::cpu(),
+                    samples: &set.samples,
+                    is_u8: &set.is_u8,
+                    stop: stop(),
+                };
+                build_subnet(source, recipe, &args.search, budget.as_ref(), options, &step)?
             }
-        }
+            (None, budget) => {
+                let graph = prepend_preprocess(simplify(graph.clone()), &recipe.preprocess)?;
+                let prepared = prepare(graph, &set.samples, &set.is_u8, recipe, &step)?;
+                match budget {
+                    Some(budget) if args.search.is_of_code(budget, compress.level) => {
+                        fit(&prepared, &set, recipe, options, budget.flash.unwrap_or(u64::MAX))?
+                    }
+                    Some(budget) => {
+                        let search = Search::of_network(&prepared, &set, recipe, &args.search, budget, options.pack)?;
+                        let (recipe, text) = (search.recipe(recipe), search.text());
+                        drop(search);
+                        (text, finish(prepared, &set.samples, &set.is_u8, &recipe, options, &step)?)
+                    }
+                    None => (String::new(), finish(prepared, &set.samples, &set.is_u8, recipe, options, &step)?),
+                }
+            }
+        })
     };
+    if !args.elastic.is_empty() {
+        let built = |recipe: &Recipe, options: BuildOptions| Ok(one(recipe, options)?.1);
+        let to = (&args.target, args.output.as_path(), args.json);
+        let text = precisions::build(&args.elastic, &recipe, options.pack, to, test.as_ref(), &built, options.shrink)?;
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    let (found, built) = one(&recipe, options)?;
     let file = ModelFile::new(&built.packed.bytes);
     if let Some(limit) = budget.and_then(|b| b.flash).filter(|&limit| built.packed.bytes.len() as u64 > limit) {
         let bytes = grouped(built.packed.bytes.len() as u64);
@@ -281,7 +303,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             grouped(limit)
         )));
     }
-    let model = super::input::parse_packed(&args.output, &file)?;
+    let model = super::input::parse_packed(&args.output, &file, None)?;
     let (flash, ram) = compress.memory(&model);
     if let Some(what) = args.target.exceeded(flash, ram) {
         return Err(Failure::unmet(format!("{what}; prune filters (--macs), or give layers fewer bits (--max-flash)")));

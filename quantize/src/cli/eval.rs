@@ -21,6 +21,9 @@ use std::path::PathBuf;
 pub(super) struct Args {
     /// .onnx or .pith
     model: PathBuf,
+    /// Bits of the precision that is meant, of a .pith with several [default: the finest]
+    #[arg(long, value_name = "BITS")]
+    precision: Option<u8>,
     /// Set with x, and y (labels or targets) or golden outputs out0, out1, ...
     #[arg(long)]
     data: PathBuf,
@@ -76,7 +79,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let file = if is_packed(&args.model) { Some(read_packed(&args.model)?) } else { None };
     let report = match &file {
         Some(file) => {
-            let model = parse_packed(&args.model, file)?;
+            let model = parse_packed(&args.model, file, args.precision)?;
             let ports = Ports::of_model(&model);
             // A packed model takes raw data; what it noted is only needed to feed the float network alike.
             let preprocess = args.preprocess.over(&noted_preprocess(&model));

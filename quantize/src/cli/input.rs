@@ -68,10 +68,11 @@ pub(super) fn read_packed(path: &Path) -> Result<ModelFile, Failure> {
     ModelFile::read(path).map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display())))
 }
 
-/// A view over a packed model whose coded weights are undamaged; the message names the file, and the operator whose weights they are.
-pub(super) fn parse_packed<'m>(path: &Path, file: &'m ModelFile) -> Result<pith::Model<'m>, Failure> {
+/// A view over a packed model (of several precisions: of the one with these bits, else of the finest) whose coded weights are undamaged; the message
+/// names the file, and the operator whose weights they are.
+pub(super) fn parse_packed<'m>(path: &Path, file: &'m ModelFile, bits: Option<u8>) -> Result<pith::Model<'m>, Failure> {
     let shown = path.display();
-    let model = pith::Model::parse(file.as_bytes()).map_err(|e| Failure::new(format!("{shown}: {e}")))?;
+    let model = super::precisions::choose(path, file, bits)?;
     model.verify(&mut vec![0; model.decode_scratch_bytes()]).map_err(|e| {
         let index = if let pith::Error::Constant { index, .. } = e { u16::try_from(index).ok() } else { None };
         let names = model.ops().filter(|(_, op)| index.is_some() && op.weights() == index);

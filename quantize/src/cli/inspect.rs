@@ -3,6 +3,7 @@
 use super::Failure;
 use super::input::{is_packed, parse_packed, read_packed};
 use super::output::{check_folder, write_whole};
+use super::precisions::{table_of, text};
 use crate::graph::simplify;
 use crate::onnx;
 use crate::report::code_svg::code_svg;
@@ -16,6 +17,9 @@ use std::path::PathBuf;
 pub(super) struct Args {
     /// .onnx or .pith
     model: PathBuf,
+    /// Bits of the precision that is meant, of a .pith with several [default: the finest]
+    #[arg(long, value_name = "BITS")]
+    precision: Option<u8>,
     /// Print JSON: file_bytes, weight_bytes (weights as stored), coded_bytes (with biases and tables), arena_bytes, macs, layers, ...
     #[arg(long)]
     json: bool,
@@ -30,7 +34,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let (summary, metadata) = if is_packed(&args.model) {
         let file = read_packed(&args.model)?;
-        let model = parse_packed(&args.model, &file)?;
+        let model = parse_packed(&args.model, &file, args.precision)?;
         let summary = Summary::of_model(&model);
         let title = args.model.file_name().map_or("model".into(), |n| n.to_string_lossy());
         if let Some(path) = &args.plan_svg {
@@ -41,7 +45,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             check_folder(path)?;
             write_whole(path, code_svg(&summary, &title).as_bytes())?;
         }
-        (summary, model.metadata().to_string())
+        let precisions = table_of(&file, &args.model)?;
+        let table = if precisions.len() > 1 { format!("{}\n", text(&precisions)) } else { String::new() };
+        (summary, table + model.metadata())
     } else {
         if args.plan_svg.is_some() {
             return Err(Failure::new("--plan-svg draws a .pith model; an ONNX file has no memory plan"));

@@ -8,6 +8,7 @@ mod eval;
 mod input;
 mod inspect;
 mod output;
+mod precisions;
 mod prune;
 mod run;
 mod search;

@@ -320,7 +320,7 @@ fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Res
     let built = build(raw, &samples, &set.is_u8, &quick, BuildOptions::default(), &step)?;
     progress.finish();
     let file = ModelFile::new(&built.packed.bytes);
-    let model = super::input::parse_packed(std::path::Path::new("the pruned model"), &file)?;
+    let model = super::input::parse_packed(std::path::Path::new("the pruned model"), &file, None)?;
     let summary = Summary::of_model(&model);
     let parameters = simplify(graph.clone()).theta().iter().filter(|v| **v != 0.0).count() as u64;
     Ok(Side {

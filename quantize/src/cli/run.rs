@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 pub(super) struct Args {
     /// .pith or .onnx
     model: PathBuf,
+    /// Bits of the precision that is meant, of a .pith with several [default: the finest]
+    #[arg(long, value_name = "BITS")]
+    precision: Option<u8>,
     /// Samples: .npz with x, or .npy; first axis = sample
     #[arg(long)]
     input: PathBuf,
@@ -40,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     check_folder(&args.output)?;
     let columns = if is_packed(&args.model) {
         let file = read_packed(&args.model)?;
-        let model = parse_packed(&args.model, &file)?;
+        let model = parse_packed(&args.model, &file, args.precision)?;
         let runner = Runner::new(&model).with_threads(args.threads.into())?;
         if args.raw { run_raw(&model, runner, &args.input)? } else { run_real(&model, runner, &args.input)? }
     } else if args.raw {

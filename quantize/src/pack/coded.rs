@@ -4,6 +4,7 @@
 //! predicted instructions is kept by coding the dearest matrices at lower levels.
 
 use super::plan::{PlanOptions, worthwhile_tiles};
+use super::precisions::Coarser;
 use crate::circuit::weights::{Options, encode_with};
 use crate::lower::{ConstantSpec, Program};
 use pith::circuit::{Coded, Shape};
@@ -146,31 +147,43 @@ fn pixels(program: &Program, input: u16, k: usize) -> usize {
     }
 }
 
+/// What a matrix became.
+#[derive(Clone, Debug)]
+pub(super) struct Code {
+    pub bytes: Vec<u8>,
+    /// The constant of the file before that it refines, or [`NONE`].
+    pub refines: u16,
+}
+
 /// The code of every operator's weights, none where `floor` (bytes that raw weights take in its place) is not undercut.
 pub(super) fn encode_all(
     program: &Program,
+    coarser: Option<&Coarser<'_>>,
     options: CompressOptions,
     floor: impl Fn(usize) -> Option<usize> + Sync,
     progress: &(dyn Fn(&'static str, usize) + Sync),
-) -> Vec<Option<Vec<u8>>> {
+) -> Vec<Option<Code>> {
     let matrices: Vec<Option<(Matrix, usize)>> =
         (0..program.ops.len()).map(|i| Matrix::of(program, &program.ops[i].record).zip(floor(i))).collect();
     let total = matrices.iter().flatten().count();
-    let smaller = |code: Vec<u8>, floor: usize| Some(code).filter(|code| code.len() < floor);
-    let mut codes: Vec<Option<Vec<u8>>> = matrices
+    let smaller = |bytes: Vec<u8>, floor: usize| Some(Code { bytes, refines: NONE }).filter(|c| c.bytes.len() < floor);
+    let mut codes: Vec<Option<Code>> = matrices
         .par_iter()
-        .map(|matrix| {
+        .zip(&program.ops)
+        .map(|(matrix, spec)| {
             let (matrix, floor) = matrix.as_ref()?;
-            let code = smaller(matrix.code(options.level, options.residency), *floor);
+            let alone = smaller(matrix.code(options.level, options.residency), *floor);
+            let refined = coarser.and_then(|coarser| coarser.refine(&spec.name, matrix));
             progress("coding", total);
-            code
+            let codes = [refined.filter(|c| c.bytes.len() < *floor), alone];
+            codes.into_iter().flatten().min_by_key(|code| code.bytes.len())
         })
         .collect();
     let Some(budget) = options.max_instructions else { return codes };
     let mut levels = vec![options.level; codes.len()];
     loop {
         let costs: Vec<f64> = std::iter::zip(&matrices, &codes)
-            .map(|(m, code)| m.as_ref().zip(code.as_ref()).map_or(0.0, |((m, _), code)| m.instructions(code)))
+            .map(|(m, code)| m.as_ref().zip(code.as_ref()).map_or(0.0, |((m, _), code)| m.instructions(&code.bytes)))
             .collect();
         let dearest = (0..costs.len()).max_by(|&a, &b| costs[a].total_cmp(&costs[b]).then(b.cmp(&a)));
         let dearest = dearest.filter(|&i| costs[i] > 0.0 && costs.iter().sum::<f64>() > budget);

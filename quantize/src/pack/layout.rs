@@ -1,6 +1,7 @@
 //! Weights in the order in which a target's kernels read them.
 
-use super::coded::{self, Residency};
+use super::coded::{self, Code, Residency};
+use super::precisions::Coarser;
 use super::{PackOptions, sparse};
 use crate::lower::{ConstantSpec, Program};
 use pith::format::NONE;
@@ -18,8 +19,9 @@ use pith::ops;
 ///
 /// With a level of compression, weights are coded where that is smaller; coded blocks leave the output stage in the operator's own constant. Returns
 /// what is to be said about operators whose weights stay raw though their code is smaller.
-pub fn lay_out(
+pub(super) fn lay_out(
     program: &mut Program,
+    coarser: Option<&Coarser<'_>>,
     options: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Vec<String> {
@@ -27,7 +29,7 @@ pub fn lay_out(
     sparse::make_dense(program);
     let blocks = |i: usize| isa.layout().and_then(|layout| in_blocks(program, &program.ops[i].record, layout));
     let mut blocks: Vec<Option<ConstantSpec>> = (0..program.ops.len()).map(blocks).collect();
-    let mut codes = vec![None; program.ops.len()];
+    let mut codes: Vec<Option<Code>> = vec![None; program.ops.len()];
     if options.sparse && compress.level == 0 {
         for (spec, blocks) in program.ops.iter().zip(&mut blocks) {
             let sparse = sparse::choose(program, &spec.record, isa, blocks.as_ref().map(|blocks| blocks.bytes.len()));
@@ -42,7 +44,7 @@ pub fn lay_out(
             let stage = coded::stage_of(op).map_or(0, |id| program.constants[id as usize].bytes.len());
             Some(blocks[i].as_ref().map_or(weights, |blocks| blocks.bytes.len().saturating_sub(stage)))
         };
-        codes = coded::encode_all(program, compress, floor, progress);
+        codes = coded::encode_all(program, coarser, compress, floor, progress);
     }
     for i in 0..program.ops.len() {
         let spec = match (blocks[i].take(), codes[i].take()) {
@@ -67,14 +69,15 @@ pub fn lay_out(
 }
 
 /// The constant of weights that are coded.
-fn coded_constant(raw: ConstantSpec, code: Vec<u8>, residency: Residency) -> ConstantSpec {
+fn coded_constant(raw: ConstantSpec, code: Code, residency: Residency) -> ConstantSpec {
     let record = Constant {
         encoding: Constant::ENCODING_CODED,
         residency: residency.code(),
-        bytes: code.len() as u32,
+        bytes: code.bytes.len() as u32,
+        refines: code.refines,
         ..raw.record
     };
-    ConstantSpec { record, bytes: code, decoded: raw.bytes }
+    ConstantSpec { record, bytes: code.bytes, decoded: raw.bytes }
 }
 
 /// The weight matrix of a convolution or linear layer and its output stage as they are lowered.

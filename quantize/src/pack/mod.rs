@@ -3,18 +3,21 @@
 mod coded;
 mod layout;
 mod plan;
+mod precisions;
 mod sparse;
 
 use crate::lower::{ConstantSpec, Program};
 pub use coded::{CompressOptions, Residency};
-pub use layout::lay_out;
-use pith::format::crc32::crc32;
+use layout::lay_out;
+use pith::format::crc32::{crc32, crc32_behind};
 use pith::format::header::Header;
 use pith::format::op::{Head, Op};
 use pith::format::tensor::Constant;
 use pith::format::{ALIGN, MAGIC, VERSION};
 use pith::{Isa, Model};
 pub use plan::{Interval, Plan, PlanOptions, plan};
+use precisions::Coarser;
+pub use precisions::{Precisions, pack_precisions};
 use std::path::Path;
 
 /// A model file and what it is made of.
@@ -28,6 +31,14 @@ pub struct Packed {
     pub program: Program,
     /// What is to be said about operators whose weights stay raw though their code is smaller.
     pub notes: Vec<String>,
+}
+
+impl Packed {
+    /// The file's checksum.
+    fn checksum(&self) -> u32 {
+        let header: Header = bytemuck::pod_read_unaligned(&self.bytes[..size_of::<Header>()]);
+        header.crc32
+    }
 }
 
 /// What the packer may leave out.
@@ -74,6 +85,9 @@ pub enum PackError {
     /// The runtime decodes other weights than were coded, which is a bug of this crate.
     #[error("the coded weights are not what was coded: {0}; please report this, and build without --compress")]
     Coded(String),
+    /// Several precisions in one file need other options.
+    #[error("a file of several precisions: {0}")]
+    Precisions(&'static str),
     /// More than 4 GiB.
     #[error("the packed model is larger than 4 GiB")]
     TooLarge,
@@ -86,6 +100,16 @@ pub fn pack(program: Program, options: PackOptions) -> Result<Packed, PackError>
 
 /// As [`pack`]; `progress` gets a step's name and how many there are of it.
 pub fn pack_visibly(
+    program: Program,
+    options: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Result<Packed, PackError> {
+    pack_behind(None, program, options, progress)
+}
+
+/// As [`pack_visibly`], a finer precision behind coarser ones.
+fn pack_behind(
+    coarser: Option<&Coarser<'_>>,
     mut program: Program,
     options: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
@@ -100,7 +124,7 @@ pub fn pack_visibly(
             return Err(PackError::TooMany { what, count });
         }
     }
-    let notes = lay_out(&mut program, options, progress);
+    let notes = lay_out(&mut program, coarser, options, progress);
     let (plan, scratch) = plan(&mut program, options.plan, options.isa);
     let mut text = String::new();
     let mut intern = |name: &str| {
@@ -174,21 +198,27 @@ pub fn pack_visibly(
     let file_bytes = u32::try_from(bytes.len()).map_err(|_| PackError::TooLarge)?;
     let is_sparse = constants.iter().any(|c| c.encoding == Constant::ENCODING_SPARSE);
     let feature = |used: bool, bit: u32| if used { bit } else { 0 };
-    let required_features = feature(is_coded, Header::CODED) | feature(is_sparse, Header::SPARSE);
+    let required_features = feature(is_coded, Header::CODED)
+        | feature(is_sparse, Header::SPARSE)
+        | feature(coarser.is_some(), Header::REFINED);
     let mut header = Header { file_bytes, required_features, decoded_bytes: decoded_bytes(&program), ..header };
-    seal(&mut bytes, &mut header);
+    let before = coarser.map_or(&[][..], |coarser| coarser.file);
+    seal(&mut bytes, &mut header, coarser);
     if is_coded {
-        header.decoded_crc32 = check_coded(&bytes, &program)?;
-        seal(&mut bytes, &mut header);
+        header.decoded_crc32 = check_coded(before, &bytes, &program)?;
+        seal(&mut bytes, &mut header, coarser);
     }
-    Model::parse(ModelFile::new(&bytes).as_bytes()).map_err(PackError::Invalid)?;
+    ModelFile::new(&[before, &bytes].concat()).finest().map_err(PackError::Invalid)?;
     Ok(Packed { bytes, plan, program, notes })
 }
 
 /// Writes the header with the file's checksum.
-fn seal(bytes: &mut [u8], header: &mut Header) {
+fn seal(bytes: &mut [u8], header: &mut Header, coarser: Option<&Coarser<'_>>) {
     bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(header));
-    header.crc32 = crc32(&bytes[16..]);
+    header.crc32 = match coarser {
+        Some(coarser) => crc32_behind(coarser.checksum, &bytes[16..]),
+        None => crc32(&bytes[16..]),
+    };
     bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(header));
 }
 
@@ -199,9 +229,9 @@ fn decoded_bytes(program: &Program) -> u32 {
 }
 
 /// Decodes the file's weights as a device would and compares them with those that were coded; returns the checksum of resident ones.
-fn check_coded(bytes: &[u8], program: &Program) -> Result<u32, PackError> {
-    let file = ModelFile::new(bytes);
-    let model = Model::parse(file.as_bytes()).map_err(PackError::Invalid)?;
+fn check_coded(before: &[u8], bytes: &[u8], program: &Program) -> Result<u32, PackError> {
+    let file = ModelFile::new(&[before, bytes].concat());
+    let model = file.finest().map_err(PackError::Invalid)?;
     coded::check(&model, &program.constants).map_err(PackError::Coded)?;
     let mut memory = Arena::new(model.decoded_bytes(), 0xA5);
     let mut scratch = vec![0; model.decode_scratch_bytes()];
@@ -246,6 +276,11 @@ impl ModelFile {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.words)[..self.bytes]
+    }
+
+    /// The model, of several precisions the finest.
+    pub fn finest(&self) -> Result<Model<'_>, pith::Error> {
+        pith::precisions(self.as_bytes()).last().unwrap_or(Err(pith::Error::NotAModel))
     }
 }
 

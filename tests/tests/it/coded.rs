@@ -1,14 +1,14 @@
 //! Whole networks with coded weights: the same outputs in every residency, for every layout, on every instruction set of the machine. And code
 //! itself, read by a second decoder.
 
-use crate::decoder::decode;
+use crate::decoder::{decode, decode_refined};
 use crate::firmware::{Network, network, networks, samples};
 use pith::circuit::{Coded, Shape};
 use pith::format::crc32::crc32;
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
 use quantize::build::{BuildOptions, build, input_slots, prepend_preprocess};
-use quantize::circuit::weights::encode;
+use quantize::circuit::weights::{encode, refine};
 use quantize::data;
 use quantize::execute::{Runner, quantize};
 use quantize::graph::simplify;
@@ -159,4 +159,37 @@ fn a_decoder_written_from_the_format_agrees() {
     for pruned in ["", "rows", "channels", "small"] {
         assert!(["classes", "predictive"].iter().all(|model| models.contains_key(&(model, pruned))), "{models:?}");
     }
+}
+
+#[test]
+fn a_refiner_written_from_the_format_agrees() {
+    let mut state = 11u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let mut refined = 0;
+    for (rows, positions, channels) in [(1, 1, 1), (7, 1, 1), (6, 9, 8), (12, 25, 3), (24, 9, 1)] {
+        let shape = Shape { rows, positions, channels };
+        for (coarse_bits, fine_bits) in [(2, 3), (2, 8), (4, 8), (5, 6)] {
+            let (mut coarse, mut fine) = (Vec::new(), Vec::new());
+            for _ in 0..rows {
+                // Every row has steps of its own, and half of them are turned around.
+                let (step, sign) = (0.5 + random(), if random() < 0.5 { -1.0 } else { 1.0 });
+                let half = |bits: i32| f64::from(1 << (bits - 1));
+                let level = |w: f64, bits: i32| sign * (w * half(bits)).round().clamp(-half(bits), half(bits) - 1.0);
+                for _ in 0..shape.row() {
+                    let w = (random() + random() + random() - 1.5) / step;
+                    coarse.push(level(w, coarse_bits).clamp(-128.0, 127.0) as i8);
+                    fine.push(level(w * (1.0 + 0.2 * (step - 1.0)), fine_bits).clamp(-128.0, 127.0) as i8);
+                }
+            }
+            let Some(code) = refine(&coarse, &fine, shape) else { continue };
+            let what = format!("{shape:?}, {coarse_bits} to {fine_bits} bits");
+            assert!(Coded::new_checked(&code, 8, fine.len()).expect(&what).is_refined());
+            assert!(decode_refined(&code, &coarse).as_ref() == Some(&fine), "{what}");
+            refined += 1;
+        }
+    }
+    assert!(refined > 10, "{refined}");
 }

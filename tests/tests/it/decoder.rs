@@ -22,6 +22,18 @@ pub fn decode(bytes: &[u8], bits: u32, len: usize) -> Option<Vec<i8>> {
     is_whole.then(|| weights.into_iter().map(|w| w as i8).collect())
 }
 
+/// The weights of a refined constant, whose coarser ones are `coarse`.
+pub fn decode_refined(bytes: &[u8], coarse: &[i8]) -> Option<Vec<i8>> {
+    let mut header = Header(bytes);
+    assert_eq!(header.byte(), 3);
+    let (rows, positions) = (header.varint(), header.varint());
+    let shape = Shape { rows, positions, channels: coarse.len() / rows / positions };
+    let (weights, coder) = refined(shape, coarse, &mut header);
+    let check = (coder.check % 65_536) ^ (coder.check / 65_536);
+    let is_whole = coder.state == 1 << 16 && coder.words.is_empty() && check == coder.told as u32;
+    is_whole.then(|| weights.into_iter().map(|w| w as i8).collect())
+}
+
 #[derive(Clone, Copy)]
 struct Shape {
     rows: usize,
@@ -96,6 +108,54 @@ impl Coder {
 /// "Uniform".
 fn uniform(shape: Shape, bits: u32, mut coder: Coder) -> (Vec<i64>, Coder) {
     let weights = (0..shape.rows * shape.row()).map(|_| coder.equal(bits) - (1 << (bits - 1))).collect();
+    (weights, coder)
+}
+
+/// "Refined".
+fn refined(shape: Shape, coarse: &[i8], header: &mut Header<'_>) -> (Vec<i64>, Coder) {
+    let [bottom, top] = [header.byte(), header.byte()].map(|byte| i64::from(byte as u8 as i8));
+    let (limit, slack, flags) = (header.byte() as i64, header.byte() as i64, header.byte());
+    let base = header.byte() + 256 * header.byte();
+    let bins = header.byte();
+    let densities: Vec<i64> = (0..bins).map(|_| header.byte() as i64 + 1).collect();
+    let sum: i64 = densities.iter().sum();
+    let edge = |i: i64| densities.iter().take(i as usize).sum::<i64>() * 32_768 / sum;
+    let mut coder = header.code();
+    let told = |coder: &mut Coder, bits: u32| coder.symbol(16, 0..=(1 << bits) - 1, |s| s << (16 - bits));
+    let mut weights = Vec::new();
+    for row in coarse.chunks(shape.row()) {
+        let sign = if flags & 8 != 0 && told(&mut coder, 1) == 1 { -1 } else { 1 };
+        let symbol = if flags >> 4 > 0 { told(&mut coder, (flags >> 4) as u32) } else { 0 };
+        let ratio = ((base as i64 + symbol) << (flags & 7)).clamp(1, 65_536);
+        let shift = 7 + ratio.ilog2();
+        let mantissa = (1i64 << (9 + shift)) / ratio;
+        let mass = |x: i64| {
+            let bins = (x.abs() * mantissa) >> shift;
+            let start = edge(bins >> 8);
+            let half = start + (((edge((bins >> 8) + 1) - start) * (bins % 256)) >> 8);
+            32_768 + if x < 0 { -half } else { half }
+        };
+        for &a in row {
+            let (a, end) = (sign * i64::from(a), 256 * limit + 128);
+            let place = |twice: i64| (twice * ratio) >> 1;
+            let lower = if a <= bottom { -end } else { (place(2 * a - 1) - 16 * slack).clamp(-end, end) };
+            let upper = if a >= top { end } else { (place(2 * a + 1) + 16 * slack).clamp(lower, end) };
+            let level = |x: i64| ((x + 128) >> 8).clamp(-limit, limit);
+            let (low, high) = (level(lower), level(upper));
+            let is_flat = mass(upper) - mass(lower) < 256;
+            let whole = if is_flat { (upper - lower) / 2 + 1 } else { mass(upper) - mass(lower) };
+            let start = |k: i64| match k {
+                _ if k <= low => 0,
+                _ if k > high => 65_536,
+                _ => {
+                    let x = 256 * k - 128;
+                    let part = if is_flat { (x - lower).max(0) / 2 } else { (mass(x) - mass(lower)).max(0) };
+                    part.min(whole) * (65_536 - (high - low + 1)) / whole + k - low
+                }
+            };
+            weights.push(sign * coder.symbol(16, low..=high, start));
+        }
+    }
     (weights, coder)
 }
 

@@ -47,6 +47,7 @@ fn one_training_serves_every_width_and_budget() {
         sizes.push(built["file_bytes"].as_u64().unwrap());
     }
     assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+    several_precisions(&folder, &supernet);
     // A budget of coded bytes is kept, and the recipe that was found builds the same file.
     let limit = (0.95 * sizes[1] as f64) as u64;
     let limit_text = limit.to_string();
@@ -65,6 +66,55 @@ fn one_training_serves_every_width_and_budget() {
     let same = folder.path("same.pith");
     build(&same, &["--config", &recipe]);
     assert_eq!(bytes(&model), bytes(&same));
+}
+
+/// One file of three precisions: each is what it is alone, the coarser ones are the beginning of the file, and together they are smaller than apart.
+fn several_precisions(folder: &Folder, supernet: &str) {
+    let (all, test) = (folder.path("all.pith"), digits("digits_test.npz"));
+    let built = report(with_data("build", supernet, &["--elastic", "8,2,4", "--test", &test, "-o", &all, "--json"]));
+    let precisions = built["precisions"].as_array().unwrap();
+    assert_eq!(precisions.iter().map(|p| p["bits"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 8]);
+    assert!(precisions[1..].iter().all(|p| p["refined_layers"].as_u64().unwrap() > 0), "{built}");
+    let outputs = |model: &str, more: &[&str]| {
+        let output = folder.path("out.npy");
+        let (code, _, err) =
+            quantize(&[&["run", model, "--input", &test, "--output", &output, "--raw"], more].concat());
+        // The digits are no int8 input: real numbers will do.
+        assert_eq!(code, 2, "{err}");
+        let (code, _, err) = quantize(&[&["run", model, "--input", &test, "--output", &output], more].concat());
+        assert_eq!(code, 0, "{err}");
+        bytes(&output)
+    };
+    let mut apart = 0;
+    for (i, bits) in ["2", "4", "8"].into_iter().enumerate() {
+        let alone = folder.path("alone.pith");
+        let one = report(with_data(
+            "build",
+            supernet,
+            &["--weight-bits", bits, "--compress", "6", "--test", &test, "-o", &alone, "--json"],
+        ));
+        apart += bytes(&alone).len();
+        let expected = outputs(&alone, &[]);
+        assert_eq!(outputs(&all, &["--precision", bits]), expected, "{bits} bits");
+        let difference = precisions[i]["accuracy"].as_f64().unwrap() - one["accuracy"]["int8"].as_f64().unwrap();
+        assert!(difference.abs() < 1e-4, "{bits} bits");
+        // The beginning of the file is a file, whose finest precision this is.
+        let part = folder.path("part.pith");
+        std::fs::write(&part, &bytes(&all)[..precisions[i]["file_bytes"].as_u64().unwrap() as usize]).unwrap();
+        assert_eq!(outputs(&part, &[]), expected, "{bits} bits");
+    }
+    assert!(bytes(&all).len() < apart);
+    refused(quantize(&["inspect", &all, "--precision", "3"]), &["all.pith", "3 bits", "2, 4, 8"], None);
+    let (code, text, _) = quantize(&["inspect", &all]);
+    assert!(code == 0 && text.contains("8 bits") && text.contains("precision=8"), "{text}");
+    // Cut in the middle of a precision.
+    let cut = folder.path("cut.pith");
+    std::fs::write(&cut, &bytes(&all)[..bytes(&all).len() - 100]).unwrap();
+    refused(quantize(&["inspect", &cut]), &["cut.pith", "cut off"], None);
+    let tiles = with_data("build", supernet, &["--elastic", "8,2", "--decode", "tile", "-o", &cut]);
+    refused(tiles, &["--decode ram or flash"], None);
+    let budget = with_data("build", supernet, &["--elastic", "8,2", "--max-flash", "4K", "-o", &cut]);
+    refused(budget, &["--elastic", "--max-flash"], None);
 }
 
 /// Pruned, trained elastically and coded in one command.

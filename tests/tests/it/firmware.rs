@@ -3,6 +3,8 @@
 
 use ndarray::ArrayD;
 use pith::Model;
+use pith::format::NONE;
+use pith::format::tensor::Constant;
 use pith_tests::{here, shared};
 use pith_tools::cases::check;
 use pith_tools::core::Core;
@@ -13,8 +15,9 @@ use quantize::build::{BuildOptions, Built, build, input_slots, prepend_preproces
 use quantize::data;
 use quantize::execute::{Runner, quantize};
 use quantize::graph::simplify;
+use quantize::lower::Program;
 use quantize::onnx::import;
-use quantize::pack::{CompressOptions, ModelFile, PackOptions, Residency, pack};
+use quantize::pack::{CompressOptions, ModelFile, PackOptions, Residency, pack, pack_precisions};
 use quantize::recipe::Recipe;
 use std::path::{Path, PathBuf};
 
@@ -104,6 +107,37 @@ fn coded_weights_give_the_desktop_bytes() {
             }
         });
     }
+}
+
+/// Half as many bits of every weight: what the same network could be in a coarser precision.
+pub(crate) fn coarser(program: &Program) -> Program {
+    let mut coarse = program.clone();
+    for constant in coarse.constants.iter_mut().filter(|c| c.record.kind == Constant::KIND_WEIGHTS) {
+        // The highest level stands for all above, as where a network is rounded to few bits.
+        let level = |w: i8| (i32::from(w) + 8).div_euclid(16).min(7) as i8;
+        constant.bytes.iter_mut().for_each(|byte| *byte = level(*byte as i8) as u8);
+    }
+    coarse
+}
+
+#[test]
+fn precisions_give_the_desktop_bytes() {
+    let cores: Vec<Core> = cores().into_iter().filter(|core| [Core::M0, Core::M4].contains(core)).collect();
+    let (path, set, scale) = networks().swap_remove(0);
+    let Network { built, inputs, expected } = network(&path, &set, scale, 4);
+    on_each(&cores, |core| {
+        let compress = CompressOptions { level: 3, residency: Residency::Ram, max_instructions: None };
+        let options = PackOptions { isa: core.isa(), compress, ..PackOptions::default() };
+        let programs = vec![coarser(&built.packed.program), built.packed.program.clone()];
+        let packed = pack_precisions(programs, options, &|_, _| ()).unwrap();
+        let file = ModelFile::new(&packed.bytes);
+        let model = file.finest().unwrap();
+        let refined: u32 = model.constants().iter().filter(|c| c.refines != NONE).map(|c| c.len).sum();
+        assert!(refined > 1000, "{}", core.name());
+        let run = run_on_core(file.as_bytes(), &inputs, core, true).unwrap();
+        assert_eq!(run.outputs, expected, "{}", core.name());
+        println!("{}: {refined} of {} B refined, {} instructions", core.name(), model.decoded_bytes(), run.decoding);
+    });
 }
 
 /// A built network, what it is fed, and what it gives on the desktop.

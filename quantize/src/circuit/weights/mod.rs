@@ -19,9 +19,11 @@
 //! A limit on the decoding cost or on memory leaves out what exceeds it.
 
 mod record;
+mod refine;
 mod search;
 
 pub use record::{Model, Weights};
+pub use refine::refine;
 
 use pith::circuit::Shape;
 use search::{Best, Limits};

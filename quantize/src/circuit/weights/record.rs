@@ -74,6 +74,13 @@ pub struct Record {
     at: usize,
 }
 
+impl Record {
+    /// Before the first of known symbols, keeping their intervals.
+    pub(super) fn of(symbols: Vec<i32>) -> Record {
+        Record { keeps: true, symbols, ..Record::default() }
+    }
+}
+
 impl Coder for Record {
     fn code<L: Leaf>(&mut self, leaf: &L) -> i32 {
         let symbol = self.symbols[self.at];
@@ -101,15 +108,19 @@ pub fn cost(model: &Model, weights: &Weights<'_>) -> u64 {
 
 /// A coded constant.
 pub fn emit(model: &Model, weights: &Weights<'_>) -> Vec<u8> {
-    let record = run(model, weights, true);
     let mut bytes = header(model, weights);
+    bytes.extend_from_slice(&code(&run(model, weights, true)));
+    bytes
+}
+
+/// The code of a record that keeps its intervals.
+pub(super) fn code(record: &Record) -> Vec<u8> {
     let mut buffer = vec![0; 2 * record.intervals.len() + 6];
     let mut coder = rans::Encoder::new(&mut buffer);
     for &(start, freq, bits) in record.intervals.iter().rev() {
         coder.put(start, freq, bits).expect("the buffer has two bytes for every symbol");
     }
-    bytes.extend_from_slice(coder.finish().expect("the buffer has six more bytes"));
-    bytes
+    coder.finish().expect("the buffer has six more bytes").to_vec()
 }
 
 fn header(model: &Model, weights: &Weights<'_>) -> Vec<u8> {

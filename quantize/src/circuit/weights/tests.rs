@@ -214,3 +214,77 @@ fn zeros_cost_next_to_nothing() {
         assert!(bits <= 0.05, "{bits} bits a weight at level {level}");
     }
 }
+
+/// Real weights, about normal, with a scale for every row.
+fn real_weights(r: &mut Random, shape: Shape) -> Vec<f32> {
+    let mut values = Vec::new();
+    for _ in 0..shape.rows {
+        let scale = (50 + r.below(100)) as f32 / 600.0;
+        let normal = |r: &mut Random| (0..12).map(|_| r.below(2001) as f32 / 1000.0 - 1.0).sum::<f32>() / 2.0;
+        values.extend((0..shape.row()).map(|_| scale * normal(r)));
+    }
+    values
+}
+
+/// Levels of `bits` bits with a step for every row, a share of its root mean square.
+fn rounded(weights: &[f32], shape: Shape, bits: u8, share: f32) -> Vec<i8> {
+    let (low, high) = (-(1i32 << (bits - 1)) as f32, ((1i32 << (bits - 1)) - 1) as f32);
+    let levels = |row: &[f32]| {
+        let step = share * (row.iter().map(|w| w * w).sum::<f32>() / row.len() as f32).sqrt().max(1e-6);
+        row.iter().map(|w| (w / step).round().clamp(low, high) as i8).collect::<Vec<i8>>()
+    };
+    weights.chunks(shape.row()).flat_map(levels).collect()
+}
+
+fn decode_refined(bytes: &[u8], bits: u8, coarse: &[i8]) -> Option<Vec<i8>> {
+    let coded = Coded::new_checked(bytes, bits, coarse.len()).ok()?;
+    let mut state = vec![0; coded.state_words()];
+    assert!(coded.decoder(&mut state).is_none(), "refined weights do not stand for themselves");
+    let mut refiner = coded.refiner(&mut state)?;
+    let mut values = coarse.to_vec();
+    values.chunks_mut(coded.shape().row()).for_each(|row| refiner.row(row));
+    refiner.is_finished().then_some(values)
+}
+
+#[test]
+fn refined_weights_cost_what_the_coarse_ones_do_not_say() {
+    let mut r = Random(7);
+    let shape = shape([48, 9, 32]);
+    let real = real_weights(&mut r, shape);
+    let of = |bits, share| rounded(&real, shape, bits, share);
+    let (two, four, eight) = (of(2, 0.95), of(4, 0.34), of(8, 0.03));
+    let plain: Vec<usize> =
+        [(&two, 2), (&four, 4), (&eight, 8)].map(|(w, bits)| encode(w, shape, bits, 6).len()).to_vec();
+    let step = |coarse: &[i8], fine: &[i8], bits| {
+        let code = refine(coarse, fine, shape).expect("they are roundings of the same weights");
+        assert!(decode_refined(&code, bits, coarse).as_deref() == Some(fine), "{bits} bits");
+        code.len()
+    };
+    let (second, third) = (step(&two, &four, 4), step(&four, &eight, 8));
+    println!("alone {plain:?} B; 2 bits {} B, to 4 {second}, to 8 {third}", plain[0]);
+    // Measured 1.01 and 1.02.
+    assert!((plain[0] + second) as f64 <= 1.03 * plain[1] as f64);
+    assert!((plain[0] + second + third) as f64 <= 1.04 * plain[2] as f64);
+}
+
+#[test]
+fn refined_weights_of_every_kind_come_back() {
+    let mut r = Random(8);
+    for shape in SHAPES.map(shape) {
+        let real = real_weights(&mut r, shape);
+        for (coarse_bits, fine_bits, share) in [(2, 3, 0.6), (3, 8, 0.03), (4, 4, 0.3), (5, 8, 0.02), (8, 8, 0.02)] {
+            let coarse = rounded(&real, shape, coarse_bits, share * f32::from(1u8 << (fine_bits - coarse_bits).min(5)));
+            let fine = rounded(&real, shape, fine_bits, share);
+            if let Some(code) = refine(&coarse, &fine, shape) {
+                let back = decode_refined(&code, fine_bits, &coarse);
+                assert!(back.as_deref() == Some(&fine[..]), "{shape:?}, {coarse_bits} to {fine_bits} bits");
+            }
+            // Unrelated weights either have a code or not, but never a wrong one.
+            let other = r.weights(shape, (1 << (fine_bits - 1)) - 1);
+            if let Some(code) = refine(&coarse, &other, shape) {
+                let back = decode_refined(&code, fine_bits, &coarse);
+                assert!(back.as_deref() == Some(&other[..]), "{shape:?}, unrelated");
+            }
+        }
+    }
+}
