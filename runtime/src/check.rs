@@ -109,7 +109,9 @@ fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> 
     Ok(len)
 }
 
-/// Refined weights and nothing else name a coarser constant, whose rows theirs are decoded from.
+/// Refined weights and nothing else name a coarser constant, whose rows theirs are decoded from. Apart, so that checks of ordinary models need no stack
+/// for it.
+#[inline(never)]
 fn refined(model: &Model<'_>, c: &Constant, bytes: &[u8]) -> Check {
     const COARSER: &str = "coarser constant";
     let fine = Coded::new_checked(bytes, c.bits, c.len as usize)?;

@@ -111,7 +111,7 @@ impl<'m> Source<'m> {
         (TILE_BYTES / self.unit_bytes().max(1)).saturating_mul(self.unit_rows()).min(self.n)
     }
 
-    /// Scratch bytes of an operator that decodes these weights at every run, behind its own: what [`Source::start`] works in, and a tile. None if
+    /// Scratch bytes of an operator that decodes these weights at every run, behind its own: what decoding works in, and a tile. None if
     /// that cannot be: of blocks, one does not fit a tile; of others, not all do.
     pub(crate) fn tile_scratch_bytes(&self) -> Option<[usize; 2]> {
         let rows = self.tile_rows();
@@ -120,9 +120,9 @@ impl<'m> Source<'m> {
         fits.then(|| [self.work_bytes(), self.bytes(rows).next_multiple_of(4)])
     }
 
-    /// Bytes that [`Source::start`] works in: the decoder's state and a row.
+    /// Bytes that decoding works in: the decoder's state and a row.
     pub(crate) fn work_bytes(&self) -> usize {
-        4 * self.coded.state_words() + self.row_bytes()
+        self.state_bytes() + self.row_bytes()
     }
 
     /// Bytes for a row.
@@ -130,15 +130,18 @@ impl<'m> Source<'m> {
         self.k.next_multiple_of(4)
     }
 
-    /// Before the first row; `work` has [`Source::work_bytes`] at a multiple of 4.
-    pub(crate) fn start<'s>(&self, work: &'s mut [u8]) -> Option<Unpacker<'m, 's, circuit::Decoder<'m, 's>>> {
-        let (state, row) = work.split_at_mut_checked(4 * self.coded.state_words())?;
-        let decoder = self.coded.decoder(bytemuck::try_cast_slice_mut(state).ok()?)?;
-        self.start_with(decoder, row)
+    /// Before the first row; `state` has the words that the code asks for. None of refined weights.
+    pub(crate) fn decoder<'s>(&self, state: &'s mut [u8]) -> Option<circuit::Decoder<'m, 's>> {
+        self.coded.decoder(bytemuck::try_cast_slice_mut(state).ok()?)
     }
 
-    /// Before the first row of `decoder`, whose state is elsewhere; `row` has bytes for one.
-    pub(crate) fn start_with<'s, R: Rows>(&self, decoder: R, row: &'s mut [u8]) -> Option<Unpacker<'m, 's, R>> {
+    /// Bytes of the decoder's state, at a multiple of 4.
+    pub(crate) fn state_bytes(&self) -> usize {
+        4 * self.coded.state_words()
+    }
+
+    /// Units of the rows of `decoder`; `row` has [`Source::row_bytes`].
+    pub(crate) fn unpack<'s>(&self, decoder: &'s mut dyn Rows, row: &'s mut [u8]) -> Option<Unpacker<'m, 's>> {
         let row = bytemuck::cast_slice_mut(row.get_mut(..self.k)?);
         Some(Unpacker { source: *self, decoder, row, next: 0 })
     }
@@ -163,15 +166,14 @@ impl Rows for circuit::Decoder<'_, '_> {
 }
 
 /// Decodes unit after unit.
-#[derive(Debug)]
-pub(crate) struct Unpacker<'m, 's, R> {
+pub(crate) struct Unpacker<'m, 's> {
     source: Source<'m>,
-    decoder: R,
+    decoder: &'s mut dyn Rows,
     row: &'s mut [i8],
     next: usize,
 }
 
-impl<R: Rows> Unpacker<'_, '_, R> {
+impl Unpacker<'_, '_> {
     /// Fills `out` with the next rows; its length is [`Source::bytes`] of whole units, or of all that is left.
     pub(crate) fn fill(&mut self, out: &mut [u8]) {
         let Source { form, bits, n, k, .. } = self.source;

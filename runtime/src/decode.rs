@@ -12,9 +12,9 @@
 use crate::circuit::{Coded, Decoder, Refiner};
 use crate::coded::{self, Rows, Source, Unpacker};
 use crate::error::Error;
-use crate::format::ALIGN;
 use crate::format::crc32::crc32;
 use crate::format::op::Op;
+use crate::format::{ALIGN, NONE};
 use crate::model::Model;
 use crate::precisions::MAX_PRECISIONS;
 
@@ -36,7 +36,7 @@ impl<'m> Model<'m> {
     pub fn decode_scratch_bytes(&self) -> usize {
         let of = |(id, op)| {
             let source = Source::of(self, &op).ok()?;
-            Some(4 * Chain::of(self, id)?.state_words() + source.row_bytes() + source.unit_bytes() + 4)
+            Some(4 * state_words(self, id)? + source.row_bytes() + source.unit_bytes() + 4)
         };
         self.coded().filter_map(of).max().unwrap_or(0)
     }
@@ -79,17 +79,16 @@ impl<'m> Model<'m> {
             }
             let (offset, mut left) = self.resident_range(id);
             pages.pad(offset)?;
-            let (_, mut unpacker, unit) = self.start(id, scratch)?;
-            while left > 0 {
-                let bytes = unit.len().min(left).max(1);
-                let out = unit.get_mut(..bytes).ok_or(damaged(id))?;
-                unpacker.fill(out);
-                pages.put(out)?;
-                left -= bytes;
-            }
-            if !unpacker.is_finished() {
-                return Err(damaged(id));
-            }
+            self.unpack(id, scratch, &mut |unpacker, unit| {
+                while left > 0 {
+                    let bytes = unit.len().min(left).max(1);
+                    let out = unit.get_mut(..bytes).ok_or(damaged(id))?;
+                    unpacker.fill(out);
+                    pages.put(out)?;
+                    left -= bytes;
+                }
+                Ok(())
+            })?;
         }
         pages.finish()
     }
@@ -115,16 +114,15 @@ impl<'m> Model<'m> {
     /// Decodes all coded constants once and says which of them is damaged. `scratch` needs [`Model::decode_scratch_bytes`].
     pub fn verify(&self, scratch: &mut [u8]) -> Result<(), Error> {
         for (id, _) in (0..).zip(self.constants()).filter(|(_, constant)| constant.is_coded()) {
-            let (source, mut unpacker, unit) = self.start(id, scratch)?;
-            let mut left = source.bytes(source.n);
-            while left > 0 {
-                let bytes = unit.len().min(left).max(1);
-                unpacker.fill(unit.get_mut(..bytes).ok_or(damaged(id))?);
-                left -= bytes;
-            }
-            if !unpacker.is_finished() {
-                return Err(damaged(id));
-            }
+            let mut left = self.decoded_len(id);
+            self.unpack(id, scratch, &mut |unpacker, unit| {
+                while left > 0 {
+                    let bytes = unit.len().min(left).max(1);
+                    unpacker.fill(unit.get_mut(..bytes).ok_or(damaged(id))?);
+                    left -= bytes;
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -136,9 +134,10 @@ impl<'m> Model<'m> {
         if needed != given {
             return Err(Error::DecodeTooSmall { what: "the memory for weights", needed, given });
         }
-        let (_, mut unpacker, _) = self.start(id, scratch)?;
-        unpacker.fill(out);
-        if unpacker.is_finished() { Ok(()) } else { Err(damaged(id)) }
+        self.unpack(id, scratch, &mut |unpacker, _| {
+            unpacker.fill(out);
+            Ok(())
+        })
     }
 
     /// Bytes that a coded constant takes decoded, 0 if it is not coded.
@@ -158,25 +157,33 @@ impl<'m> Model<'m> {
         self.ops().map(|(_, op)| op).find(|op| op.weights() == Some(id))
     }
 
-    /// What a coded constant is decoded from, before its first row, and memory for a unit.
-    fn start<'s>(
+    /// Hands what decodes a constant, before its first row, and memory for a unit to `f`, which takes all of it.
+    fn unpack(
         &self,
         id: u16,
-        scratch: &'s mut [u8],
-    ) -> Result<(Source<'m>, Unpacker<'m, 's, Refining<'m, 's>>, &'s mut [u8]), Error> {
+        scratch: &mut [u8],
+        f: &mut dyn FnMut(&mut Unpacker<'_, '_>, &mut [u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let named = |what| Error::Constant { index: id.into(), what };
         let op = self.user_of(id).ok_or(named("use: no operator names it"))?;
         let source = Source::of(self, &op).map_err(named)?;
-        let chain = Chain::of(self, id).ok_or(damaged(id))?;
-        let (state, row, unit) = (4 * chain.state_words(), source.row_bytes(), source.unit_bytes());
+        let words = state_words(self, id).ok_or(damaged(id))?;
+        let (state, row, unit) = (4 * words, source.row_bytes(), source.unit_bytes());
         let (needed, given) = (state + row + unit + 4, scratch.len());
         let too_small = Error::DecodeTooSmall { what: "the scratch memory", needed, given };
         let aligned = scratch.get_mut(scratch.as_ptr().align_offset(4)..).ok_or(too_small)?;
         let (state, rest) = aligned.split_at_mut_checked(state).ok_or(too_small)?;
         let (row, rest) = rest.split_at_mut_checked(row).ok_or(too_small)?;
-        let decoder = bytemuck::try_cast_slice_mut(state).ok().and_then(|state| chain.start(state));
-        let unpacker = decoder.and_then(|decoder| source.start_with(decoder, row)).ok_or(damaged(id))?;
-        Ok((source, unpacker, rest.get_mut(..unit).ok_or(too_small)?))
+        let unit = rest.get_mut(..unit).ok_or(too_small)?;
+        let mut all = |rows: &mut dyn Rows| {
+            let mut unpacker = source.unpack(rows, row).ok_or(damaged(id))?;
+            f(&mut unpacker, unit)?;
+            if unpacker.is_finished() { Ok(()) } else { Err(damaged(id)) }
+        };
+        match self.constant(id).refines {
+            NONE => all(&mut source.decoder(state).ok_or(damaged(id))?),
+            _ => refine(self, id, state, &mut all),
+        }
     }
 
     /// Offset and length of a resident constant in the decoded region.
@@ -200,50 +207,54 @@ impl<'m> Model<'m> {
     }
 }
 
-/// The code of a constant and, if it refines a coarser one, that one's, down to code that stands for itself.
-struct Chain<'m> {
-    first: Coded<'m>,
-    /// The coarsest first.
-    finer: [Option<Coded<'m>>; MAX_PRECISIONS - 1],
+/// Hands the rows of a refined constant to `f`. Apart, so that other constants need no stack for it.
+#[inline(never)]
+fn refine(
+    model: &Model<'_>,
+    id: u16,
+    state: &mut [u8],
+    f: &mut dyn FnMut(&mut dyn Rows) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let state = bytemuck::try_cast_slice_mut(state).map_err(|_| damaged(id))?;
+    f(&mut Refining::start(model, id, state).ok_or(damaged(id))?)
 }
 
-impl<'m> Chain<'m> {
-    fn of(model: &Model<'m>, id: u16) -> Option<Chain<'m>> {
-        let (mut model, mut id, mut finer) = (*model, id, [None; MAX_PRECISIONS - 1]);
-        let mut places = finer.iter_mut().rev();
-        loop {
-            let constant = model.constant(id);
-            let coded = Coded::new_checked(model.stored_bytes(id), constant.bits, constant.len as usize).ok()?;
-            if !coded.is_refined() {
-                return Some(Chain { first: coded, finer });
-            }
-            *places.next()? = Some(coded);
-            (model, id) = (model.coarser()?, constant.refines);
-        }
-    }
-
-    fn state_words(&self) -> usize {
-        self.first.state_words() + self.finer.iter().flatten().map(Coded::state_words).sum::<usize>()
-    }
-
-    fn start<'s>(&self, state: &'s mut [u32]) -> Option<Refining<'m, 's>> {
-        let (own, mut rest) = state.split_at_mut_checked(self.first.state_words())?;
-        let mut refining = Refining { first: self.first.decoder(own)?, finer: [const { None }; MAX_PRECISIONS - 1] };
-        for (refiner, coded) in refining.finer.iter_mut().zip(&self.finer) {
-            if let Some(coded) = coded {
-                let (own, others) = rest.split_at_mut_checked(coded.state_words())?;
-                *refiner = Some(coded.refiner(own)?);
-                rest = others;
-            }
-        }
-        Some(refining)
-    }
+/// Words of state for a constant's decoder and those of all coarser ones that it refines.
+fn state_words(model: &Model<'_>, id: u16) -> Option<usize> {
+    let coded = coded(model, id)?;
+    let coarser = if coded.is_refined() { coarser(model, id, state_words)? } else { 0 };
+    coded.state_words().checked_add(coarser)
 }
 
-/// A chain while it is decoded: a row of the coarsest, refined step by step.
+fn coded<'m>(model: &Model<'m>, id: u16) -> Option<Coded<'m>> {
+    let constant = model.constant(id);
+    Coded::new_checked(model.stored_bytes(id), constant.bits, constant.len as usize).ok()
+}
+
+/// What `f` makes of the constant that constant `id` refines. Apart, so that ordinary models need no stack for a second one.
+#[inline(never)]
+fn coarser<'m, T>(model: &Model<'m>, id: u16, f: impl FnOnce(&Model<'m>, u16) -> Option<T>) -> Option<T> {
+    f(&model.coarser()?, model.constant(id).refines)
+}
+
+/// Rows of a constant: a row of the coarsest one, refined step by step.
 struct Refining<'m, 's> {
     first: Decoder<'m, 's>,
+    /// The coarsest first.
     finer: [Option<Refiner<'m, 's>>; MAX_PRECISIONS - 1],
+}
+
+impl<'m, 's> Refining<'m, 's> {
+    fn start(model: &Model<'m>, id: u16, state: &'s mut [u32]) -> Option<Refining<'m, 's>> {
+        let coded = coded(model, id)?;
+        if !coded.is_refined() {
+            return Some(Refining { first: coded.decoder(state)?, finer: [const { None }; MAX_PRECISIONS - 1] });
+        }
+        let (own, rest) = state.split_at_mut_checked(coded.state_words())?;
+        let mut all = coarser(model, id, |model, id| Refining::start(model, id, rest))?;
+        *all.finer.iter_mut().find(|place| place.is_none())? = Some(coded.refiner(own)?);
+        Some(all)
+    }
 }
 
 impl Rows for Refining<'_, '_> {

@@ -8,6 +8,7 @@ use crate::format::op::{Head, Op};
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{ALIGN, MAGIC, VERSION};
 use crate::uses;
+use core::mem::offset_of;
 
 /// A checked view over the bytes of a `.pith` file; copying it copies the view.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +72,7 @@ impl<'m> Model<'m> {
 
     /// As [`Model::trusted`], behind files of coarser precisions.
     fn unchecked(bytes: &'m [u8], before: &'m [u8]) -> Model<'m> {
-        let header = header_of(bytes);
+        let header = bytes.get(..size_of::<Header>()).map_or_else(Header::default, bytemuck::pod_read_unaligned);
         let file = bytes.get(..header.file_bytes as usize).unwrap_or(bytes);
         let none = Model {
             header,
@@ -222,14 +223,10 @@ impl<const USES: u64> Ops<'_, USES> {
     }
 }
 
-/// The header of checked bytes.
-fn header_of(bytes: &[u8]) -> Header {
-    bytes.get(..size_of::<Header>()).map_or_else(Header::default, bytemuck::pod_read_unaligned)
-}
-
 /// Where the file after the one at the start of `bytes` begins.
 pub(crate) fn next_file(bytes: &[u8]) -> usize {
-    (header_of(bytes).file_bytes as usize).max(size_of::<Header>()).saturating_add(ALIGN - 1) & !(ALIGN - 1)
+    uses::u32_at(bytes, offset_of!(Header, file_bytes)).max(size_of::<Header>()).saturating_add(ALIGN - 1)
+        & !(ALIGN - 1)
 }
 
 /// Checked files, split before the last of them.
@@ -263,7 +260,9 @@ fn read_header<'m, const USES: u64>(bytes: &'m [u8], before: &[u8]) -> Result<(H
     let checked = file.get(16..).filter(|_| file.len() >= size_of::<Header>());
     let checked = checked.ok_or(Error::Header { what: "file length" })?;
     let computed = match last_file(before) {
-        Some((_, last)) if uses::decodes_once(USES) => crc32_behind(header_of(last).crc32, checked),
+        Some((_, last)) if uses::decodes_once(USES) => {
+            crc32_behind(uses::u32_at(last, offset_of!(Header, crc32)) as u32, checked)
+        }
         _ => crc32(checked),
     };
     if computed != header.crc32 {

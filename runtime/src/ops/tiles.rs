@@ -24,7 +24,9 @@ pub(super) fn run<const USES: u64>(
     let own = scratch.len().checked_sub(work + tile)? & !3;
     let (scratch, rest) = scratch.split_at_mut_checked(own)?;
     let (work, tile) = bytemuck::cast_slice_mut(rest).split_at_mut_checked(work)?;
-    let mut unpacker = source.start(work)?;
+    let (state, row) = work.split_at_mut_checked(source.state_bytes())?;
+    let mut decoder = source.decoder(state)?;
+    let mut unpacker = source.unpack(&mut decoder, row)?;
     debug_assert!(tile.len() <= TILE_BYTES + 3);
     let step = source.tile_rows();
     for first in (0..source.n).step_by(step.max(1)) {
