@@ -112,13 +112,13 @@ pub(super) fn build(
     Ok(text)
 }
 
-/// The file must fit the flash of a board, its coarsest precision the RAM.
+/// The whole file must fit the flash of a board, its coarsest precision the RAM.
 fn fits(packed: &Precisions, compress: CompressOptions, target: &Target) -> Result<(), Failure> {
     let file = ModelFile::new(&packed.bytes);
-    let memory = pith::precisions(file.as_bytes()).filter_map(Result::ok).map(|model| compress.memory(&model));
-    let least = memory.map(|(flash, ram)| (flash, ram)).next().unwrap_or((0, 0));
-    let first = packed.models.first().map_or(0, |m| m.bytes.len()) as u64;
-    match target.exceeded(least.0 - first + packed.bytes.len() as u64, least.1) {
+    let Some(Ok(coarsest)) = pith::precisions(file.as_bytes()).next() else { return Ok(()) };
+    let (flash, ram) = compress.memory(&coarsest);
+    let finer = packed.bytes.len() as u64 - u64::from(coarsest.header().file_bytes);
+    match target.exceeded(flash + finer, ram) {
         Some(what) => Err(Failure::unmet(format!("{what}; name fewer bits, or prune filters (--macs)"))),
         None => Ok(()),
     }

@@ -262,9 +262,9 @@ fn refined_weights_cost_what_the_coarse_ones_do_not_say() {
     };
     let (second, third) = (step(&two, &four, 4), step(&four, &eight, 8));
     println!("alone {plain:?} B; 2 bits {} B, to 4 {second}, to 8 {third}", plain[0]);
-    // Measured 1.01 and 1.02.
-    assert!((plain[0] + second) as f64 <= 1.03 * plain[1] as f64);
-    assert!((plain[0] + second + third) as f64 <= 1.04 * plain[2] as f64);
+    // Measured 1.08 and 1.05: a fine level across the border of two coarse ones does not tell which of them it was.
+    assert!((plain[0] + second) as f64 <= 1.09 * plain[1] as f64);
+    assert!((plain[0] + second + third) as f64 <= 1.06 * plain[2] as f64);
 }
 
 #[test]
