@@ -357,6 +357,10 @@ fn sparsify(
     let train = TrainOptions { epochs, ..options.train.clone() };
     let path = hooks.checkpoint.as_ref().map(|path| files::beside(path, "sparsify"));
     let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
+    let recording = path.as_ref().map(|path| files::beside(path, "trajectory"));
+    if let Some(recording) = recording.as_ref().filter(|_| session.step > 0) {
+        trajectory.resume(recording, session.step);
+    }
     let per_epoch = data.samples.len().div_ceil(train.batch.max(1)).max(1);
     let every = (per_epoch * epochs / 300).max(1);
     let mut pull = Pull::new(groups, options.method, per_epoch * epochs);
@@ -381,11 +385,17 @@ fn sparsify(
         count += 1;
     };
     let report = |status: &Status| (hooks.report)("sparsify", status);
-    session.run(
+    let done = session.run(
         data,
         teacher,
         &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path },
-    )?;
+    );
+    if let Some(recording) = recording {
+        trajectory
+            .write(&recording)
+            .map_err(|e| TrainError::Checkpoint { path: recording.display().to_string(), what: e.to_string() })?;
+    }
+    done?;
     match refused {
         Some(e) => Err(e.into()),
         None => Ok((session.graph(), trajectory)),
@@ -542,6 +552,8 @@ mod tests {
             let resumed = run(&options, Kind::Filter, target, &hooks).unwrap();
             assert_eq!(resumed.graph.theta(), whole.graph.theta(), "{phase}");
             assert_eq!(resumed.layers, whole.layers);
+            let recorded = |pruned: &Pruned| (pruned.trajectory.steps.clone(), pruned.trajectory.nonzero.clone());
+            assert_eq!(recorded(&resumed), recorded(&whole), "{phase}");
         }
     }
 

@@ -1,10 +1,12 @@
 //! What happened during pruning, step by step: norms of some groups, how many are left and how many should be, strength
 //! and loss.
 
-use serde::Serialize;
+use crate::files;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A recording. Vectors over time are as long as `steps`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trajectory {
     /// Names of the layers.
     pub layers: Vec<String>,
@@ -43,6 +45,31 @@ impl Trajectory {
         self.wanted.push(wanted);
         self.lambda.push(lambda);
         self.loss.push(loss);
+    }
+
+    /// Keeps it beside a checkpoint.
+    pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
+        files::write_whole(path, &serde_json::to_vec(self)?)
+    }
+
+    /// Goes on with what was recorded before `step` of the same run; with nothing, if that is not there or of other groups.
+    pub(super) fn resume(&mut self, path: &Path, step: usize) {
+        let read = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Trajectory>(&bytes).ok());
+        let Some(mut old) = read.filter(|old| {
+            (&old.layers, &old.sample, &old.layer) == (&self.layers, &self.sample, &self.layer)
+                && [old.norms.len(), old.nonzero.len(), old.wanted.len(), old.lambda.len(), old.loss.len()]
+                    == [old.steps.len(); 5]
+        }) else {
+            return;
+        };
+        let count = old.steps.partition_point(|&s| s < step);
+        old.steps.truncate(count);
+        old.norms.truncate(count);
+        old.nonzero.truncate(count);
+        old.wanted.truncate(count);
+        old.lambda.truncate(count);
+        old.loss.truncate(count);
+        *self = old;
     }
 }
 
