@@ -146,6 +146,11 @@ impl<'m> Model<'m> {
         if constant.is_coded() { coded::decoded_bytes(&constant, self.stored_bytes(id)) } else { 0 }
     }
 
+    /// Instructions that decoding a weight of a coded constant takes on a Cortex-M4, about, with all coarser constants that it refines.
+    pub fn decode_instructions_per_weight(&self, id: u16) -> u32 {
+        instructions(self, id).unwrap_or(0)
+    }
+
     /// Coded constants with the operator that they are decoded for: the first that names them.
     pub(crate) fn coded(&self) -> impl Iterator<Item = (u16, Op<'m>)> {
         let model = *self;
@@ -224,6 +229,12 @@ fn state_words(model: &Model<'_>, id: u16) -> Option<usize> {
     let coded = coded(model, id)?;
     let coarser = if coded.is_refined() { coarser(model, id, state_words)? } else { 0 };
     coded.state_words().checked_add(coarser)
+}
+
+fn instructions(model: &Model<'_>, id: u16) -> Option<u32> {
+    let coded = coded(model, id).filter(|_| model.constant(id).is_coded())?;
+    let coarser = if coded.is_refined() { coarser(model, id, instructions)? } else { 0 };
+    Some(coded.instructions_per_weight().saturating_add(coarser))
 }
 
 fn coded<'m>(model: &Model<'m>, id: u16) -> Option<Coded<'m>> {

@@ -50,7 +50,8 @@ pub(super) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
     weight_bits: Option<u8>,
     /// One file of several precisions, such as 8,4,2 bits of a weight: a device chooses when it starts, and the first bytes of the file are its coarser
-    /// precisions alone. Of a supernet (`quantize elastic`) all of them are good. Weights are coded [default: --compress 6]
+    /// precisions alone. Of a supernet (`quantize elastic`) all of them are good and share most of their bytes; rounded without training they share
+    /// little. Weights are coded [default: --compress 6]
     #[arg(long, value_name = "BITS", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "weight_bits")]
     elastic: Vec<u8>,
     /// What one weight scale covers

@@ -41,7 +41,7 @@ impl Code {
             coded_bytes,
             bits_per_weight: 8.0 * coded_bytes as f64 / weights.max(1) as f64,
             model: coded.model(),
-            decode_instructions: coded.instructions_per_weight() as u64 * weights,
+            decode_instructions: u64::from(model.decode_instructions_per_weight(id)) * weights,
             decode: residency.name(),
         })
     }
