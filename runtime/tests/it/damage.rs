@@ -168,13 +168,9 @@ pub fn every_operator() -> Vec<u8> {
     b.finish()
 }
 
-/// A model whose weights are coded, one operator in each form of them.
-fn coded(residency: u16) -> Vec<u8> {
-    let mut b = Builder::default();
-    let mut r = Random(17);
-    let x = b.tensor(&[4, 4, 6], 3);
-    b.inputs = vec![x];
-    let window = op::Conv {
+/// A 3x3 window over six maps of 4x4, padded: what its operators have in common.
+fn window() -> op::Conv {
+    op::Conv {
         in_h: 4,
         in_w: 4,
         in_c: 6,
@@ -194,7 +190,15 @@ fn coded(residency: u16) -> Vec<u8> {
         act_min: -128,
         act_max: 127,
         ..op::Conv::default()
-    };
+    }
+}
+
+/// A model whose weights are coded, one operator in each form of them.
+fn coded(residency: u16) -> Vec<u8> {
+    let mut b = Builder::default();
+    let mut r = Random(17);
+    let x = b.tensor(&[4, 4, 6], 3);
+    b.inputs = vec![x];
     let channels = b.channels(&[(100, 1 << 30, 38); 6]);
     let weights = |b: &mut Builder, r: &mut Random, layout, bits, shape: Shape| {
         let values: Vec<i8> = (0..shape.rows * shape.row()).map(|_| r.weight(bits)).collect();
@@ -211,12 +215,12 @@ fn coded(residency: u16) -> Vec<u8> {
     for (layout, bits) in [(None, 5), (Some(Layout::Pairs), 4), (Some(Layout::Quads), 8), (Some(Layout::Rows), 8)] {
         let output = b.tensor(&[4, 4, 6], 0);
         let weights = weights(&mut b, &mut r, layout, bits, full);
-        add(&mut b, Op::Conv(op::Conv { input, output, weights, channels, ..window }));
+        add(&mut b, Op::Conv(op::Conv { input, output, weights, channels, ..window() }));
         input = output;
     }
     let output = b.tensor(&[4, 4, 6], 0);
     let depthwise = weights(&mut b, &mut r, None, 8, Shape { channels: 1, ..full });
-    add(&mut b, Op::Depthwise(op::Conv { input, output, weights: depthwise, channels, ..window }));
+    add(&mut b, Op::Depthwise(op::Conv { input, output, weights: depthwise, channels, ..window() }));
     let y = b.tensor(&[40], 0);
     // Blocks of four rows of 96 weights: a tile holds 16 rows of 40.
     let weights = weights(&mut b, &mut r, Some(Layout::Quads), 8, Shape { rows: 40, positions: 16, channels: 6 });
@@ -276,31 +280,7 @@ pub fn several_precisions(layout: Option<Layout>, residency: u16) -> Vec<u8> {
                 b.refined(layout, bits, (coarse, weights), shape, (residency, 1), &params)
             }
         };
-        let conv = Op::Conv(op::Conv {
-            input,
-            output,
-            weights,
-            channels,
-            in_h: 4,
-            in_w: 4,
-            in_c: 6,
-            out_h: 4,
-            out_w: 4,
-            out_c: 6,
-            kernel_h: 3,
-            kernel_w: 3,
-            stride_h: 1,
-            stride_w: 1,
-            dilation_h: 1,
-            dilation_w: 1,
-            pad_top: 1,
-            pad_left: 1,
-            groups: 1,
-            weight_zero_points: NONE,
-            act_min: -128,
-            act_max: 127,
-            reserved: 0,
-        });
+        let conv = Op::Conv(op::Conv { input, output, weights, channels, ..window() });
         let scratch = ops::scratch_bytes(&conv, &b.constants[weights as usize].0, false) as u32;
         b.op_with_scratch(conv, scratch);
         before = b.finish();
