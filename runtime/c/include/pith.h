@@ -73,7 +73,7 @@ typedef int32_t pith_error_t;
 // A model: a checked view over the bytes of a file, which it does not copy. Its content is no concern of C.
 typedef struct pith_model_t {
   // Opaque.
-  size_t words[44];
+  size_t words[46];
 } pith_model_t;
 
 // An engine: runs a model in an arena. Its content is no concern of C.

@@ -10,7 +10,7 @@ use pith::{Error, Model};
 #[repr(C)]
 pub struct pith_model_t {
     /// Opaque.
-    words: [usize; 44],
+    words: [usize; 46],
 }
 
 /// What lies in a [`pith_model_t`].

@@ -61,6 +61,6 @@ impl Header {
     pub const CODED: u32 = 1;
     /// A required feature: some constants are block-sparse.
     pub const SPARSE: u32 = 2;
-    /// A required feature: a finer precision of the file before it, see [`crate::precisions`].
+    /// A required feature: a finer precision of the file before it, see [`mod@crate::precisions`].
     pub const REFINED: u32 = 4;
 }

@@ -53,7 +53,7 @@ pub struct Constant {
     pub offset: u32,
     /// Stored length in bytes.
     pub bytes: u32,
-    /// Of refined weights, the coarser constant in the file before (see [`crate::precisions`]); else [`super::NONE`].
+    /// Of refined weights, the coarser constant in the file before (see [`mod@crate::precisions`]); else [`super::NONE`].
     pub refines: u16,
     /// Of coded constants where they are decoded to, one of the associated values from [`Constant::IN_RAM`] on; else 0.
     pub residency: u16,

@@ -102,8 +102,8 @@ impl Row {
         let ratio = params.ratio(told) as i32;
         let excess = |&(a, b): &(i32, i32)| {
             let b = 256 * b;
-            let below = if a <= params.bottom.into() { 0 } else { ((2 * a - 1) * ratio >> 1) - (b + 127) };
-            let above = if a >= params.top.into() { 0 } else { (b - 128) - ((2 * a + 1) * ratio >> 1) };
+            let below = if a <= params.bottom.into() { 0 } else { (((2 * a - 1) * ratio) >> 1) - (b + 127) };
+            let above = if a >= params.top.into() { 0 } else { (b - 128) - (((2 * a + 1) * ratio) >> 1) };
             below.max(above).max(0)
         };
         self.pairs.iter().map(excess).max().unwrap_or(0)
