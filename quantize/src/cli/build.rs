@@ -193,7 +193,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let recipe = recipe(args)?;
     let compress = match args.elastic.is_empty() {
         true => recipe.compress.options(&args.target)?,
-        false => precisions::options(&recipe.compress, &args.target)?,
+        false => precisions::options(&args.elastic, &recipe.compress, &args.target)?,
     };
     let target = args.prune.target();
     args.search.check()?;

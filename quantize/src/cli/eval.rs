@@ -3,6 +3,7 @@
 use super::Failure;
 use super::input::{Ports, PreprocessArgs, is_packed, noted_preprocess, parse_packed, read_onnx, read_packed, spaced};
 use super::output::Progress;
+use super::precisions::refuse;
 use crate::build::Sqnr;
 use crate::data::{Set, Slot, Targets};
 use crate::execute::Runner;
@@ -94,6 +95,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             judge(&set, &ports.outputs, &got, reference.as_deref(), layers)
         }
         None => {
+            refuse(args.precision)?;
             if args.layers {
                 return Err(Failure::new(
                     "--layers compares a .pith with --against MODEL.onnx; the model given is an ONNX file",

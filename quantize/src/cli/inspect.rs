@@ -3,7 +3,7 @@
 use super::Failure;
 use super::input::{is_packed, parse_packed, read_packed};
 use super::output::{check_folder, write_whole};
-use super::precisions::{table_of, text};
+use super::precisions::{refuse, table_of, text};
 use crate::graph::simplify;
 use crate::onnx;
 use crate::report::code_svg::code_svg;
@@ -49,6 +49,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         let table = if precisions.len() > 1 { format!("{}\n", text(&precisions)) } else { String::new() };
         (summary, table + model.metadata())
     } else {
+        refuse(args.precision)?;
         if args.plan_svg.is_some() {
             return Err(Failure::new("--plan-svg draws a .pith model; an ONNX file has no memory plan"));
         }

@@ -7,12 +7,14 @@ use crate::build::{BuildOptions, Built};
 use crate::data::Set;
 use crate::execute::Runner;
 use crate::graph::eval;
-use crate::pack::{CompressOptions, ModelFile, PackOptions, Precisions, Residency, pack_precisions};
+use crate::pack::{CompressOptions, ModelFile, PackOptions, Residency, pack_precisions};
 use crate::recipe::{Compress, Recipe};
 use crate::report::{grouped, json, table};
 use crate::target::Target;
 use pith::Model;
+use pith::precisions::MAX_PRECISIONS;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Metadata of a precision: its bits, and its share of right answers.
@@ -44,8 +46,16 @@ struct Report {
     precisions: Vec<Precision>,
 }
 
-/// Where coded weights of several precisions go: never into tiles, since a row needs the rows of all coarser precisions.
-pub(super) fn options(compress: &Compress, target: &Target) -> Result<CompressOptions, Failure> {
+/// How weights of these precisions are coded: never in tiles, since a row needs the rows of all coarser precisions.
+pub(super) fn options(bits: &[u8], compress: &Compress, target: &Target) -> Result<CompressOptions, Failure> {
+    if bits.iter().collect::<BTreeSet<_>>().len() > MAX_PRECISIONS {
+        return Err(Failure::new(format!("--elastic takes up to {MAX_PRECISIONS} widths, {} are given", bits.len())));
+    }
+    if compress.max_decode_us.is_some() {
+        return Err(Failure::new(
+            "--max-decode-us is for one precision; with --elastic a lower --compress level decodes faster",
+        ));
+    }
     if compress.decode == Some(Residency::Tile) {
         return Err(Failure::new("--elastic decodes a precision once: use --decode ram or flash"));
     }
@@ -65,12 +75,10 @@ pub(super) fn build(
     shrink: bool,
 ) -> Result<String, Failure> {
     let progress = Progress::new();
-    let mut bits = bits.to_vec();
-    bits.sort_unstable();
-    bits.dedup();
+    let bits: BTreeSet<u8> = bits.iter().copied().collect();
     let mut programs = Vec::new();
     let mut float_accuracy = None;
-    for &bits in &bits {
+    for bits in bits {
         let mut recipe = recipe.clone();
         recipe.quantize.weight_bits = bits;
         // Raw and in no target's order: the whole file is packed below.
@@ -94,11 +102,12 @@ pub(super) fn build(
     }
     let packed = pack_precisions(programs, pack, &|step, n| progress.advance(step, n))?;
     progress.finish();
-    let precisions = table_of(&ModelFile::new(&packed.bytes), output)?;
-    fits(&packed, pack.compress, target)?;
-    write_whole(output, &packed.bytes)?;
+    let file = ModelFile::new(&packed);
+    let precisions = table_of(&file, output)?;
+    fits(&file, pack.compress, target)?;
+    write_whole(output, &packed)?;
     if as_json {
-        return Ok(json(&Report { file_bytes: packed.bytes.len(), float_accuracy, precisions }));
+        return Ok(json(&Report { file_bytes: packed.len(), float_accuracy, precisions }));
     }
     let mut text = text(&precisions);
     if let Some(accuracy) = float_accuracy {
@@ -113,11 +122,10 @@ pub(super) fn build(
 }
 
 /// The whole file must fit the flash of a board, its coarsest precision the RAM.
-fn fits(packed: &Precisions, compress: CompressOptions, target: &Target) -> Result<(), Failure> {
-    let file = ModelFile::new(&packed.bytes);
+fn fits(file: &ModelFile, compress: CompressOptions, target: &Target) -> Result<(), Failure> {
     let Some(Ok(coarsest)) = pith::precisions(file.as_bytes()).next() else { return Ok(()) };
     let (flash, ram) = compress.memory(&coarsest);
-    let finer = packed.bytes.len() as u64 - u64::from(coarsest.header().file_bytes);
+    let finer = file.as_bytes().len() as u64 - u64::from(coarsest.header().file_bytes);
     match target.exceeded(flash + finer, ram) {
         Some(what) => Err(Failure::unmet(format!("{what}; name fewer bits, or prune filters (--macs)"))),
         None => Ok(()),
@@ -164,6 +172,14 @@ fn noted<'m>(model: &Model<'m>, key: &str) -> Option<&'m str> {
 
 fn bits_of(model: &Model<'_>) -> Option<u8> {
     noted(model, PRECISION).and_then(|bits| bits.parse().ok())
+}
+
+/// An ONNX file has no precisions to choose from.
+pub(super) fn refuse(bits: Option<u8>) -> Result<(), Failure> {
+    match bits {
+        Some(_) => Err(Failure::new("--precision chooses from a .pith file; the model given is an ONNX file")),
+        None => Ok(()),
+    }
 }
 
 /// The precision of these bits, or the finest.

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::input::{Ports, is_packed, noted_preprocess, parse_packed, read_onnx, read_packed};
 use super::output::{check_folder, write_whole};
+use super::precisions::refuse;
 use crate::execute::{Runner, shape_of};
 use crate::graph::eval;
 use crate::npy;
@@ -46,6 +47,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let model = parse_packed(&args.model, &file, args.precision)?;
         let runner = Runner::new(&model).with_threads(args.threads.into())?;
         if args.raw { run_raw(&model, runner, &args.input)? } else { run_real(&model, runner, &args.input)? }
+    } else if args.precision.is_some() {
+        return refuse(args.precision);
     } else if args.raw {
         return Err(Failure::new("--raw needs a .pith model; an ONNX file has no int8 inputs"));
     } else {

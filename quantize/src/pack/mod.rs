@@ -17,7 +17,7 @@ use pith::format::{ALIGN, MAGIC, VERSION};
 use pith::{Isa, Model};
 pub use plan::{Interval, Plan, PlanOptions, plan};
 use precisions::Coarser;
-pub use precisions::{Precisions, pack_precisions};
+pub use precisions::pack_precisions;
 use std::path::Path;
 
 /// A model file and what it is made of.

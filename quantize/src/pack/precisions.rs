@@ -7,17 +7,6 @@ use crate::lower::Program;
 use pith::format::ALIGN;
 use std::collections::BTreeMap;
 
-/// A file of several precisions.
-#[derive(Clone, Debug)]
-pub struct Precisions {
-    /// The file.
-    pub bytes: Vec<u8>,
-    /// Its parts, the coarsest first.
-    pub models: Vec<Packed>,
-    /// Where each part ends: a prefix of so many bytes is a file, too.
-    pub ends: Vec<usize>,
-}
-
 /// What a finer precision stands behind.
 pub(super) struct Coarser<'a> {
     /// The file up to here, to a multiple of [`ALIGN`].
@@ -42,32 +31,29 @@ pub fn pack_precisions(
     programs: Vec<Program>,
     options: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
-) -> Result<Precisions, PackError> {
+) -> Result<Vec<u8>, PackError> {
     if options.compress.level == 0 || options.compress.residency == Residency::Tile {
         return Err(PackError::Precisions("their weights are coded and decoded once"));
     }
     if programs.is_empty() || programs.len() > pith::precisions::MAX_PRECISIONS {
         return Err(PackError::Precisions("there are one to four"));
     }
-    let mut all = Precisions { bytes: Vec::new(), models: Vec::new(), ends: Vec::new() };
-    let mut matrices: Vec<Option<Matrix>> = Vec::new();
+    let mut file = Vec::new();
+    let mut last: Option<(Packed, Vec<Option<Matrix>>)> = None;
     for program in programs {
-        let own: Vec<Option<Matrix>> = program.ops.iter().map(|spec| Matrix::of(&program, &spec.record)).collect();
-        let coarser = all.models.last().map(|packed| Coarser {
-            file: &all.bytes,
+        let matrices = program.ops.iter().map(|spec| Matrix::of(&program, &spec.record)).collect();
+        file.resize(file.len().next_multiple_of(ALIGN), 0);
+        let coarser = last.as_ref().map(|(packed, matrices)| Coarser {
+            file: &file,
             checksum: packed.checksum(),
-            matrices: coded(packed, &matrices),
+            matrices: coded(packed, matrices),
         });
         let options = PackOptions { strip_names: options.strip_names || coarser.is_some(), ..options };
         let packed = pack_behind(coarser.as_ref(), program, options, progress)?;
-        all.bytes.extend_from_slice(&packed.bytes);
-        all.ends.push(all.bytes.len());
-        all.bytes.resize(all.bytes.len().next_multiple_of(ALIGN), 0);
-        all.models.push(packed);
-        matrices = own;
+        file.extend_from_slice(&packed.bytes);
+        last = Some((packed, matrices));
     }
-    all.bytes.truncate(*all.ends.last().unwrap_or(&0));
-    Ok(all)
+    Ok(file)
 }
 
 /// The matrices of a packed model that are coded.

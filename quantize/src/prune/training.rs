@@ -390,12 +390,14 @@ fn sparsify(
         teacher,
         &mut Hooks { step: &mut after_step, report: &report, stop: hooks.stop, checkpoint: path },
     );
-    if let Some(recording) = recording {
-        trajectory
-            .write(&recording)
-            .map_err(|e| TrainError::Checkpoint { path: recording.display().to_string(), what: e.to_string() })?;
-    }
+    let kept = recording.map_or(Ok(()), |recording| {
+        let fail =
+            |e: std::io::Error| TrainError::Checkpoint { path: recording.display().to_string(), what: e.to_string() };
+        trajectory.write(&recording).map_err(fail)
+    });
+    // Why the run ended is the first thing to say.
     done?;
+    kept?;
     match refused {
         Some(e) => Err(e.into()),
         None => Ok((session.graph(), trajectory)),

@@ -17,9 +17,7 @@ pub fn decode(bytes: &[u8], bits: u32, len: usize) -> Option<Vec<i8>> {
         2 => predictive(shape, bits, &mut header),
         _ => return None,
     };
-    let check = (coder.check % 65_536) ^ (coder.check / 65_536);
-    let is_whole = coder.state == 1 << 16 && coder.words.is_empty() && check == coder.told as u32;
-    is_whole.then(|| weights.into_iter().map(|w| w as i8).collect())
+    whole(weights, &coder)
 }
 
 /// The weights of a refined constant, whose coarser ones are `coarse`.
@@ -29,6 +27,11 @@ pub fn decode_refined(bytes: &[u8], coarse: &[i8]) -> Option<Vec<i8>> {
     let (rows, positions) = (header.varint(), header.varint());
     let shape = Shape { rows, positions, channels: coarse.len() / rows / positions };
     let (weights, coder) = refined(shape, coarse, &mut header);
+    whole(weights, &coder)
+}
+
+/// The weights, if the code ended as it must.
+fn whole(weights: Vec<i64>, coder: &Coder) -> Option<Vec<i8>> {
     let check = (coder.check % 65_536) ^ (coder.check / 65_536);
     let is_whole = coder.state == 1 << 16 && coder.words.is_empty() && check == coder.told as u32;
     is_whole.then(|| weights.into_iter().map(|w| w as i8).collect())

@@ -77,10 +77,6 @@ fn several_precisions(folder: &Folder, supernet: &str) {
     assert!(precisions[1..].iter().all(|p| p["refined_layers"].as_u64().unwrap() > 0), "{built}");
     let outputs = |model: &str, more: &[&str]| {
         let output = folder.path("out.npy");
-        let (code, _, err) =
-            quantize(&[&["run", model, "--input", &test, "--output", &output, "--raw"], more].concat());
-        // The digits are no int8 input: real numbers will do.
-        assert_eq!(code, 2, "{err}");
         let (code, _, err) = quantize(&[&["run", model, "--input", &test, "--output", &output], more].concat());
         assert_eq!(code, 0, "{err}");
         bytes(&output)
@@ -113,6 +109,14 @@ fn several_precisions(folder: &Folder, supernet: &str) {
     refused(quantize(&["inspect", &cut]), &["cut.pith", "cut off"], None);
     let tiles = with_data("build", supernet, &["--elastic", "8,2", "--decode", "tile", "-o", &cut]);
     refused(tiles, &["--decode ram or flash"], None);
+    let many = with_data("build", supernet, &["--elastic", "8,6,5,4,3", "-o", &cut]);
+    refused(many, &["--elastic", "up to 4"], None);
+    let timed = with_data("build", supernet, &["--elastic", "8,2", "--max-decode-us", "9", "-o", &cut]);
+    refused(timed, &["--max-decode-us", "--compress"], None);
+    let onnx = digits("digits.onnx");
+    for verb in [&["inspect", &onnx][..], &["eval", &onnx, "--data", &test]] {
+        refused(quantize(&[verb, &["--precision", "8"]].concat()), &["--precision", "ONNX"], None);
+    }
     let budget = with_data("build", supernet, &["--elastic", "8,2", "--max-flash", "4K", "-o", &cut]);
     refused(budget, &["--elastic", "--max-flash"], None);
 }

@@ -117,7 +117,7 @@ fn coded_weights_give_the_desktop_bytes() {
 }
 
 /// Half as many bits of every weight: what the same network could be in a coarser precision.
-pub(crate) fn coarser(program: &Program) -> Program {
+fn coarser(program: &Program) -> Program {
     let mut coarse = program.clone();
     for constant in coarse.constants.iter_mut().filter(|c| c.record.kind == Constant::KIND_WEIGHTS) {
         // The highest level stands for all above, as where a network is rounded to few bits.
@@ -137,7 +137,7 @@ fn precisions_give_the_desktop_bytes() {
         let options = PackOptions { isa: core.isa(), compress, ..PackOptions::default() };
         let programs = vec![coarser(&built.packed.program), built.packed.program.clone()];
         let packed = pack_precisions(programs, options, &|_, _| ()).unwrap();
-        let file = ModelFile::new(&packed.bytes);
+        let file = ModelFile::new(&packed);
         let model = file.finest().unwrap();
         let refined: u32 = model.constants().iter().filter(|c| c.refines != NONE).map(|c| c.len).sum();
         assert!(refined > 1000, "{}", core.name());
