@@ -6,6 +6,7 @@
 
 mod augment;
 mod checkpoint;
+mod conv;
 mod net;
 mod norms;
 mod ops;

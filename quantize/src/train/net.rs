@@ -468,13 +468,7 @@ fn raised(value: Value, rank: usize) -> Value {
 }
 
 fn clamped(x: Value, clamp: Clamp) -> Value {
-    match clamp {
-        Clamp::NONE => x,
-        Clamp::RELU => Dispatch::relu(x),
-        Clamp { min, max } if max == f32::INFINITY => Dispatch::float_clamp_min(x, min.into()),
-        Clamp { min, max } if min == f32::NEG_INFINITY => Dispatch::float_clamp_max(x, max.into()),
-        Clamp { min, max } => Dispatch::float_clamp(x, min.into(), max.into()),
-    }
+    if clamp == Clamp::NONE { x } else { Dispatch::bounded(x, clamp) }
 }
 
 /// Weights `[oc, kh, kw, ic / g]` of a transposed convolution as those `[ic, kh, kw, oc / g]` of the convolution it is the gradient of.

@@ -1,9 +1,11 @@
 //! Operators that burn does not have in the IR's layout, or is slow at: a backend extension.
 //!
-//! All act on NHWC values of any batch. On the CPU backend (`Flex`) they are the loops of [`super::windows`]; other backends compose
+//! All act on NHWC values of any batch. On the CPU backend (`Flex`) they are the loops of [`super::conv`] and [`super::windows`]; other backends compose
 //! them of burn's own operators ([`composed`]), which tests hold against those loops. [`Autodiff`] adds the gradients once for all.
 
+use super::conv;
 use super::windows::{self, Geometry};
+use crate::graph::Clamp;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -48,6 +50,16 @@ pub(super) trait WindowOps: Backend {
     /// Gradient of `window_mean`.
     fn window_mean_backward(grad: FloatTensor<Self>, g: Geometry, count_include_pad: bool) -> FloatTensor<Self> {
         composed::average_pool_backward::<Self>(grad, g, count_include_pad)
+    }
+
+    /// Values between two bounds.
+    fn bounded(x: FloatTensor<Self>, clamp: Clamp) -> FloatTensor<Self> {
+        composed::clamp::<Self>(x, clamp)
+    }
+
+    /// Gradient of `bounded`, from what came out: none at a bound.
+    fn bounded_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>, clamp: Clamp) -> FloatTensor<Self> {
+        composed::clamp_backward::<Self>(y, grad, clamp)
     }
 
     /// Mean and variance of every channel of the last axis: `[2, c]`.
@@ -109,18 +121,18 @@ fn batched(of: &Flat, last: [usize; 3]) -> Vec<usize> {
 impl WindowOps for Flex {
     fn window_conv(x: Flat, weight: Flat, g: Geometry) -> Flat {
         let shape = batched(&x, g.output);
-        with([x, weight], shape, |[x, w]| windows::conv(x, w, &g))
+        with([x, weight], shape, |[x, w]| conv::conv(x, w, &g))
     }
 
     fn window_conv_x_backward(grad: Flat, weight: Flat, g: Geometry) -> Flat {
         let shape = batched(&grad, g.input);
-        with([grad, weight], shape, |[dy, w]| windows::conv_x_backward(dy, w, &g))
+        with([grad, weight], shape, |[dy, w]| conv::conv_x_backward(dy, w, &g))
     }
 
     fn window_conv_weight_backward(x: Flat, grad: Flat, g: Geometry) -> Flat {
         let [kh, kw] = g.window.kernel;
         let shape = vec![g.output[2], kh, kw, g.input[2] / g.groups];
-        with([x, grad], shape, |[x, dy]| windows::conv_weight_backward(x, dy, &g))
+        with([x, grad], shape, |[x, dy]| conv::conv_weight_backward(x, dy, &g))
     }
 
     fn window_max(x: Flat, g: Geometry) -> Flat {
@@ -141,6 +153,16 @@ impl WindowOps for Flex {
     fn window_mean_backward(grad: Flat, g: Geometry, count_include_pad: bool) -> Flat {
         let shape = batched(&grad, g.input);
         with([grad], shape, |[dy]| windows::average_pool_backward(dy, &g, count_include_pad))
+    }
+
+    fn bounded(x: Flat, clamp: Clamp) -> Flat {
+        let shape = x.shape().to_vec();
+        with([x], shape, |[x]| windows::clamp(x, clamp))
+    }
+
+    fn bounded_backward(y: Flat, grad: Flat, clamp: Clamp) -> Flat {
+        let shape = y.shape().to_vec();
+        with([y, grad], shape, |[y, dy]| windows::clamp_backward(y, dy, clamp))
     }
 
     fn channel_moments(x: Flat) -> Flat {
@@ -240,6 +262,21 @@ impl<B: Backend + WindowOps> Backward<B, 1> for Mean {
 }
 
 #[derive(Debug)]
+struct Bounded;
+
+impl<B: Backend + WindowOps> Backward<B, 1> for Bounded {
+    type State = (B::FloatTensorPrimitive, Clamp);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (y, clamp) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::bounded_backward(y, grad, clamp));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Normalize;
 
 impl<B: Backend + WindowOps> Backward<B, 3> for Normalize {
@@ -307,6 +344,15 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
         }
     }
 
+    fn bounded(x: FloatTensor<Self>, clamp: Clamp) -> FloatTensor<Self> {
+        let prep = Backward::<B, 1>::prepare::<C>(Bounded, [x.node()]).compute_bound().stateful();
+        let y = B::bounded(x.into_primitive(), clamp);
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((y.clone(), clamp), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     /// No gradient flows here: that of [`WindowOps::channel_normalize`] knows where the moments came from.
     fn channel_moments(x: FloatTensor<Self>) -> FloatTensor<Self> {
         FloatTensor::<Self>::new(B::channel_moments(x.into_primitive()))
@@ -333,7 +379,7 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
 
 /// The same operators of burn's own, for backends without loops of ours.
 pub(super) mod composed {
-    use super::{Geometry, last};
+    use super::{Clamp, Geometry, last};
     use burn::backend::tensor::FloatTensor;
     use burn::backend::{Backend, TensorMetadata};
     use burn::tensor::ops::{ConvOptions, PadMode};
@@ -484,6 +530,26 @@ pub(super) mod composed {
     fn row<B: Backend>(of: FloatTensor<B>, i: usize) -> FloatTensor<B> {
         let c = last(&of);
         B::float_slice(of, &[Slice::from(i..i + 1), Slice::from(0..c)])
+    }
+
+    pub(in crate::train) fn clamp<B: Backend>(x: FloatTensor<B>, Clamp { min, max }: Clamp) -> FloatTensor<B> {
+        match (min == f32::NEG_INFINITY, max == f32::INFINITY) {
+            (true, true) => x,
+            (true, false) => B::float_clamp_max(x, max.into()),
+            (false, true) => B::float_clamp_min(x, min.into()),
+            (false, false) => B::float_clamp(x, min.into(), max.into()),
+        }
+    }
+
+    pub(in crate::train) fn clamp_backward<B: Backend>(
+        y: FloatTensor<B>,
+        grad: FloatTensor<B>,
+        Clamp { min, max }: Clamp,
+    ) -> FloatTensor<B> {
+        let settings = burn::backend::get_or_init_device_settings::<B>(&y.device());
+        let low = B::float_lower_equal_elem(y.clone(), min.into(), settings.bool_dtype);
+        let high = B::float_greater_equal_elem(y, max.into(), settings.bool_dtype);
+        B::float_mask_fill(grad, B::bool_or(low, high), 0.0f32.into())
     }
 
     pub(in crate::train) fn moments<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {

@@ -267,6 +267,14 @@ fn composed_operators_agree() {
             agree("mean x", ours, composed::average_pool_backward::<Flex>(grad.clone(), g, include));
         }
     }
+    for clamp in [Clamp::RELU, Clamp::RELU6, Clamp { min: f32::NEG_INFINITY, max: 0.5 }, Clamp { min: -0.5, max: 0.5 }]
+    {
+        let (x, grad) = (tensor(&[2, 3, 5, 4]), tensor(&[2, 3, 5, 4]));
+        let y = Flex::bounded(x.clone(), clamp);
+        agree("clamp", y.clone(), composed::clamp::<Flex>(x, clamp));
+        let ours = Flex::bounded_backward(y.clone(), grad.clone(), clamp);
+        agree("clamp x", ours, composed::clamp_backward::<Flex>(y, grad, clamp));
+    }
     let (x, grad, gamma, beta) = (tensor(&[2, 3, 5, 4]), tensor(&[2, 3, 5, 4]), tensor(&[4]), tensor(&[4]));
     let m = Flex::channel_moments(x.clone());
     agree("moments", m.clone(), composed::moments::<Flex>(x.clone()));

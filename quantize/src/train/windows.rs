@@ -1,17 +1,11 @@
-//! Convolutions and pools on NHWC pictures, forward and backward, on plain slices: what the CPU backend computes.
+//! Pools, batch norms and clamps on NHWC pictures, forward and backward, on plain slices: what the CPU backend computes.
 //!
-//! A convolution is a matrix product per picture, `y [p, oc] = patches(x) [p, kh kw ic] · w^T`, where a patch row lies as the weights
-//! do; its two gradients are the two other products of the same three matrices. Depthwise layers add scaled rows of channels, one
-//! kernel tap at a time, so that they cost what their multiplications cost. Pictures run in parallel; sums over pictures are formed
-//! in a fixed number of parts and joined in order, so that results do not depend on the number of threads.
+//! Pictures run in parallel; sums over them are formed in blocks of a fixed size and joined in order, so that results do not depend on the
+//! number of threads.
 
-use crate::graph::Window;
-use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice};
+use crate::graph::{Clamp, Window};
+use fearless_simd::{Level, Simd, dispatch};
 use rayon::prelude::*;
-
-/// Parts of a sum over pictures.
-const PARTS: usize = 16;
 
 /// Sizes of a window operator; `groups` is 1 for pools, whose `oc` is `ic`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,31 +21,26 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    fn input_len(&self) -> usize {
+    pub fn input_len(&self) -> usize {
         self.input.iter().product()
     }
 
-    fn output_len(&self) -> usize {
+    pub fn output_len(&self) -> usize {
         self.output.iter().product()
     }
 
     /// Output positions.
-    fn positions(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.output[0] * self.output[1]
     }
 
-    fn taps(&self) -> usize {
+    pub fn taps(&self) -> usize {
         self.window.kernel[0] * self.window.kernel[1]
     }
 
     /// One filter per channel.
-    fn is_depthwise(&self) -> bool {
+    pub fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.input[2] && self.groups == self.output[2]
-    }
-
-    /// A patch is the pixel itself.
-    fn is_pointwise(&self) -> bool {
-        self.taps() == 1 && self.window.stride == [1, 1] && self.window.pad == [0; 4]
     }
 
     /// Input row or column that tap `k` of output `o` reads along `axis`, if it is inside.
@@ -81,163 +70,6 @@ impl Geometry {
             }
         }
     }
-}
-
-fn matrix(values: &[f32], rows: usize, cols: usize) -> ArrayView2<'_, f32> {
-    match ArrayView2::from_shape((rows, cols), values) {
-        Ok(view) => view,
-        Err(e) => unreachable!("{} values as {rows} x {cols}: {e}", values.len()),
-    }
-}
-
-fn matrix_mut(values: &mut [f32], rows: usize, cols: usize) -> ArrayViewMut2<'_, f32> {
-    match ArrayViewMut2::from_shape((rows, cols), values) {
-        Ok(view) => view,
-        Err(e) => unreachable!("a matrix of {rows} x {cols}: {e}"),
-    }
-}
-
-/// Patches of one group of one picture, `[p, taps * ic / groups]`.
-fn gather(x: &[f32], g: &Geometry, group: usize, patches: &mut Vec<f32>) {
-    let c = g.input[2] / g.groups;
-    let (row, first) = (g.taps() * c, group * c);
-    patches.clear();
-    patches.resize(g.positions() * row, 0.0);
-    g.visit_all(|position, tap, pixel| {
-        let at = position * row + tap * c;
-        let from = pixel * g.input[2] + first;
-        patches[at..at + c].copy_from_slice(&x[from..from + c]);
-    });
-}
-
-/// Adds patches back where they came from.
-fn scatter(patches: &[f32], g: &Geometry, group: usize, x: &mut [f32]) {
-    let c = g.input[2] / g.groups;
-    let (row, first) = (g.taps() * c, group * c);
-    g.visit_all(|position, tap, pixel| {
-        let at = position * row + tap * c;
-        let to = pixel * g.input[2] + first;
-        x[to..to + c].iter_mut().zip(&patches[at..at + c]).for_each(|(x, p)| *x += p);
-    });
-}
-
-/// Sums of parts, in order.
-fn sum_parts(len: usize, pictures: usize, part: impl Fn(std::ops::Range<usize>) -> Vec<f32> + Sync) -> Vec<f32> {
-    let bounds = |p: usize| pictures * p / PARTS;
-    let parts: Vec<Vec<f32>> = (0..PARTS).into_par_iter().map(|p| part(bounds(p)..bounds(p + 1))).collect();
-    let mut sum = vec![0.0; len];
-    for part in parts {
-        sum.iter_mut().zip(part).for_each(|(s, v)| *s += v);
-    }
-    sum
-}
-
-/// `x [n, h, w, ic]`, `w [oc, kh, kw, ic / groups]` → `[n, oh, ow, oc]`.
-pub(super) fn conv(x: &[f32], w: &[f32], g: &Geometry) -> Vec<f32> {
-    let pictures = x.len() / g.input_len();
-    let mut y = vec![0.0; pictures * g.output_len()];
-    let taps_first = if g.is_depthwise() { transposed(w, g.groups, g.taps()) } else { Vec::new() };
-    let pairs = y.par_chunks_mut(g.output_len()).zip(x.par_chunks(g.input_len()));
-    pairs.for_each_init(Vec::new, |patches, (y, x)| match g.is_depthwise() {
-        true => {
-            let c = g.groups;
-            g.visit_all(|position, tap, pixel| {
-                let y = &mut y[position * c..(position + 1) * c];
-                let (x, w) = (&x[pixel * c..(pixel + 1) * c], &taps_first[tap * c..(tap + 1) * c]);
-                y.iter_mut().zip(x.iter().zip(w)).for_each(|(y, (x, w))| *y += x * w);
-            });
-        }
-        false => {
-            let (k, oc) = (g.taps() * g.input[2] / g.groups, g.output[2] / g.groups);
-            let mut y = matrix_mut(y, g.positions(), g.output[2]);
-            for group in 0..g.groups {
-                let whole = g.is_pointwise() && g.groups == 1;
-                if !whole {
-                    gather(x, g, group, patches);
-                }
-                let lhs = matrix(if whole { x } else { patches }, g.positions(), k);
-                let filters = matrix(&w[group * oc * k..(group + 1) * oc * k], oc, k);
-                let mut y = y.slice_axis_mut(Axis(1), Slice::from(group * oc..(group + 1) * oc));
-                general_mat_mul(1.0, &lhs, &filters.t(), 0.0, &mut y);
-            }
-        }
-    });
-    y
-}
-
-/// Gradient of [`conv`] by `x`, from the gradient by its output.
-pub(super) fn conv_x_backward(grad: &[f32], w: &[f32], g: &Geometry) -> Vec<f32> {
-    let pictures = grad.len() / g.output_len();
-    let mut dx = vec![0.0; pictures * g.input_len()];
-    let taps_first = if g.is_depthwise() { transposed(w, g.groups, g.taps()) } else { Vec::new() };
-    let pairs = dx.par_chunks_mut(g.input_len()).zip(grad.par_chunks(g.output_len()));
-    pairs.for_each_init(Vec::new, |patches: &mut Vec<f32>, (dx, dy)| match g.is_depthwise() {
-        true => {
-            let c = g.groups;
-            g.visit_all(|position, tap, pixel| {
-                let dx = &mut dx[pixel * c..(pixel + 1) * c];
-                let (dy, w) = (&dy[position * c..(position + 1) * c], &taps_first[tap * c..(tap + 1) * c]);
-                dx.iter_mut().zip(dy.iter().zip(w)).for_each(|(dx, (dy, w))| *dx += dy * w);
-            });
-        }
-        false => {
-            let (k, oc) = (g.taps() * g.input[2] / g.groups, g.output[2] / g.groups);
-            let dy = matrix(dy, g.positions(), g.output[2]);
-            for group in 0..g.groups {
-                let filters = matrix(&w[group * oc * k..(group + 1) * oc * k], oc, k);
-                let dy = dy.slice_axis(Axis(1), Slice::from(group * oc..(group + 1) * oc));
-                if g.is_pointwise() && g.groups == 1 {
-                    general_mat_mul(1.0, &dy, &filters, 0.0, &mut matrix_mut(dx, g.positions(), k));
-                    continue;
-                }
-                patches.resize(g.positions() * k, 0.0);
-                general_mat_mul(1.0, &dy, &filters, 0.0, &mut matrix_mut(patches, g.positions(), k));
-                scatter(patches, g, group, dx);
-            }
-        }
-    });
-    dx
-}
-
-/// Gradient of [`conv`] by `w`.
-pub(super) fn conv_weight_backward(x: &[f32], grad: &[f32], g: &Geometry) -> Vec<f32> {
-    let (k, oc) = (g.taps() * g.input[2] / g.groups, g.output[2] / g.groups);
-    let len = g.output[2] * k;
-    let sum = sum_parts(len, x.len() / g.input_len(), |pictures| {
-        let mut dw = vec![0.0; len];
-        let mut patches = Vec::new();
-        for n in pictures {
-            let x = &x[n * g.input_len()..(n + 1) * g.input_len()];
-            let dy = &grad[n * g.output_len()..(n + 1) * g.output_len()];
-            if g.is_depthwise() {
-                let c = g.groups;
-                g.visit_all(|position, tap, pixel| {
-                    let dw = &mut dw[tap * c..(tap + 1) * c];
-                    let (x, dy) = (&x[pixel * c..(pixel + 1) * c], &dy[position * c..(position + 1) * c]);
-                    dw.iter_mut().zip(x.iter().zip(dy)).for_each(|(dw, (x, dy))| *dw += x * dy);
-                });
-                continue;
-            }
-            let dy = matrix(dy, g.positions(), g.output[2]);
-            for group in 0..g.groups {
-                let whole = g.is_pointwise() && g.groups == 1;
-                if !whole {
-                    gather(x, g, group, &mut patches);
-                }
-                let lhs = matrix(if whole { x } else { &patches }, g.positions(), k);
-                let dy = dy.slice_axis(Axis(1), Slice::from(group * oc..(group + 1) * oc));
-                let mut dw = matrix_mut(&mut dw[group * oc * k..(group + 1) * oc * k], oc, k);
-                general_mat_mul(1.0, &dy.t(), &lhs, 1.0, &mut dw);
-            }
-        }
-        dw
-    });
-    if g.is_depthwise() { transposed(&sum, g.taps(), g.groups) } else { sum }
-}
-
-/// `[rows, cols]` as `[cols, rows]`.
-fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
 }
 
 /// Largest value of every window; windows that see padding only give the lowest float.
@@ -311,77 +143,138 @@ pub(super) fn average_pool_backward(grad: &[f32], g: &Geometry, count_include_pa
     dx
 }
 
-/// Mean and variance (divided by the count) of every channel of rows `[m, c]`: `[2, c]`.
-pub(super) fn moments(x: &[f32], c: usize) -> Vec<f32> {
-    let rows = x.len() / c;
-    let mean: Vec<f32> = row_sums(x, c, |row, sums| sums.iter_mut().zip(row).for_each(|(s, v)| *s += v))
-        .into_iter()
-        .map(|s| s / rows as f32)
-        .collect();
-    let var = row_sums(x, c, |row, sums| {
-        sums.iter_mut().zip(row.iter().zip(&mean)).for_each(|(s, (v, m))| *s += (v - m) * (v - m));
-    });
-    mean.iter().copied().chain(var.iter().map(|s| s / rows as f32)).collect()
+/// Values of a block of rows at least; sums are formed block by block, which keeps 32 bits exact enough.
+const BLOCK: usize = 1 << 14;
+
+/// Rows of channels, repeated until a loop over them is worth its overhead.
+struct Pattern {
+    channels: usize,
+    /// Values of one repetition after another.
+    len: usize,
+    /// Values of a block: whole repetitions.
+    block: usize,
 }
 
-/// Sums over rows, each added by `add`. A thousand rows are summed before they join others, which keeps 32 bits exact enough.
-fn row_sums(x: &[f32], c: usize, add: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
-    let blocks: Vec<Vec<f32>> = x
-        .par_chunks(1024 * c)
-        .map(|block| {
-            let mut sums = vec![0.0; c];
-            block.chunks_exact(c).for_each(|row| add(row, &mut sums));
-            sums
-        })
-        .collect();
-    let mut total = vec![0.0f64; c];
-    for block in blocks {
-        total.iter_mut().zip(block).for_each(|(t, v)| *t += v as f64);
+impl Pattern {
+    fn of(channels: usize) -> Pattern {
+        let len = channels * 64usize.div_ceil(channels);
+        Pattern { channels, len, block: len * BLOCK.div_ceil(len) }
     }
-    total.into_iter().map(|t| t as f32).collect()
+
+    fn repeated(&self, row: impl Iterator<Item = f32>) -> Vec<f32> {
+        let row: Vec<f32> = row.collect();
+        row.iter().copied().cycle().take(self.len).collect()
+    }
+
+    /// Sums of every channel from those of every place of a repetition.
+    fn folded(&self, sums: &[f32]) -> Vec<f64> {
+        let mut folded = vec![0.0; self.channels];
+        for row in sums.chunks_exact(self.channels) {
+            folded.iter_mut().zip(row).for_each(|(f, v)| *f += f64::from(*v));
+        }
+        folded
+    }
+}
+
+/// Mean and variance (divided by the count) of every channel of rows `[m, c]`: `[2, c]`. Every block has a mean of its own, from which
+/// its squares are taken; the blocks' are joined (Chan, Golub, LeVeque 1979).
+pub(super) fn moments(x: &[f32], c: usize) -> Vec<f32> {
+    let (pattern, level) = (Pattern::of(c), Level::new());
+    let of_block = |x: &[f32]| {
+        let rows = (x.len() / c) as f64;
+        let sums = dispatch!(level, simd => sum(simd, x, pattern.len));
+        let means: Vec<f64> = pattern.folded(&sums).into_iter().map(|s| s / rows).collect();
+        let centre = pattern.repeated(means.iter().map(|&m| m as f32));
+        let squares = dispatch!(level, simd => sum_of_squares(simd, x, &centre));
+        (rows, means, pattern.folded(&squares))
+    };
+    let blocks: Vec<(f64, Vec<f64>, Vec<f64>)> = x.par_chunks(pattern.block).map(of_block).collect();
+    let (mut rows, mut mean, mut squares) = (0.0, vec![0.0; c], vec![0.0; c]);
+    for (more, means, more_squares) in blocks {
+        let all: f64 = rows + more;
+        for i in 0..c {
+            let step = means[i] - mean[i];
+            mean[i] += step * more / all;
+            squares[i] += more_squares[i] + step * step * rows * more / all;
+        }
+        rows = all;
+    }
+    let var = squares.iter().map(|s| (s / rows) as f32);
+    mean.iter().map(|&m| m as f32).chain(var).collect()
+}
+
+#[inline(always)]
+fn sum<S: Simd>(_: S, x: &[f32], len: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; len];
+    for x in x.chunks(len) {
+        for (s, x) in sums.iter_mut().zip(x) {
+            *s += x;
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn sum_of_squares<S: Simd>(_: S, x: &[f32], centre: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0; centre.len()];
+    for x in x.chunks(centre.len()) {
+        for ((s, x), m) in sums.iter_mut().zip(x).zip(centre) {
+            *s += (x - m) * (x - m);
+        }
+    }
+    sums
 }
 
 /// `gamma (x - mean) / sqrt(var + epsilon) + beta`.
 pub(super) fn normalize(x: &[f32], gamma: &[f32], beta: &[f32], moments: &[f32], epsilon: f32) -> Vec<f32> {
     let c = gamma.len();
-    let scale: Vec<f32> = (0..c).map(|i| gamma[i] / (moments[c + i] + epsilon).sqrt()).collect();
-    let shift: Vec<f32> = (0..c).map(|i| beta[i] - moments[i] * scale[i]).collect();
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(256 * c).zip(x.par_chunks(256 * c)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-            let factors = scale.iter().zip(&shift);
-            y.iter_mut().zip(x).zip(factors).for_each(|((y, x), (s, t))| *y = x * s + t);
-        }
-    });
+    let (pattern, level) = (Pattern::of(c), Level::new());
+    let scale = |i: usize| gamma[i] / (moments[c + i] + epsilon).sqrt();
+    let scales = pattern.repeated((0..c).map(scale));
+    let shifts = pattern.repeated((0..c).map(|i| beta[i] - moments[i] * scale(i)));
+    let mut y = zeros(x.len());
+    let blocks = y.par_chunks_mut(pattern.block).zip(x.par_chunks(pattern.block));
+    blocks.for_each(|(y, x)| dispatch!(level, simd => scale_and_shift(simd, y, x, &scales, &shifts)));
     y
+}
+
+#[inline(always)]
+fn scale_and_shift<S: Simd>(_: S, y: &mut [f32], x: &[f32], scale: &[f32], shift: &[f32]) {
+    for (y, x) in y.chunks_mut(scale.len()).zip(x.chunks(scale.len())) {
+        for (((y, x), s), t) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+            *y = x * s + t;
+        }
+    }
 }
 
 /// Gradients of [`normalize`] by gamma and beta: `[2, c]`.
 pub(super) fn normalize_sums(x: &[f32], grad: &[f32], moments: &[f32], epsilon: f32) -> Vec<f32> {
     let c = moments.len() / 2;
-    let inverse: Vec<f32> = (0..c).map(|i| 1.0 / (moments[c + i] + epsilon).sqrt()).collect();
-    let blocks: Vec<Vec<f32>> = x
-        .par_chunks(1024 * c)
-        .zip(grad.par_chunks(1024 * c))
-        .map(|(x, dy)| {
-            let mut sums = vec![0.0; 2 * c];
-            let (gamma, beta) = sums.split_at_mut(c);
-            for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-                gamma
-                    .iter_mut()
-                    .zip(x.iter().zip(dy))
-                    .zip(&moments[..c])
-                    .for_each(|((s, (x, d)), m)| *s += d * (x - m));
-                beta.iter_mut().zip(dy).for_each(|(s, d)| *s += d);
-            }
-            sums
-        })
-        .collect();
+    let (pattern, level) = (Pattern::of(c), Level::new());
+    let mean = pattern.repeated(moments[..c].iter().copied());
+    let of_block = |(x, dy): (&[f32], &[f32])| {
+        let [gamma, beta] = dispatch!(level, simd => normalize_sums_of(simd, x, dy, &mean));
+        [pattern.folded(&gamma), pattern.folded(&beta)].concat()
+    };
+    let blocks: Vec<Vec<f64>> = x.par_chunks(pattern.block).zip(grad.par_chunks(pattern.block)).map(of_block).collect();
     let mut total = vec![0.0f64; 2 * c];
     for block in blocks {
-        total.iter_mut().zip(block).for_each(|(t, v)| *t += v as f64);
+        total.iter_mut().zip(block).for_each(|(t, v)| *t += v);
     }
-    (0..2 * c).map(|i| if i < c { total[i] as f32 * inverse[i] } else { total[i] as f32 }).collect()
+    let inverse = |i: usize| 1.0 / (moments[c + i] + epsilon).sqrt();
+    (0..2 * c).map(|i| if i < c { total[i] as f32 * inverse(i) } else { total[i] as f32 }).collect()
+}
+
+#[inline(always)]
+fn normalize_sums_of<S: Simd>(_: S, x: &[f32], grad: &[f32], mean: &[f32]) -> [Vec<f32>; 2] {
+    let (mut gamma, mut beta) = (vec![0.0; mean.len()], vec![0.0; mean.len()]);
+    for (x, dy) in x.chunks(mean.len()).zip(grad.chunks(mean.len())) {
+        for ((((g, b), x), dy), m) in gamma.iter_mut().zip(&mut beta).zip(x).zip(dy).zip(mean) {
+            *g += dy * (x - m);
+            *b += dy;
+        }
+    }
+    [gamma, beta]
 }
 
 /// Gradient of [`normalize`] by `x`, through the batch's own moments; `sums` from [`normalize_sums`].
@@ -395,19 +288,64 @@ pub(super) fn normalize_x_backward(
 ) -> Vec<f32> {
     let c = gamma.len();
     let rows = (x.len() / c) as f32;
+    let (pattern, level) = (Pattern::of(c), Level::new());
     // dx = s (dy - sum(dy) / m - x^ sum(dy x^) / m) with x^ = (x - mean) i and s = gamma i, as a dy + b x + t per channel.
     let inverse: Vec<f32> = (0..c).map(|i| 1.0 / (moments[c + i] + epsilon).sqrt()).collect();
     let a: Vec<f32> = (0..c).map(|i| gamma[i] * inverse[i]).collect();
     let b: Vec<f32> = (0..c).map(|i| -a[i] * inverse[i] * sums[i] / rows).collect();
-    let t: Vec<f32> = (0..c).map(|i| -a[i] * sums[c + i] / rows - b[i] * moments[i]).collect();
-    let mut dx = vec![0.0; x.len()];
-    let rows = x.par_chunks(256 * c).zip(grad.par_chunks(256 * c));
-    dx.par_chunks_mut(256 * c).zip(rows).for_each(|(dx, (x, dy))| {
-        for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c)) {
-            for i in 0..c {
-                dx[i] = a[i] * dy[i] + b[i] * x[i] + t[i];
-            }
-        }
-    });
+    let t = (0..c).map(|i| -a[i] * sums[c + i] / rows - b[i] * moments[i]);
+    let factors = [pattern.repeated(a.iter().copied()), pattern.repeated(b.iter().copied()), pattern.repeated(t)];
+    let mut dx = zeros(x.len());
+    let rows = x.par_chunks(pattern.block).zip(grad.par_chunks(pattern.block));
+    let blocks = dx.par_chunks_mut(pattern.block).zip(rows);
+    blocks.for_each(|(dx, (x, dy))| dispatch!(level, simd => combine(simd, dx, x, dy, &factors)));
     dx
+}
+
+#[inline(always)]
+fn combine<S: Simd>(_: S, dx: &mut [f32], x: &[f32], dy: &[f32], [a, b, t]: &[Vec<f32>; 3]) {
+    let len = a.len();
+    for ((dx, x), dy) in dx.chunks_mut(len).zip(x.chunks(len)).zip(dy.chunks(len)) {
+        for (((((dx, x), dy), a), b), t) in dx.iter_mut().zip(x).zip(dy).zip(a).zip(b).zip(t) {
+            *dx = a * dy + b * x + t;
+        }
+    }
+}
+
+/// Values between two bounds. What is not a number stays so.
+pub(super) fn clamp(x: &[f32], clamp: Clamp) -> Vec<f32> {
+    let level = Level::new();
+    let mut y = zeros(x.len());
+    let blocks = y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK));
+    blocks.for_each(|(y, x)| dispatch!(level, simd => clamp_all(simd, y, x, clamp)));
+    y
+}
+
+#[inline(always)]
+fn clamp_all<S: Simd>(_: S, y: &mut [f32], x: &[f32], Clamp { min, max }: Clamp) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        let raised = if x < min { min } else { x };
+        *y = if raised > max { max } else { raised };
+    }
+}
+
+/// Gradient of [`clamp`], from what came out: none at a bound.
+pub(super) fn clamp_backward(y: &[f32], grad: &[f32], clamp: Clamp) -> Vec<f32> {
+    let level = Level::new();
+    let mut dx = zeros(y.len());
+    let blocks = dx.par_chunks_mut(BLOCK).zip(y.par_chunks(BLOCK).zip(grad.par_chunks(BLOCK)));
+    blocks.for_each(|(dx, (y, dy))| dispatch!(level, simd => clamp_backward_all(simd, dx, y, dy, clamp)));
+    dx
+}
+
+#[inline(always)]
+fn clamp_backward_all<S: Simd>(_: S, dx: &mut [f32], y: &[f32], dy: &[f32], Clamp { min, max }: Clamp) {
+    for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+        *dx = if y <= min || y >= max { 0.0 } else { dy };
+    }
+}
+
+/// Zeros, written by all threads: a large part of training's memory traffic.
+pub(super) fn zeros(n: usize) -> Vec<f32> {
+    rayon::iter::repeat_n(0.0, n).collect()
 }
