@@ -16,6 +16,7 @@
 use super::windows::{Geometry, zeros};
 use fearless_simd::{Level, Simd, dispatch, f32x4, f32x8, f32x16, prelude::*};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Output positions, or values of a run, that share a load.
 const TILE: usize = 8;
@@ -154,27 +155,34 @@ impl Plan {
     }
 }
 
-/// A matrix with a row for every value that a position meets, in blocks of one vector of columns.
+/// A matrix with a row for every value that a position meets, in blocks of one or two vectors of columns.
 struct Blocks {
     values: Vec<f32>,
     depth: usize,
     columns: usize,
+    /// Of a vector.
     width: usize,
 }
 
 impl Blocks {
     fn new(level: Level, plan: &Plan, columns: usize) -> Blocks {
         let (depth, width) = (plan.depth(), width(level, columns));
-        Blocks { values: vec![0.0; columns.div_ceil(width) * depth * width], depth, columns, width }
+        Blocks { values: vec![0.0; columns.next_multiple_of(width) * depth], depth, columns, width }
+    }
+
+    /// First column and width of every block: pairs of vectors, then a single one if their number is odd.
+    fn layout(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (width, whole) = (self.width, self.columns.next_multiple_of(self.width));
+        (0..whole).step_by(2 * width).map(move |first| (first, (whole - first).min(2 * width)))
     }
 
     /// Calls `visit(tap, channel, column, value)` for every element.
     fn each(&mut self, plan: &Plan, mut visit: impl FnMut(usize, usize, usize, &mut f32)) {
-        let (width, columns) = (self.width, self.columns);
-        for (block, values) in self.values.chunks_exact_mut(self.depth * width).enumerate() {
+        let (layout, depth, columns) = (self.layout(), self.depth, self.columns);
+        for (first, wide) in layout {
+            let block = &mut self.values[first * depth..(first + wide) * depth];
             let rows = plan.taps.iter().flat_map(|&tap| (0..plan.channels).map(move |channel| (tap, channel)));
-            for ((tap, channel), row) in rows.zip(values.chunks_exact_mut(width)) {
-                let first = block * width;
+            for ((tap, channel), row) in rows.zip(block.chunks_exact_mut(wide)) {
                 row.iter_mut().take(columns - first).enumerate().for_each(|(i, v)| visit(tap, channel, first + i, v));
             }
         }
@@ -209,71 +217,93 @@ fn products<S: Simd, V: SimdFloat<S, Element = f32>>(
     source: &[f32],
     out: &mut [f32],
 ) {
-    for (block, weights_of_block) in weights.values.chunks_exact(plan.depth() * V::LEN).enumerate() {
-        let first = block * V::LEN;
-        let columns = (weights.columns - first).min(V::LEN);
-        let mut tile_at = 0;
-        while tile_at < plan.positions.len() {
-            // The last tile may begin early: the same sums are formed twice.
-            let from = tile_at.min(plan.positions.len().saturating_sub(TILE));
-            match plan.positions[from..].first_chunk::<TILE>() {
-                Some(tile) => {
-                    products_tile::<S, V, TILE>(simd, plan, tile, weights_of_block, source, first, columns, out)
-                }
-                None => {
-                    for &position in &plan.positions[from..] {
-                        products_tile::<S, V, 1>(
-                            simd,
-                            plan,
-                            &[position],
-                            weights_of_block,
-                            source,
-                            first,
-                            columns,
-                            out,
-                        );
-                    }
-                }
-            }
-            tile_at += TILE;
+    let depth = plan.depth();
+    for (first, wide) in weights.layout() {
+        let block = &weights.values[first * depth..(first + wide) * depth];
+        let columns = first..weights.columns.min(first + wide);
+        match wide == V::LEN {
+            true => products_band::<S, V, 1>(simd, plan, block, source, columns, out),
+            false => products_band::<S, V, 2>(simd, plan, block, source, columns, out),
         }
     }
 }
 
+/// Some columns of all positions.
 #[inline(always)]
-fn products_tile<S: Simd, V: SimdFloat<S, Element = f32>, const R: usize>(
+fn products_band<S: Simd, V: SimdFloat<S, Element = f32>, const C: usize>(
+    simd: S,
+    plan: &Plan,
+    weights: &[f32],
+    source: &[f32],
+    columns: Range<usize>,
+    out: &mut [f32],
+) {
+    let mut at = 0;
+    while at < plan.positions.len() {
+        // The last tile may begin early: the same sums are formed twice.
+        let from = at.min(plan.positions.len().saturating_sub(TILE));
+        match plan.positions[from..].first_chunk::<TILE>() {
+            Some(tile) => products_tile::<S, V, TILE, C>(simd, plan, tile, weights, source, columns.clone(), out),
+            None => {
+                for &position in &plan.positions[from..] {
+                    products_tile::<S, V, 1, C>(simd, plan, &[position], weights, source, columns.clone(), out);
+                }
+            }
+        }
+        at += TILE;
+    }
+}
+
+#[inline(always)]
+fn products_tile<S: Simd, V: SimdFloat<S, Element = f32>, const R: usize, const C: usize>(
     simd: S,
     plan: &Plan,
     tile: &[[usize; 2]; R],
     mut weights: &[f32],
     source: &[f32],
-    first: usize,
-    columns: usize,
+    columns: Range<usize>,
     out: &mut [f32],
 ) {
-    let mut sums = [V::splat(simd, 0.0); R];
+    let mut sums = [[V::splat(simd, 0.0); C]; R];
     for &[offset, len] in &plan.runs {
-        let (now, rest) = weights.split_at(len * V::LEN);
+        let (now, rest) = weights.split_at(len * C * V::LEN);
         weights = rest;
         let mut values = [&source[..0]; R];
         for r in 0..R {
             values[r] = &source[tile[r][0] + offset..][..len];
         }
-        for (k, row) in now.chunks_exact(V::LEN).enumerate() {
-            let row = V::from_slice(simd, row);
+        for (k, row) in now.chunks_exact(C * V::LEN).enumerate() {
+            let row = vectors_of::<S, V, C>(simd, row);
             for r in 0..R {
-                sums[r] = row.mul_add(V::splat(simd, values[r][k]), sums[r]);
+                let value = V::splat(simd, values[r][k]);
+                for c in 0..C {
+                    sums[r][c] = row[c].mul_add(value, sums[r][c]);
+                }
             }
         }
     }
-    for (sum, &[_, at]) in sums.iter().zip(tile) {
-        let at = at + first;
-        if columns == V::LEN {
-            sum.store_slice(&mut out[at..at + V::LEN]);
-        } else {
-            out[at..at + columns].copy_from_slice(&sum.as_slice()[..columns]);
+    for (sums, &[_, at]) in sums.iter().zip(tile) {
+        let mut out = &mut out[at + columns.start..at + columns.end];
+        for sum in sums {
+            let (now, rest) = out.split_at_mut(V::LEN.min(out.len()));
+            match now.len() == V::LEN {
+                true => sum.store_slice(now),
+                false => now.copy_from_slice(&sum.as_slice()[..now.len()]),
+            }
+            out = rest;
         }
     }
+}
+
+/// A row as vectors.
+#[inline(always)]
+fn vectors_of<S: Simd, V: SimdFloat<S, Element = f32>, const C: usize>(simd: S, row: &[f32]) -> [V; C] {
+    let row = &row[..C * V::LEN];
+    let mut vectors = [V::splat(simd, 0.0); C];
+    for c in 0..C {
+        vectors[c] = V::from_slice(simd, &row[c * V::LEN..][..V::LEN]);
+    }
+    vectors
 }
 
 /// `sums[depth][column] += sum over positions of source * grad`; rows of `grad` are `row` apart and full vectors.
@@ -286,44 +316,56 @@ fn outer<S: Simd, V: SimdFloat<S, Element = f32>>(
     grad: &[f32],
     row: usize,
 ) {
-    for (block, sums) in sums.values.chunks_exact_mut(plan.depth() * V::LEN).enumerate() {
-        for (i, stretch) in plan.positions.chunks(STRETCH).enumerate() {
-            let grad = &grad[i * STRETCH * row + block * V::LEN..];
-            let mut at = 0;
-            for &[offset, len] in &plan.runs {
-                let run = &mut sums[at * V::LEN..(at + len) * V::LEN];
-                at += len;
-                let mut done = 0;
-                while len - done >= TILE {
-                    outer_tile::<S, V, TILE>(
-                        simd,
-                        stretch,
-                        offset + done,
-                        &mut run[done * V::LEN..],
-                        source,
-                        grad,
-                        row,
-                    );
-                    done += TILE;
-                }
-                if len - done >= 4 {
-                    outer_tile::<S, V, 4>(simd, stretch, offset + done, &mut run[done * V::LEN..], source, grad, row);
-                    done += 4;
-                }
-                if len - done >= 2 {
-                    outer_tile::<S, V, 2>(simd, stretch, offset + done, &mut run[done * V::LEN..], source, grad, row);
-                    done += 2;
-                }
-                if len > done {
-                    outer_tile::<S, V, 1>(simd, stretch, offset + done, &mut run[done * V::LEN..], source, grad, row);
-                }
+    let depth = plan.depth();
+    for (first, wide) in sums.layout() {
+        let block = &mut sums.values[first * depth..(first + wide) * depth];
+        match wide == V::LEN {
+            true => outer_band::<S, V, 1>(simd, plan, block, source, &grad[first..], row),
+            false => outer_band::<S, V, 2>(simd, plan, block, source, &grad[first..], row),
+        }
+    }
+}
+
+/// Some columns of all rows.
+#[inline(always)]
+fn outer_band<S: Simd, V: SimdFloat<S, Element = f32>, const C: usize>(
+    simd: S,
+    plan: &Plan,
+    sums: &mut [f32],
+    source: &[f32],
+    grad: &[f32],
+    row: usize,
+) {
+    let wide = C * V::LEN;
+    for (i, stretch) in plan.positions.chunks(STRETCH).enumerate() {
+        let grad = &grad[i * STRETCH * row..];
+        let mut at = 0;
+        for &[offset, len] in &plan.runs {
+            let run = &mut sums[at * wide..(at + len) * wide];
+            at += len;
+            let mut done = 0;
+            while len - done >= TILE {
+                let out = &mut run[done * wide..];
+                outer_tile::<S, V, TILE, C>(simd, stretch, offset + done, out, source, grad, row);
+                done += TILE;
+            }
+            if len - done >= 4 {
+                outer_tile::<S, V, 4, C>(simd, stretch, offset + done, &mut run[done * wide..], source, grad, row);
+                done += 4;
+            }
+            if len - done >= 2 {
+                outer_tile::<S, V, 2, C>(simd, stretch, offset + done, &mut run[done * wide..], source, grad, row);
+                done += 2;
+            }
+            if len > done {
+                outer_tile::<S, V, 1, C>(simd, stretch, offset + done, &mut run[done * wide..], source, grad, row);
             }
         }
     }
 }
 
 #[inline(always)]
-fn outer_tile<S: Simd, V: SimdFloat<S, Element = f32>, const R: usize>(
+fn outer_tile<S: Simd, V: SimdFloat<S, Element = f32>, const R: usize, const C: usize>(
     simd: S,
     stretch: &[[usize; 2]],
     offset: usize,
@@ -332,20 +374,25 @@ fn outer_tile<S: Simd, V: SimdFloat<S, Element = f32>, const R: usize>(
     grad: &[f32],
     row: usize,
 ) {
-    let out = &mut out[..R * V::LEN];
-    let mut sums = [V::splat(simd, 0.0); R];
-    for (sum, out) in sums.iter_mut().zip(out.chunks_exact(V::LEN)) {
-        *sum = V::from_slice(simd, out);
+    let out = &mut out[..R * C * V::LEN];
+    let mut sums = [[V::splat(simd, 0.0); C]; R];
+    for (sums, out) in sums.iter_mut().zip(out.chunks_exact(C * V::LEN)) {
+        *sums = vectors_of::<S, V, C>(simd, out);
     }
     for (&[at, _], grad) in stretch.iter().zip(grad.chunks(row)) {
-        let grad = V::from_slice(simd, &grad[..V::LEN]);
+        let grad = vectors_of::<S, V, C>(simd, grad);
         let values = &source[at + offset..][..R];
         for r in 0..R {
-            sums[r] = grad.mul_add(V::splat(simd, values[r]), sums[r]);
+            let value = V::splat(simd, values[r]);
+            for c in 0..C {
+                sums[r][c] = grad[c].mul_add(value, sums[r][c]);
+            }
         }
     }
-    for (sum, out) in sums.iter().zip(out.chunks_exact_mut(V::LEN)) {
-        sum.store_slice(out);
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(C * V::LEN)) {
+        for (sum, out) in sums.iter().zip(out.chunks_exact_mut(V::LEN)) {
+            sum.store_slice(out);
+        }
     }
 }
 
@@ -617,7 +664,7 @@ fn widened_rows(w: &[f32], channels: usize, to: usize) -> Vec<f32> {
 }
 
 /// Sums of lists of numbers over parts of the pictures, in order.
-fn sum_parts(pictures: usize, part: impl Fn(std::ops::Range<usize>) -> Vec<Vec<f32>> + Sync) -> Vec<Vec<f32>> {
+fn sum_parts(pictures: usize, part: impl Fn(Range<usize>) -> Vec<Vec<f32>> + Sync) -> Vec<Vec<f32>> {
     let bounds = |p: usize| pictures * p / PARTS;
     let parts: Vec<Vec<Vec<f32>>> = (0..PARTS).into_par_iter().map(|p| part(bounds(p)..bounds(p + 1))).collect();
     let add = |mut sum: Vec<Vec<f32>>, part: Vec<Vec<f32>>| {
