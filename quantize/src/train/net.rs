@@ -7,7 +7,7 @@
 
 use super::TrainError;
 use super::ops::WindowOps;
-use super::windows::Geometry;
+use super::windows::{Geometry, Norm};
 use crate::graph::scalar::{Binary, ScalarFn, Unary};
 use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, Parameter, Role, Tap, Window};
 use burn::backend::ops::{ActivationOps, FloatTensorOps, IntTensorOps};
@@ -120,6 +120,8 @@ pub struct Net {
     first: Vec<usize>,
     /// Biases that a batch norm takes out again.
     idle: Vec<bool>,
+    /// By node: the batch norm whose clamp it is, which then does it.
+    clamp_of: Vec<Option<usize>>,
     /// Per output, the node of a final softmax, and its axis.
     softmax: Vec<Option<usize>>,
     device: Device,
@@ -150,7 +152,8 @@ impl Net {
             .collect();
         let idle = graph.nodes.iter().map(|n| feeds_batch_norm(graph, n)).collect();
         let softmax = graph.outputs.iter().map(|p| final_softmax(graph, p.tensor)).collect();
-        Ok(Net { graph: graph.clone(), parameters, first, idle, softmax, device: device.clone() })
+        let clamp_of = graph.nodes.iter().map(|n| clamps_batch_norm(graph, n)).collect();
+        Ok(Net { graph: graph.clone(), parameters, first, idle, clamp_of, softmax, device: device.clone() })
     }
 
     /// The graph as it was given.
@@ -351,7 +354,9 @@ impl Net {
                         upload(values, vec![2, c], device)
                     }
                 };
-                Dispatch::channel_normalize(x, leaf(0), leaf(1), moments, *epsilon)
+                let behind = self.clamp_of.iter().position(|&norm| norm == Some(i));
+                let clamp = behind.and_then(|clamp| clamp_alone(&self.graph.nodes[clamp])).unwrap_or(Clamp::NONE);
+                Dispatch::channel_normalize(x, leaf(0), leaf(1), moments, Norm { epsilon: *epsilon, clamp })
             }
             Op::Affine { scale, bias, clamp } => {
                 let row = |values: &[f32]| along_last(upload(values.to_vec(), vec![values.len()], device), &x);
@@ -369,6 +374,7 @@ impl Net {
                 };
                 clamped(value, *clamp)
             }
+            Op::Map(_) if self.clamp_of[i].is_some() => x,
             Op::Map(f) => scalar(f, &x, device),
             Op::PRelu { .. } => {
                 let negative = Dispatch::relu(Dispatch::float_neg(x.clone()));
@@ -427,6 +433,23 @@ fn feeds_batch_norm(graph: &Graph, node: &Node) -> bool {
     let readers = graph.consumers(node.output);
     let is_norm = |&i: &usize| matches!(graph.nodes[i].op, Op::BatchNorm { .. });
     open && !readers.is_empty() && readers.iter().all(is_norm) && !graph.is_output(node.output)
+}
+
+/// The bounds of a node that is nothing but a clamp.
+fn clamp_alone(node: &Node) -> Option<Clamp> {
+    match &node.op {
+        Op::Map(ScalarFn::Unary(Unary::Clamp(clamp), x)) if **x == ScalarFn::X => Some(*clamp),
+        _ => None,
+    }
+}
+
+/// The batch norm that a node clamps, if nobody else reads it.
+fn clamps_batch_norm(graph: &Graph, node: &Node) -> Option<usize> {
+    clamp_alone(node)?;
+    let norm = graph.producer(node.inputs[0])?;
+    let output = graph.nodes[norm].output;
+    let is_norm = matches!(graph.nodes[norm].op, Op::BatchNorm { .. });
+    (is_norm && graph.consumers(output).len() == 1 && !graph.is_output(output)).then_some(norm)
 }
 
 /// The node of a softmax over the last axis that only writes this output.

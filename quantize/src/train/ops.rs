@@ -4,7 +4,7 @@
 //! them of burn's own operators ([`composed`]), which tests hold against those loops. [`Autodiff`] adds the gradients once for all.
 
 use super::conv;
-use super::windows::{self, Geometry};
+use super::windows::{self, Geometry, Norm};
 use crate::graph::Clamp;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -67,25 +67,27 @@ pub(super) trait WindowOps: Backend {
         composed::moments::<Self>(x)
     }
 
-    /// Batch norm with the moments of the same batch.
+    /// Batch norm with the moments of the same batch, and the clamp behind it.
     fn channel_normalize(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<Self> {
-        composed::normalize::<Self>(x, gamma, beta, moments, epsilon)
+        composed::normalize::<Self>(x, gamma, beta, moments, norm)
     }
 
     /// Gradients by gamma and beta: `[2, c]`.
     fn channel_normalize_sums(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<Self> {
-        composed::normalize_sums::<Self>(x, grad, moments, epsilon)
+        composed::normalize_sums::<Self>(x, grad, gamma, beta, moments, norm)
     }
 
     /// Gradient by `x`, through the moments.
@@ -93,11 +95,12 @@ pub(super) trait WindowOps: Backend {
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<Self> {
-        composed::normalize_x_backward::<Self>(x, grad, gamma, moments, sums, epsilon)
+        composed::normalize_x_backward::<Self>(x, grad, gamma, beta, moments, sums, norm)
     }
 }
 
@@ -170,20 +173,28 @@ impl WindowOps for Flex {
         with([x], vec![2, c], |[x]| windows::moments(x, c))
     }
 
-    fn channel_normalize(x: Flat, gamma: Flat, beta: Flat, moments: Flat, epsilon: f32) -> Flat {
+    fn channel_normalize(x: Flat, gamma: Flat, beta: Flat, moments: Flat, norm: Norm) -> Flat {
         let shape = x.shape().to_vec();
-        with([x, gamma, beta, moments], shape, |[x, g, b, m]| windows::normalize(x, g, b, m, epsilon))
+        with([x, gamma, beta, moments], shape, |[x, g, b, m]| windows::normalize(x, g, b, m, norm))
     }
 
-    fn channel_normalize_sums(x: Flat, grad: Flat, moments: Flat, epsilon: f32) -> Flat {
+    fn channel_normalize_sums(x: Flat, grad: Flat, gamma: Flat, beta: Flat, moments: Flat, norm: Norm) -> Flat {
         let shape = vec![2, last(&x)];
-        with([x, grad, moments], shape, |[x, dy, m]| windows::normalize_sums(x, dy, m, epsilon))
+        with([x, grad, gamma, beta, moments], shape, |[x, dy, g, b, m]| windows::normalize_sums(x, dy, g, b, m, norm))
     }
 
-    fn channel_normalize_x_backward(x: Flat, grad: Flat, gamma: Flat, moments: Flat, sums: Flat, epsilon: f32) -> Flat {
+    fn channel_normalize_x_backward(
+        x: Flat,
+        grad: Flat,
+        gamma: Flat,
+        beta: Flat,
+        moments: Flat,
+        sums: Flat,
+        norm: Norm,
+    ) -> Flat {
         let shape = x.shape().to_vec();
-        with([x, grad, gamma, moments, sums], shape, |[x, dy, g, m, s]| {
-            windows::normalize_x_backward(x, dy, g, m, s, epsilon)
+        with([x, grad, gamma, beta, moments, sums], shape, |[x, dy, g, b, m, s]| {
+            windows::normalize_x_backward(x, dy, g, b, m, s, norm)
         })
     }
 }
@@ -280,13 +291,15 @@ impl<B: Backend + WindowOps> Backward<B, 1> for Bounded {
 struct Normalize;
 
 impl<B: Backend + WindowOps> Backward<B, 3> for Normalize {
-    type State = (B::FloatTensorPrimitive, B::FloatTensorPrimitive, B::FloatTensorPrimitive, f32);
+    /// Input, gamma, beta, moments.
+    type State = ([B::FloatTensorPrimitive; 4], Norm);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (x, gamma, moments, epsilon) = ops.state;
+        let ([x, gamma, beta, moments], norm) = ops.state;
         let [to_x, to_gamma, to_beta] = ops.parents;
-        let sums = B::channel_normalize_sums(x.clone(), grad.clone(), moments.clone(), epsilon);
+        let sums =
+            B::channel_normalize_sums(x.clone(), grad.clone(), gamma.clone(), beta.clone(), moments.clone(), norm);
         let c = last(&gamma);
         for (row, node) in [to_gamma, to_beta].into_iter().enumerate() {
             if let Some(node) = node {
@@ -295,7 +308,7 @@ impl<B: Backend + WindowOps> Backward<B, 3> for Normalize {
             }
         }
         if let Some(node) = to_x {
-            let dx = B::channel_normalize_x_backward(x, grad, gamma, moments, sums, epsilon);
+            let dx = B::channel_normalize_x_backward(x, grad, gamma, beta, moments, sums, norm);
             grads.register::<B>(node.id, dx);
         }
     }
@@ -363,15 +376,15 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         moments: FloatTensor<Self>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), gamma.node(), beta.node()];
         let prep = Backward::<B, 3>::prepare::<C>(Normalize, nodes).compute_bound().stateful();
         let (x, gamma, beta) = (x.into_primitive(), gamma.into_primitive(), beta.into_primitive());
         let moments = moments.into_primitive();
-        let y = B::channel_normalize(x.clone(), gamma.clone(), beta, moments.clone(), epsilon);
+        let y = B::channel_normalize(x.clone(), gamma.clone(), beta.clone(), moments.clone(), norm);
         match prep {
-            OpsKind::Tracked(prep) => prep.finish((x, gamma, moments, epsilon), y),
+            OpsKind::Tracked(prep) => prep.finish(([x, gamma, beta, moments], norm), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -379,7 +392,7 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
 
 /// The same operators of burn's own, for backends without loops of ours.
 pub(super) mod composed {
-    use super::{Clamp, Geometry, last};
+    use super::{Clamp, Geometry, Norm, last};
     use burn::backend::tensor::FloatTensor;
     use burn::backend::{Backend, TensorMetadata};
     use burn::tensor::ops::{ConvOptions, PadMode};
@@ -576,21 +589,38 @@ pub(super) mod composed {
         gamma: FloatTensor<B>,
         beta: FloatTensor<B>,
         moments: FloatTensor<B>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<B> {
         let shape = x.shape();
-        let y = B::float_mul(whitened::<B>(x, moments, epsilon), rows::<B>(gamma));
-        B::float_reshape(B::float_add(y, rows::<B>(beta)), shape)
+        let y = B::float_mul(whitened::<B>(x, moments, norm.epsilon), rows::<B>(gamma));
+        clamp::<B>(B::float_reshape(B::float_add(y, rows::<B>(beta)), shape), norm.clamp)
+    }
+
+    /// The gradient that the clamp behind a batch norm lets through.
+    fn passed<B: Backend>(
+        x: FloatTensor<B>,
+        grad: FloatTensor<B>,
+        gamma: FloatTensor<B>,
+        beta: FloatTensor<B>,
+        moments: FloatTensor<B>,
+        norm: Norm,
+    ) -> FloatTensor<B> {
+        match norm.clamp {
+            Clamp::NONE => grad,
+            clamp => clamp_backward::<B>(normalize::<B>(x, gamma, beta, moments, norm), grad, clamp),
+        }
     }
 
     pub(in crate::train) fn normalize_sums<B: Backend>(
         x: FloatTensor<B>,
         grad: FloatTensor<B>,
+        gamma: FloatTensor<B>,
+        beta: FloatTensor<B>,
         moments: FloatTensor<B>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<B> {
-        let grad = rows::<B>(grad);
-        let gamma = B::float_mul(grad.clone(), whitened::<B>(x, moments, epsilon));
+        let grad = rows::<B>(passed::<B>(x.clone(), grad, gamma, beta, moments.clone(), norm));
+        let gamma = B::float_mul(grad.clone(), whitened::<B>(x, moments, norm.epsilon));
         B::float_cat(vec![B::float_sum_dim(gamma, 0), B::float_sum_dim(grad, 0)], 0)
     }
 
@@ -598,11 +628,13 @@ pub(super) mod composed {
         x: FloatTensor<B>,
         grad: FloatTensor<B>,
         gamma: FloatTensor<B>,
+        beta: FloatTensor<B>,
         moments: FloatTensor<B>,
         sums: FloatTensor<B>,
-        epsilon: f32,
+        norm: Norm,
     ) -> FloatTensor<B> {
-        let shape = x.shape();
+        let (shape, epsilon) = (x.shape(), norm.epsilon);
+        let grad = passed::<B>(x.clone(), grad, gamma.clone(), beta, moments.clone(), norm);
         let m = shape.num_elements() as f32 / last(&x) as f32;
         let scale = B::float_mul(rows::<B>(gamma), inverse::<B>(moments.clone(), epsilon));
         let sums = B::float_div_scalar(sums, m.into());

@@ -2,7 +2,7 @@
 //! runs against themselves: resumed, repeated, diverging.
 
 use super::ops::WindowOps;
-use super::windows::Geometry;
+use super::windows::{Geometry, Norm};
 use super::*;
 use crate::data::Targets;
 use crate::graph::scalar::{Binary, ScalarFn, Unary};
@@ -82,6 +82,10 @@ fn graphs() -> Vec<Graph> {
             Op::ConvTranspose2d { window, output_padding: [1, 0], groups: 2, weight, bias, clamp: Clamp::NONE }
         }),
         single("batch norm", |r| norm(4, r)),
+        around("clamped batch norm", 8, |g, x, r| {
+            let y = g.push("norm", norm(4, r), &[x]).unwrap();
+            g.push("clamp", Op::Map(ScalarFn::clamp(Clamp { min: -0.4, max: 0.6 })), &[y]).unwrap()
+        }),
         single("affine", |_| Op::Affine { scale: vec![0.5, -1.0, 2.0, 1.0], bias: vec![0.1; 4], clamp: Clamp::RELU }),
         single("prelu", |_| Op::PRelu { slope: vec![0.25, 0.1, -0.2, 0.5] }),
         single("max pool", |_| Op::MaxPool(window([3, 2], [2, 2], [1, 1], [1, 0, 1, 1]))),
@@ -278,15 +282,22 @@ fn composed_operators_agree() {
     let (x, grad, gamma, beta) = (tensor(&[2, 3, 5, 4]), tensor(&[2, 3, 5, 4]), tensor(&[4]), tensor(&[4]));
     let m = Flex::channel_moments(x.clone());
     agree("moments", m.clone(), composed::moments::<Flex>(x.clone()));
-    let ours = Flex::channel_normalize(x.clone(), gamma.clone(), beta.clone(), m.clone(), 1e-3);
-    agree("normalize", ours, composed::normalize::<Flex>(x.clone(), gamma.clone(), beta, m.clone(), 1e-3));
-    let sums = Flex::channel_normalize_sums(x.clone(), grad.clone(), m.clone(), 1e-3);
-    agree("sums", sums.clone(), composed::normalize_sums::<Flex>(x.clone(), grad.clone(), m.clone(), 1e-3));
-    agree(
-        "normalize x",
-        Flex::channel_normalize_x_backward(x.clone(), grad.clone(), gamma.clone(), m.clone(), sums.clone(), 1e-3),
-        composed::normalize_x_backward::<Flex>(x, grad, gamma, m, sums, 1e-3),
-    );
+    for clamp in [Clamp::NONE, Clamp::RELU, Clamp { min: -0.5, max: 0.5 }] {
+        let norm = Norm { epsilon: 1e-3, clamp };
+        let [x, grad, gamma, beta, m] = [&x, &grad, &gamma, &beta, &m].map(Clone::clone);
+        let ours = Flex::channel_normalize(x.clone(), gamma.clone(), beta.clone(), m.clone(), norm);
+        let theirs = composed::normalize::<Flex>(x.clone(), gamma.clone(), beta.clone(), m.clone(), norm);
+        agree("normalize", ours, theirs);
+        let all = || (x.clone(), grad.clone(), gamma.clone(), beta.clone(), m.clone());
+        let (x, dy, g, b, m) = all();
+        let sums = Flex::channel_normalize_sums(x, dy, g, b, m, norm);
+        let (x, dy, g, b, m) = all();
+        agree("sums", sums.clone(), composed::normalize_sums::<Flex>(x, dy, g, b, m, norm));
+        let (x, dy, g, b, m) = all();
+        let ours = Flex::channel_normalize_x_backward(x, dy, g, b, m, sums.clone(), norm);
+        let (x, dy, g, b, m) = all();
+        agree("normalize x", ours, composed::normalize_x_backward::<Flex>(x, dy, g, b, m, sums, norm));
+    }
 }
 
 /// Two classes that a small network can tell apart.

@@ -225,35 +225,71 @@ fn sum_of_squares<S: Simd>(_: S, x: &[f32], centre: &[f32]) -> Vec<f32> {
     sums
 }
 
-/// `gamma (x - mean) / sqrt(var + epsilon) + beta`.
-pub(super) fn normalize(x: &[f32], gamma: &[f32], beta: &[f32], moments: &[f32], epsilon: f32) -> Vec<f32> {
-    let c = gamma.len();
-    let (pattern, level) = (Pattern::of(c), Level::new());
-    let scale = |i: usize| gamma[i] / (moments[c + i] + epsilon).sqrt();
-    let scales = pattern.repeated((0..c).map(scale));
-    let shifts = pattern.repeated((0..c).map(|i| beta[i] - moments[i] * scale(i)));
+/// A batch norm, and the clamp behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Norm {
+    /// Added to variances.
+    pub epsilon: f32,
+    /// Of what comes out.
+    pub clamp: Clamp,
+}
+
+impl Norm {
+    /// `1 / sqrt(var + epsilon)`.
+    fn inverse(&self, moments: &[f32]) -> Vec<f32> {
+        moments[moments.len() / 2..].iter().map(|var| 1.0 / (var + self.epsilon).sqrt()).collect()
+    }
+
+    /// Factor and term of every channel before the clamp, as patterns.
+    fn line(&self, pattern: &Pattern, gamma: &[f32], beta: &[f32], moments: &[f32]) -> Line {
+        let scale: Vec<f32> = self.inverse(moments).iter().zip(gamma).map(|(i, g)| g * i).collect();
+        let shift = (0..scale.len()).map(|i| beta[i] - moments[i] * scale[i]);
+        Line { shift: pattern.repeated(shift), scale: pattern.repeated(scale.into_iter()), clamp: self.clamp }
+    }
+}
+
+/// `clamp(scale x + shift)`.
+struct Line {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    clamp: Clamp,
+}
+
+/// `clamp(gamma (x - mean) / sqrt(var + epsilon) + beta)`.
+pub(super) fn normalize(x: &[f32], gamma: &[f32], beta: &[f32], moments: &[f32], norm: Norm) -> Vec<f32> {
+    let (pattern, level) = (Pattern::of(gamma.len()), Level::new());
+    let line = norm.line(&pattern, gamma, beta, moments);
     let mut y = zeros(x.len());
     let blocks = y.par_chunks_mut(pattern.block).zip(x.par_chunks(pattern.block));
-    blocks.for_each(|(y, x)| dispatch!(level, simd => scale_and_shift(simd, y, x, &scales, &shifts)));
+    blocks.for_each(|(y, x)| dispatch!(level, simd => apply_line(simd, y, x, &line)));
     y
 }
 
 #[inline(always)]
-fn scale_and_shift<S: Simd>(_: S, y: &mut [f32], x: &[f32], scale: &[f32], shift: &[f32]) {
-    for (y, x) in y.chunks_mut(scale.len()).zip(x.chunks(scale.len())) {
-        for (((y, x), s), t) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-            *y = x * s + t;
+fn apply_line<S: Simd>(_: S, y: &mut [f32], x: &[f32], line: &Line) {
+    let len = line.scale.len();
+    for (y, x) in y.chunks_mut(len).zip(x.chunks(len)) {
+        for (((y, x), s), t) in y.iter_mut().zip(x).zip(&line.scale).zip(&line.shift) {
+            *y = clamped(x * s + t, line.clamp);
         }
     }
 }
 
 /// Gradients of [`normalize`] by gamma and beta: `[2, c]`.
-pub(super) fn normalize_sums(x: &[f32], grad: &[f32], moments: &[f32], epsilon: f32) -> Vec<f32> {
-    let c = moments.len() / 2;
+pub(super) fn normalize_sums(
+    x: &[f32],
+    grad: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    moments: &[f32],
+    norm: Norm,
+) -> Vec<f32> {
+    let c = gamma.len();
     let (pattern, level) = (Pattern::of(c), Level::new());
+    let line = norm.line(&pattern, gamma, beta, moments);
     let mean = pattern.repeated(moments[..c].iter().copied());
     let of_block = |(x, dy): (&[f32], &[f32])| {
-        let [gamma, beta] = dispatch!(level, simd => normalize_sums_of(simd, x, dy, &mean));
+        let [gamma, beta] = dispatch!(level, simd => normalize_sums_of(simd, x, dy, &mean, &line));
         [pattern.folded(&gamma), pattern.folded(&beta)].concat()
     };
     let blocks: Vec<Vec<f64>> = x.par_chunks(pattern.block).zip(grad.par_chunks(pattern.block)).map(of_block).collect();
@@ -261,15 +297,20 @@ pub(super) fn normalize_sums(x: &[f32], grad: &[f32], moments: &[f32], epsilon: 
     for block in blocks {
         total.iter_mut().zip(block).for_each(|(t, v)| *t += v);
     }
-    let inverse = |i: usize| 1.0 / (moments[c + i] + epsilon).sqrt();
-    (0..2 * c).map(|i| if i < c { total[i] as f32 * inverse(i) } else { total[i] as f32 }).collect()
+    let (by_gamma, by_beta) = total.split_at(c);
+    let by_gamma = by_gamma.iter().zip(norm.inverse(moments)).map(|(t, inverse)| *t as f32 * inverse);
+    by_gamma.chain(by_beta.iter().map(|t| *t as f32)).collect()
 }
 
 #[inline(always)]
-fn normalize_sums_of<S: Simd>(_: S, x: &[f32], grad: &[f32], mean: &[f32]) -> [Vec<f32>; 2] {
-    let (mut gamma, mut beta) = (vec![0.0; mean.len()], vec![0.0; mean.len()]);
-    for (x, dy) in x.chunks(mean.len()).zip(grad.chunks(mean.len())) {
-        for ((((g, b), x), dy), m) in gamma.iter_mut().zip(&mut beta).zip(x).zip(dy).zip(mean) {
+fn normalize_sums_of<S: Simd>(_: S, x: &[f32], grad: &[f32], mean: &[f32], line: &Line) -> [Vec<f32>; 2] {
+    let len = mean.len();
+    let (mut gamma, mut beta) = (vec![0.0; len], vec![0.0; len]);
+    let factors = || line.scale.iter().zip(&line.shift);
+    for (x, dy) in x.chunks(len).zip(grad.chunks(len)) {
+        for (((((g, b), x), dy), m), (s, t)) in gamma.iter_mut().zip(&mut beta).zip(x).zip(dy).zip(mean).zip(factors())
+        {
+            let dy = passed(x * s + t, *dy, line.clamp);
             *g += dy * (x - m);
             *b += dy;
         }
@@ -282,37 +323,52 @@ pub(super) fn normalize_x_backward(
     x: &[f32],
     grad: &[f32],
     gamma: &[f32],
+    beta: &[f32],
     moments: &[f32],
     sums: &[f32],
-    epsilon: f32,
+    norm: Norm,
 ) -> Vec<f32> {
     let c = gamma.len();
     let rows = (x.len() / c) as f32;
     let (pattern, level) = (Pattern::of(c), Level::new());
-    // dx = s (dy - sum(dy) / m - x^ sum(dy x^) / m) with x^ = (x - mean) i and s = gamma i, as a dy + b x + t per channel.
-    let inverse: Vec<f32> = (0..c).map(|i| 1.0 / (moments[c + i] + epsilon).sqrt()).collect();
-    let a: Vec<f32> = (0..c).map(|i| gamma[i] * inverse[i]).collect();
-    let b: Vec<f32> = (0..c).map(|i| -a[i] * inverse[i] * sums[i] / rows).collect();
-    let t = (0..c).map(|i| -a[i] * sums[c + i] / rows - b[i] * moments[i]);
-    let factors = [pattern.repeated(a.iter().copied()), pattern.repeated(b.iter().copied()), pattern.repeated(t)];
+    let line = norm.line(&pattern, gamma, beta, moments);
+    // dx = s (dy - sum(dy) / m - x^ sum(dy x^) / m) with x^ = (x - mean) i and s = gamma i, as s dy + b x + t per channel.
+    let inverse = norm.inverse(moments);
+    let b: Vec<f32> = (0..c).map(|i| -gamma[i] * inverse[i] * inverse[i] * sums[i] / rows).collect();
+    let t = (0..c).map(|i| -gamma[i] * inverse[i] * sums[c + i] / rows - b[i] * moments[i]);
+    let rest = [pattern.repeated(b.iter().copied()), pattern.repeated(t)];
     let mut dx = zeros(x.len());
     let rows = x.par_chunks(pattern.block).zip(grad.par_chunks(pattern.block));
     let blocks = dx.par_chunks_mut(pattern.block).zip(rows);
-    blocks.for_each(|(dx, (x, dy))| dispatch!(level, simd => combine(simd, dx, x, dy, &factors)));
+    blocks.for_each(|(dx, (x, dy))| dispatch!(level, simd => combine(simd, dx, x, dy, &line, &rest)));
     dx
 }
 
 #[inline(always)]
-fn combine<S: Simd>(_: S, dx: &mut [f32], x: &[f32], dy: &[f32], [a, b, t]: &[Vec<f32>; 3]) {
-    let len = a.len();
+fn combine<S: Simd>(_: S, dx: &mut [f32], x: &[f32], dy: &[f32], line: &Line, [b, t]: &[Vec<f32>; 2]) {
+    let len = b.len();
+    let factors = || line.scale.iter().zip(&line.shift).zip(b.iter().zip(t));
     for ((dx, x), dy) in dx.chunks_mut(len).zip(x.chunks(len)).zip(dy.chunks(len)) {
-        for (((((dx, x), dy), a), b), t) in dx.iter_mut().zip(x).zip(dy).zip(a).zip(b).zip(t) {
-            *dx = a * dy + b * x + t;
+        for (((dx, x), dy), ((scale, shift), (b, t))) in dx.iter_mut().zip(x).zip(dy).zip(factors()) {
+            *dx = scale * passed(x * scale + shift, *dy, line.clamp) + b * x + t;
         }
     }
 }
 
-/// Values between two bounds. What is not a number stays so.
+/// A value between two bounds; what is not a number stays so.
+#[inline(always)]
+fn clamped(x: f32, Clamp { min, max }: Clamp) -> f32 {
+    let raised = if x < min { min } else { x };
+    if raised > max { max } else { raised }
+}
+
+/// The gradient of a clamp: none at a bound or beyond.
+#[inline(always)]
+fn passed(x: f32, dy: f32, Clamp { min, max }: Clamp) -> f32 {
+    if x <= min || x >= max { 0.0 } else { dy }
+}
+
+/// Values between two bounds.
 pub(super) fn clamp(x: &[f32], clamp: Clamp) -> Vec<f32> {
     let level = Level::new();
     let mut y = zeros(x.len());
@@ -322,10 +378,9 @@ pub(super) fn clamp(x: &[f32], clamp: Clamp) -> Vec<f32> {
 }
 
 #[inline(always)]
-fn clamp_all<S: Simd>(_: S, y: &mut [f32], x: &[f32], Clamp { min, max }: Clamp) {
+fn clamp_all<S: Simd>(_: S, y: &mut [f32], x: &[f32], clamp: Clamp) {
     for (y, &x) in y.iter_mut().zip(x) {
-        let raised = if x < min { min } else { x };
-        *y = if raised > max { max } else { raised };
+        *y = clamped(x, clamp);
     }
 }
 
@@ -339,9 +394,9 @@ pub(super) fn clamp_backward(y: &[f32], grad: &[f32], clamp: Clamp) -> Vec<f32> 
 }
 
 #[inline(always)]
-fn clamp_backward_all<S: Simd>(_: S, dx: &mut [f32], y: &[f32], dy: &[f32], Clamp { min, max }: Clamp) {
+fn clamp_backward_all<S: Simd>(_: S, dx: &mut [f32], y: &[f32], dy: &[f32], clamp: Clamp) {
     for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
-        *dx = if y <= min || y >= max { 0.0 } else { dy };
+        *dx = passed(y, dy, clamp);
     }
 }
 

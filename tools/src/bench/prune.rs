@@ -46,6 +46,9 @@ pub struct Args {
     /// What pulls groups to zero
     #[arg(long, value_enum, value_delimiter = ',', default_value = "wgsef,magnitude,group-lasso")]
     method: Vec<Method>,
+    /// Leave out the whole network, fine-tuned for as many epochs
+    #[arg(long)]
+    no_whole: bool,
     /// Runs of each, with seeds from 1
     #[arg(long, default_value_t = 3)]
     seeds: u64,
@@ -128,7 +131,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         options.train.epochs = args.epochs.unwrap_or(options.train.epochs);
         options.train.augment = subject.augment;
         let settings = format!("{} samples, {options:?}", subject.train.samples.len());
-        for (share, method) in subject.runs(&args.method) {
+        for (share, method) in subject.runs(&args.method, !args.no_whole) {
             for seed in 1..=args.seeds.max(1) {
                 let label = method.map_or(WHOLE.into(), |m| text_of(&m));
                 let is_same = |r: &Row| {
@@ -277,9 +280,9 @@ impl Subject {
     }
 
     /// Shares and methods, the whole network first.
-    fn runs(&self, methods: &[Method]) -> Vec<(f64, Option<Method>)> {
+    fn runs(&self, methods: &[Method], with_whole: bool) -> Vec<(f64, Option<Method>)> {
         let pruned = self.shares.iter().flat_map(|&share| methods.iter().map(move |&m| (share, Some(m))));
-        [(1.0, None)].into_iter().chain(pruned).collect()
+        with_whole.then_some((1.0, None)).into_iter().chain(pruned).collect()
     }
 
     fn data<'a>(&'a self, set: &'a Set) -> Data<'a> {
