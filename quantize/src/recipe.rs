@@ -51,7 +51,7 @@
 //!
 //! [prune]
 //! method = "wgsef"              # or "magnitude", "group_lasso"
-//! sparsify = 0.4                # share of the epochs under the pull
+//! sparsify = 0.2                # share of the epochs under the pull
 //! ```
 
 use crate::data::Layout;

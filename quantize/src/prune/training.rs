@@ -60,7 +60,7 @@ pub struct PruneOptions {
 
 impl Default for PruneOptions {
     fn default() -> PruneOptions {
-        PruneOptions { method: Method::Wgsef, sparsify: 0.4, train: TrainOptions::default() }
+        PruneOptions { method: Method::Wgsef, sparsify: 0.2, train: TrainOptions::default() }
     }
 }
 
