@@ -50,7 +50,7 @@
 //! kurtosis = 0.015
 //!
 //! [prune]
-//! method = "wgsef"              # or "magnitude", "group_lasso"
+//! method = "wgsef"              # or "magnitude", "group_lasso", "reconstruct"
 //! sparsify = 0.2                # share of the epochs under the pull
 //! ```
 

@@ -176,6 +176,7 @@ impl PruneArgs {
             Method::Wgsef => "wgsef",
             Method::Magnitude => "magnitude",
             Method::GroupLasso => "group_lasso",
+            Method::Reconstruct => "reconstruct",
         };
         name.into()
     }
@@ -235,7 +236,7 @@ fn inputs(samples: &[Vec<ArrayD<f32>>], affine: &Option<(Vec<f32>, Vec<f32>)>, c
 #[derive(Serialize)]
 struct Report<'a> {
     groups: String,
-    /// `wgsef`, `magnitude`, `group_lasso`; `post_training` where nothing was trained.
+    /// `wgsef`, `magnitude`, `group_lasso`, `reconstruct`; `post_training` where nothing was trained.
     method: String,
     before: Side,
     after: Side,

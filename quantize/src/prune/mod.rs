@@ -11,6 +11,7 @@ pub mod groups;
 #[cfg(test)]
 mod networks;
 pub mod reconstruct;
+mod redundancy;
 pub mod remove;
 pub mod select;
 pub mod training;

@@ -14,12 +14,14 @@
 //! Then the groups that the budget keeps are projected out of the parameters, the rest leaves the graph ([`remove`]), moments of batch
 //! norms are refreshed, and the remaining epochs train the small network with its support frozen.
 //!
-//! Two baselines share all of this but the pull: magnitude pruning has none, group lasso a soft threshold that does not know `k`.
+//! Two baselines share all of this but the pull: magnitude pruning has none, group lasso a soft threshold that does not know `k`. A third method needs
+//! no pull: what it removes at once it has looked for in the data, and it repairs the rest before the first step.
 
 use super::cost::{Cost, Costs};
 use super::envelope::{Scale, Solver, Weights, group_lasso_prox};
 use super::groups::{GroupError, Groups, Kind};
 use super::reconstruct::{Options, ReconstructError, reconstruct};
+use super::redundancy;
 use super::remove::{mask, remove};
 use super::select::{BudgetError, Target, select};
 use super::trajectory::{Kept, Trajectory};
@@ -44,6 +46,9 @@ pub enum Method {
     Magnitude,
     /// A soft threshold.
     GroupLasso,
+    /// Nothing either: the channels that others can stand in for go at once, and least squares repair what they can before all epochs train
+    /// the rest, as [`prune_post_training`] does without any.
+    Reconstruct,
 }
 
 /// How a network is pruned.
@@ -137,9 +142,16 @@ pub fn prune(
     // An impossible budget is refused before anything is trained.
     select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
     let before = costs.total(&vec![true; groups.len()]);
-    let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
-    let score = worth(&groups, &groups.norms(&sparse.theta()));
-    let kept = select(&score, &costs, target, &groups)?;
+    let (sparse, kept, trajectory) = if options.method == Method::Reconstruct {
+        let samples: Vec<Vec<ArrayD<f32>>> = data.spaced(FITTED).into_iter().map(|i| data.sample(i)).collect();
+        let (fitted, kept) = removed_at_once(graph, &groups, &costs, target, &samples, &mut |_, _| ())?;
+        (fitted, kept, Trajectory::new(&groups.layers, &groups.layer, 200))
+    } else {
+        let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
+        let score = worth(&groups, &groups.norms(&sparse.theta()));
+        let kept = select(&score, &costs, target, &groups)?;
+        (sparse, kept, trajectory)
+    };
     let after = costs.total(&kept);
     let layers = counts(&groups, &kept);
     let frozen = frozen(&sparse, &groups, &kept);
@@ -148,8 +160,12 @@ pub fn prune(
     Ok(Pruned { graph, layers, before, after, trajectory })
 }
 
-/// Prunes a graph without training: the groups of the smallest norms go, and least squares on calibration inputs repair what they can
-/// ([`super::reconstruct`]). `samples` are the network's inputs, after preprocessing.
+/// Samples that layers are fitted on.
+const FITTED: usize = 512;
+
+/// Prunes a graph without training: the channels go that others can stand in for ([`super::redundancy`]; of other groups the smallest
+/// norms), and least squares on calibration inputs repair what they can ([`super::reconstruct`]). `samples` are the network's inputs, after
+/// preprocessing.
 pub fn prune_post_training(
     graph: &Graph,
     kind: Kind,
@@ -160,12 +176,9 @@ pub fn prune_post_training(
     let graph = simplify(graph.clone());
     let groups = Groups::find(&graph, kind)?;
     let costs = Costs::new(&graph, &groups).on(target.isa());
-    let norms = groups.norms(&graph.theta());
-    let kept = select(&worth(&groups, &norms), &costs, target, &groups)?;
-    let masked = mask(graph.clone(), &groups, &kept);
-    let fitted = reconstruct(&graph, &masked, samples, &Options::default(), progress)?;
+    let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, progress)?;
     Ok(Pruned {
-        graph: remove(fitted.graph, &groups, &kept),
+        graph: remove(fitted, &groups, &kept),
         layers: counts(&groups, &kept),
         before: costs.total(&vec![true; groups.len()]),
         after: costs.total(&kept),
@@ -173,9 +186,28 @@ pub fn prune_post_training(
     })
 }
 
+/// The graph with zeros for the groups that would be missed least, its other weights fitted; and which groups stay.
+fn removed_at_once(
+    graph: &Graph,
+    groups: &Groups,
+    costs: &Costs,
+    target: Target,
+    samples: &[Vec<ArrayD<f32>>],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(Graph, Vec<bool>), PruneError> {
+    let by_norm = worth(groups, &groups.norms(&graph.theta()));
+    let missed = redundancy::worth(graph, groups, samples).map_err(ReconstructError::from)?;
+    let score: Vec<f64> = missed.into_iter().zip(by_norm).map(|(missed, by_norm)| missed.unwrap_or(by_norm)).collect();
+    let kept = select(&score, costs, target, groups)?;
+    let masked = mask(graph.clone(), groups, &kept);
+    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress)?;
+    Ok((fitted.graph, kept))
+}
+
 /// Epochs under the pull, and after it.
 fn epochs(options: &PruneOptions) -> (usize, usize) {
-    let first = (options.train.epochs as f64 * options.sparsify).round() as usize;
+    let share = if options.method == Method::Reconstruct { 0.0 } else { options.sparsify };
+    let first = (options.train.epochs as f64 * share).round() as usize;
     (first, options.train.epochs - first)
 }
 
@@ -304,7 +336,7 @@ impl<'g> Pull<'g> {
     fn factors(&mut self, layer: usize, norms: &[f64], h: &[f64]) -> Vec<f64> {
         let s = f64::from(self.strength[layer]);
         match self.method {
-            Method::Magnitude => vec![1.0; norms.len()],
+            Method::Magnitude | Method::Reconstruct => vec![1.0; norms.len()],
             Method::Wgsef => {
                 let weights = Weights { h: Scale::Each(h), ..Weights::default() };
                 let prox = self.solver.prox(norms, &weights, self.k[layer] as f64, s);
@@ -520,6 +552,24 @@ mod tests {
             }
             assert!(pruned.after.macs < pruned.before.macs / 3);
         }
+    }
+
+    #[test]
+    fn what_goes_at_once_leaves_all_epochs_to_the_rest() {
+        let options = options(Method::Reconstruct, Rule::AdamW);
+        let stop = AtomicBool::new(false);
+        let phases = Cell::new(0);
+        let report = |phase: &'static str, s: &Status| {
+            assert_eq!((phase, s.epochs), ("fine-tune", 8));
+            phases.set(phases.get() + 1);
+        };
+        let hooks = PruneHooks { report: &report, stop: &stop, checkpoint: None, resume: false };
+        let pruned = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap();
+        assert!(pruned.layers.iter().all(|l| l.after == l.before / 2), "{:?}", pruned.layers);
+        assert_eq!(phases.get(), 8 * SAMPLES / 16);
+        let (_, samples, targets) = task();
+        let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+        assert!(crate::train::accuracy(&pruned.graph, &data, &Device::cpu()).unwrap().unwrap() > 0.9);
     }
 
     #[test]
