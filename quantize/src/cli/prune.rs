@@ -93,7 +93,7 @@ pub(super) struct PruneArgs {
     /// Share of the epochs under the pull; the rest trains what is left [default: 0.4]
     #[arg(long, value_parser = number, requires = "budget")]
     sparsify: Option<f64>,
-    /// Do not train: remove the smallest groups, and fit every layer to the original's on calibration inputs. Fast, and worse
+    /// Do not train: remove the channels that others can stand in for (of other groups the smallest), and fit every layer to the original's on calibration inputs. Fast, and worse
     #[arg(long, requires = "budget")]
     post_training: bool,
 }
@@ -363,7 +363,7 @@ fn text(report: &Report<'_>, args: &Args) -> String {
     };
     let method = match report.method.as_str() {
         "post_training" => {
-            "post-training: the smallest groups removed, layers fitted on calibration inputs, nothing trained".into()
+            "post-training: what is missed least removed, layers fitted on calibration inputs, nothing trained".into()
         }
         name => format!("{name}, trained"),
     };
