@@ -51,7 +51,7 @@
 //!
 //! [prune]
 //! method = "wgsef"              # or "magnitude", "group_lasso", "reconstruct"
-//! sparsify = 0.2                # share of the epochs under the pull
+//! sparsify = 0.2                # share of the epochs under the pull; absent: 0.2, up to 0.4 for few steps
 //! ```
 
 use crate::data::Layout;

@@ -90,7 +90,7 @@ pub(super) struct PruneArgs {
     /// What pulls groups to zero [default: wgsef]
     #[arg(long, value_enum, requires = "budget")]
     method: Option<Method>,
-    /// Share of the epochs under the pull; the rest trains what is left [default: 0.4]
+    /// Share of the epochs under the pull; the rest trains what is left [default: 0.2, up to 0.4 where that is few steps]
     #[arg(long, value_parser = number, requires = "budget")]
     sparsify: Option<f64>,
     /// Do not train: remove the channels that others can stand in for (of other groups the smallest), and fit every layer to the original's on calibration inputs. Fast, and worse
@@ -184,7 +184,7 @@ impl PruneArgs {
     fn over(&self, base: &PruneOptions) -> PruneOptions {
         let mut options = base.clone();
         options.method = self.method.unwrap_or(options.method);
-        options.sparsify = self.sparsify.unwrap_or(options.sparsify);
+        options.sparsify = self.sparsify.or(options.sparsify);
         options
     }
 }

@@ -57,15 +57,15 @@ pub enum Method {
 pub struct PruneOptions {
     /// The pull.
     pub method: Method,
-    /// Share of the epochs under the pull; the rest trains what is left.
-    pub sparsify: f64,
+    /// Share of the epochs under the pull; the rest trains what is left. Absent: a fifth, and up to two where that is less than 500 steps.
+    pub sparsify: Option<f64>,
     /// How it is trained.
     pub train: TrainOptions,
 }
 
 impl Default for PruneOptions {
     fn default() -> PruneOptions {
-        PruneOptions { method: Method::Wgsef, sparsify: 0.2, train: TrainOptions::default() }
+        PruneOptions { method: Method::Wgsef, sparsify: None, train: TrainOptions::default() }
     }
 }
 
@@ -132,7 +132,7 @@ pub fn prune(
     device: &Device,
     hooks: &PruneHooks<'_>,
 ) -> Result<Pruned, PruneError> {
-    if !(0.0..=1.0).contains(&options.sparsify) {
+    if options.sparsify.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
         return Err(PruneError::Option { field: "sparsify", wanted: "a share, 0 to 1" });
     }
     let normed = with_norms(graph, data, Balance::Layer).map_err(TrainError::from)?;
@@ -204,11 +204,19 @@ fn removed_at_once(
     Ok((fitted.graph, kept))
 }
 
+/// Steps under the pull that are worth more epochs than usual.
+const STEPS: f64 = 500.0;
+
 /// Epochs under the pull, and after it.
-fn epochs(options: &PruneOptions) -> (usize, usize) {
-    let share = if options.method == Method::Reconstruct { 0.0 } else { options.sparsify };
-    let first = (options.train.epochs as f64 * share).round() as usize;
-    (first, options.train.epochs - first)
+fn epochs_of(options: &PruneOptions, data: &Data<'_>) -> (usize, usize) {
+    let all = options.train.epochs;
+    let steps = all * data.samples.len().div_ceil(options.train.batch.max(1));
+    let share = match options.method {
+        Method::Reconstruct => 0.0,
+        _ => options.sparsify.unwrap_or_else(|| (STEPS / steps.max(1) as f64).clamp(0.2, 0.4)),
+    };
+    let first = (all as f64 * share).round() as usize;
+    (first, all - first)
 }
 
 /// What every group is worth: its place among the norms of its layer, 0 to 1. So all layers are pruned alike: their norms do not
@@ -382,7 +390,7 @@ fn sparsify(
     hooks: &PruneHooks<'_>,
 ) -> Result<(Graph, Trajectory), PruneError> {
     let mut trajectory = Trajectory::new(&groups.layers, &groups.layer, 200);
-    let (epochs, _) = epochs(options);
+    let (epochs, _) = epochs_of(options, data);
     if epochs == 0 {
         return Ok((graph.clone(), trajectory));
     }
@@ -463,7 +471,7 @@ fn finetune(
     device: &Device,
     hooks: &PruneHooks<'_>,
 ) -> Result<Graph, PruneError> {
-    let (_, epochs) = epochs(options);
+    let (_, epochs) = epochs_of(options, data);
     let train = TrainOptions { epochs, ..options.train.clone() };
     let path = hooks.checkpoint.as_ref().map(|path| files::beside(path, "finetune"));
     let mut session = session(graph, &train, device, path.as_deref(), hooks.resume)?;
@@ -517,7 +525,7 @@ mod tests {
 
     fn options(method: Method, rule: Rule) -> PruneOptions {
         let train = TrainOptions { epochs: 8, batch: 16, rule, ..TrainOptions::default() };
-        PruneOptions { method, sparsify: 0.6, train }
+        PruneOptions { method, sparsify: Some(0.6), train }
     }
 
     fn run(options: &PruneOptions, kind: Kind, target: Target, hooks: &PruneHooks<'_>) -> Result<Pruned, PruneError> {
@@ -552,6 +560,19 @@ mod tests {
             }
             assert!(pruned.after.macs < pruned.before.macs / 3);
         }
+    }
+
+    #[test]
+    fn few_steps_are_worth_more_epochs() {
+        let samples = vec![Vec::new(); 20_000];
+        let epochs = |epochs: usize, samples: usize, all: &[Vec<ArrayD<f32>>]| {
+            let train = TrainOptions { epochs, ..TrainOptions::default() };
+            let data = Data { samples: &all[..samples], targets: None, affine: None };
+            epochs_of(&PruneOptions { train, ..PruneOptions::default() }, &data)
+        };
+        assert_eq!(epochs(15, 20_000, &samples), (3, 12));
+        assert_eq!(epochs(10, 1_300, &samples), (4, 6));
+        assert_eq!(epochs(100, 1_000, &samples), (31, 69));
     }
 
     #[test]
@@ -614,8 +635,8 @@ mod tests {
         let options = options(Method::Wgsef, Rule::AdamW);
         let error = undisturbed(&options, Kind::Filter, Target::MacsShare(1e-5)).unwrap_err();
         assert!(matches!(error, PruneError::Budget(_)), "{error}");
-        let error =
-            undisturbed(&PruneOptions { sparsify: 1.5, ..options }, Kind::Filter, Target::PerLayer(0.5)).unwrap_err();
+        let error = undisturbed(&PruneOptions { sparsify: Some(1.5), ..options }, Kind::Filter, Target::PerLayer(0.5))
+            .unwrap_err();
         assert!(error.to_string().contains("'sparsify'"), "{error}");
     }
 }
