@@ -163,7 +163,7 @@ pub fn prune(
 /// Samples that layers are fitted on.
 const FITTED: usize = 512;
 
-/// Prunes a graph without training: the channels go that others can stand in for ([`super::redundancy`]; of other groups the smallest
+/// Prunes a graph without training: the channels go that others can stand in for (`redundancy`; of other groups the smallest
 /// norms), and least squares on calibration inputs repair what they can ([`super::reconstruct`]). `samples` are the network's inputs, after
 /// preprocessing.
 pub fn prune_post_training(
