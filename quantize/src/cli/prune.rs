@@ -94,7 +94,7 @@ pub(super) struct PruneArgs {
     #[arg(long, value_parser = number, requires = "budget")]
     sparsify: Option<f64>,
     /// Do not train: remove the channels that others can stand in for (of other groups the smallest), and fit every layer to the original's on calibration inputs. Fast, and worse
-    #[arg(long, requires = "budget")]
+    #[arg(long, requires = "budget", conflicts_with_all = ["method", "sparsify"])]
     post_training: bool,
 }
 
@@ -202,6 +202,9 @@ pub(super) fn prune_graph(
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let mut options = args.over(&recipe.prune);
     options.train = train.over(&options.train);
+    if options.method == Method::Reconstruct && args.sparsify.is_some() {
+        return Err(Failure::new("--method reconstruct has no epochs under a pull; leave --sparsify out"));
+    }
     if args.post_training {
         let samples = inputs(&set.samples, &affine, recipe.calibrate.samples);
         let progress = Progress::new();
@@ -211,9 +214,16 @@ pub(super) fn prune_graph(
         return Ok(pruned);
     }
     let teacher = Teacher::new(graph, train.device())?;
-    let progress = TrainProgress::new();
+    let (fits, progress) = (Progress::new(), TrainProgress::new());
     let report = |phase, status: &crate::train::Status| progress.report(phase, status);
-    let hooks = PruneHooks { report: &report, stop: stop(), checkpoint: train.checkpoint()?, resume: train.resume };
+    let fitted = |done: usize, layers: usize| {
+        fits.advance("fitting", layers);
+        if done == layers {
+            fits.finish();
+        }
+    };
+    let (checkpoint, resume) = (train.checkpoint()?, train.resume);
+    let hooks = PruneHooks { report: &report, fitted: &fitted, stop: stop(), checkpoint, resume };
     let data = data(set, &affine);
     let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, train.device(), &hooks);
     progress.finish();
@@ -275,6 +285,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             "no budget; give --sparsity, --per-layer, --macs, --parameters, --bytes or --instructions",
         ));
     };
+    if args.svg.is_some() && args.prune.over(&recipe.prune).method == Method::Reconstruct {
+        return Err(Failure::new("--method reconstruct records nothing that --svg could draw; use --layers-svg"));
+    }
     let graph = trainable(onnx::import(&args.model)?);
     let ports = Ports::of_graph(&graph);
     let set = ports.load(&args.data, recipe.preprocess.layout)?;

@@ -6,7 +6,7 @@
 //! `E(S) = tr(W_S (H^-1_SS)^-1 W_S^T)`,  `W <- W - W_S (H^-1_SS)^-1 H^-1_S,:`,
 //!
 //! `H` the covariance of `x`; its mean goes into `b`. So a channel that others can stand in for costs little, however large its
-//! filters are. The channel of the least error goes first, then `W` and `H^-1` are those of what is left, until one remains. Errors count as shares
+//! filters are. The channel of the least error goes first, then `W` and `H^-1` are those of what is left, until none is. Errors count as shares
 //! of the variance of what the layer computes, summed over all layers that read the channel.
 
 use super::channels::{Channels, Reading, reading};
@@ -88,49 +88,44 @@ impl Reader {
         (0..self.classes.len()).filter(|&k| self.classes[k] == class).collect()
     }
 
-    /// `(H^-1_SS)^-1 W_S^T`; none if the columns are gone.
-    fn pulled(&self, columns: &[usize]) -> Option<Array2<f64>> {
-        let mut block = self.inverse.select(Axis(0), columns).select(Axis(1), columns);
-        cholesky(&mut block)?;
-        let mut right = self.weights.select(Axis(1), columns);
-        for mut row in right.rows_mut() {
-            let mut values = row.to_vec();
-            substitute(&block, &mut values);
-            row.iter_mut().zip(values).for_each(|(r, v)| *r = v);
-        }
-        Some(right)
-    }
-
-    /// What the channel's absence would cost, as a share of the outputs' variance.
+    /// What the channel's absence would cost, as a share of the outputs' variance; nothing if it is gone.
     fn error(&self, class: usize) -> f64 {
         let columns = self.columns(class);
-        let error = self.pulled(&columns).map(|right| (right * self.weights.select(Axis(1), &columns)).sum());
-        error.unwrap_or(0.0) / self.variance
+        let mut block = self.inverse.select(Axis(0), &columns).select(Axis(1), &columns);
+        let w = self.weights.select(Axis(1), &columns).reversed_axes();
+        match cholesky(&mut block) {
+            Some(()) => (solved(&block, w.clone()) * w).sum() / self.variance,
+            None => 0.0,
+        }
     }
 
     /// The others stand in for a channel.
     fn remove(&mut self, class: usize) {
         let columns = self.columns(class);
         let rows = self.inverse.select(Axis(0), &columns);
-        if let Some(right) = self.pulled(&columns) {
-            self.weights = &self.weights - &right.dot(&rows);
-        }
         let mut block = rows.select(Axis(1), &columns);
         if cholesky(&mut block).is_some() {
-            let mut solved = rows.clone();
-            for mut column in solved.columns_mut() {
-                let mut values = column.to_vec();
-                substitute(&block, &mut values);
-                column.iter_mut().zip(values).for_each(|(c, v)| *c = v);
-            }
-            self.inverse = &self.inverse - &rows.t().dot(&solved);
+            let pull = solved(&block, rows.clone());
+            self.weights = &self.weights - &self.weights.select(Axis(1), &columns).dot(&pull);
+            self.inverse = &self.inverse - &rows.t().dot(&pull);
         }
+        // Rounding leaves a little of what is gone.
         for k in columns {
             self.weights.column_mut(k).fill(0.0);
             self.inverse.row_mut(k).fill(0.0);
             self.inverse.column_mut(k).fill(0.0);
         }
     }
+}
+
+/// `(L L^T)^-1 right`.
+fn solved(factor: &Array2<f64>, mut right: Array2<f64>) -> Array2<f64> {
+    for mut column in right.columns_mut() {
+        let mut values = column.to_vec();
+        substitute(factor, &mut values);
+        column.iter_mut().zip(values).for_each(|(c, v)| *c = v);
+    }
+    right
 }
 
 /// What every group of channels is worth: its place in the order in which its layer can do without, 0 to 1 as [`super::training::worth`]
@@ -236,13 +231,7 @@ mod tests {
         let part = |rows: &[usize], cols: &[usize]| h.select(Axis(0), rows).select(Axis(1), cols);
         let mut factor = part(rest, rest);
         cholesky(&mut factor).unwrap();
-        let mut solved = part(rest, gone);
-        for mut column in solved.columns_mut() {
-            let mut values = column.to_vec();
-            substitute(&factor, &mut values);
-            column.iter_mut().zip(values).for_each(|(c, v)| *c = v);
-        }
-        let left = part(gone, gone) - part(gone, rest).dot(&solved);
+        let left = part(gone, gone) - part(gone, rest).dot(&solved(&factor, part(rest, gone)));
         let w = w.select(Axis(1), gone);
         (w.dot(&left) * &w).sum()
     }

@@ -46,8 +46,7 @@ pub enum Method {
     Magnitude,
     /// A soft threshold.
     GroupLasso,
-    /// Nothing either: the channels that others can stand in for go at once, and least squares repair what they can before all epochs train
-    /// the rest, as [`prune_post_training`] does without any.
+    /// Nothing either: channels that others can stand in for go at once, and least squares fit the rest before all epochs train it.
     Reconstruct,
 }
 
@@ -113,6 +112,8 @@ pub struct Pruned {
 pub struct PruneHooks<'h> {
     /// Called after every step, with the phase's name.
     pub report: &'h dyn Fn(&'static str, &Status),
+    /// Called after every layer that [`Method::Reconstruct`] has fitted, with the layers done and their number.
+    pub fitted: &'h dyn Fn(usize, usize),
     /// Set when the user wants to stop.
     pub stop: &'h AtomicBool,
     /// Where checkpoints go; the phases use names beside it.
@@ -135,6 +136,7 @@ pub fn prune(
     if options.sparsify.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
         return Err(PruneError::Option { field: "sparsify", wanted: "a share, 0 to 1" });
     }
+    options.train.check()?;
     let normed = with_norms(graph, data, Balance::Layer).map_err(TrainError::from)?;
     let graph = &normed.graph;
     let groups = Groups::find(graph, kind)?;
@@ -144,7 +146,8 @@ pub fn prune(
     let before = costs.total(&vec![true; groups.len()]);
     let (sparse, kept, trajectory) = if options.method == Method::Reconstruct {
         let samples: Vec<Vec<ArrayD<f32>>> = data.spaced(FITTED).into_iter().map(|i| data.sample(i)).collect();
-        let (fitted, kept) = removed_at_once(graph, &groups, &costs, target, &samples, &mut |_, _| ())?;
+        let (fitted, kept) =
+            removed_at_once(graph, &groups, &costs, target, &samples, &mut |done, all| (hooks.fitted)(done, all))?;
         (fitted, kept, Trajectory::new(&groups.layers, &groups.layer, 200))
     } else {
         let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
@@ -536,7 +539,7 @@ mod tests {
 
     fn undisturbed(options: &PruneOptions, kind: Kind, target: Target) -> Result<Pruned, PruneError> {
         let stop = AtomicBool::new(false);
-        let hooks = PruneHooks { report: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        let hooks = PruneHooks { report: &|_, _| (), fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
         run(options, kind, target, &hooks)
     }
 
@@ -564,15 +567,15 @@ mod tests {
 
     #[test]
     fn few_steps_are_worth_more_epochs() {
-        let samples = vec![Vec::new(); 20_000];
-        let epochs = |epochs: usize, samples: usize, all: &[Vec<ArrayD<f32>>]| {
+        let all = vec![Vec::new(); 20_000];
+        let split = |epochs: usize, samples: usize| {
             let train = TrainOptions { epochs, ..TrainOptions::default() };
             let data = Data { samples: &all[..samples], targets: None, affine: None };
             epochs_of(&PruneOptions { train, ..PruneOptions::default() }, &data)
         };
-        assert_eq!(epochs(15, 20_000, &samples), (3, 12));
-        assert_eq!(epochs(10, 1_300, &samples), (4, 6));
-        assert_eq!(epochs(100, 1_000, &samples), (31, 69));
+        assert_eq!(split(15, 20_000), (3, 12));
+        assert_eq!(split(10, 1_300), (4, 6));
+        assert_eq!(split(100, 1_000), (31, 69));
     }
 
     #[test]
@@ -584,8 +587,17 @@ mod tests {
             assert_eq!((phase, s.epochs), ("fine-tune", 8));
             phases.set(phases.get() + 1);
         };
-        let hooks = PruneHooks { report: &report, stop: &stop, checkpoint: None, resume: false };
+        let fits = Cell::new(0);
+        let fitted = |done: usize, all: usize| {
+            fits.set(fits.get() + 1);
+            assert!(done == fits.get() && done <= all);
+        };
+        let hooks = PruneHooks { report: &report, fitted: &fitted, stop: &stop, checkpoint: None, resume: false };
+        let wrong = PruneOptions { train: TrainOptions { batch: 0, ..options.train.clone() }, ..options.clone() };
+        assert!(run(&wrong, Kind::Filter, Target::PerLayer(0.5), &hooks).is_err());
+        assert_eq!(fits.get(), 0, "wrong options are refused before anything is fitted");
         let pruned = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap();
+        assert!(fits.get() > 0);
         assert!(pruned.layers.iter().all(|l| l.after == l.before / 2), "{:?}", pruned.layers);
         assert_eq!(phases.get(), 8 * SAMPLES / 16);
         let (_, samples, targets) = task();
@@ -617,11 +629,17 @@ mod tests {
                 }
             };
             let checkpoint = Some(folder.path().join(format!("{phase}.npz")));
-            let hooks = PruneHooks { report: &report, stop: &stop, checkpoint: checkpoint.clone(), resume: false };
+            let hooks = PruneHooks {
+                report: &report,
+                fitted: &|_, _| (),
+                stop: &stop,
+                checkpoint: checkpoint.clone(),
+                resume: false,
+            };
             let error = run(&options, Kind::Filter, target, &hooks).unwrap_err();
             assert!(matches!(error, PruneError::Train(TrainError::Interrupted { .. })), "{error}");
             stop.store(false, Memory::Relaxed);
-            let hooks = PruneHooks { report: &|_, _| (), stop: &stop, checkpoint, resume: true };
+            let hooks = PruneHooks { report: &|_, _| (), fitted: &|_, _| (), stop: &stop, checkpoint, resume: true };
             let resumed = run(&options, Kind::Filter, target, &hooks).unwrap();
             assert_eq!(resumed.graph.theta(), whole.graph.theta(), "{phase}");
             assert_eq!(resumed.layers, whole.layers);

@@ -4,10 +4,10 @@
 //! every output position, and taps beside one another are one run of values ([`Plan`]). The three products of a convolution are sums over
 //! these runs:
 //!
-//! - forward: a tile of [`TILE`] positions by one vector of filters stays in registers while all runs pass;
+//! - forward: a tile of [`TILE`] positions by one or two vectors of filters stays in registers while all runs pass;
 //! - the gradient by the input is the same with the roles of input and output exchanged, once for every remainder of a position by the
 //!   stride, since only every `stride`-th tap meets it;
-//! - the gradient by the weights: a tile of values of a run by one vector of filters stays in registers while positions pass.
+//! - the gradient by the weights: a tile of values of a run by one or two vectors of filters stays in registers while positions pass.
 //!
 //! Depthwise layers have a vector of channels in place of filters. Every sum is formed in the order of its index, whatever the width of a
 //! vector; pictures run in parallel, and sums over pictures are formed in a fixed number of parts and joined in order, so that results

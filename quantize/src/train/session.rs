@@ -117,7 +117,8 @@ impl TrainOptions {
         })
     }
 
-    fn check(&self) -> Result<(), TrainError> {
+    /// Refuses values that make no sense.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
         let fails = [
             (self.batch == 0, "batch", "at least 1"),
             (!(self.largest_rate() > 0.0 && self.largest_rate().is_finite()), "rate", "positive"),

@@ -56,6 +56,7 @@ fn every_kind_of_group_and_budget() {
         &["--groups", "block=2x4", "--sparsity", "0.75"],
         &["--groups", "weight", "--parameters", "0.3", "--method", "magnitude"],
         &["--groups", "filter", "--bytes", "2K", "--post-training"],
+        &["--groups", "filter", "--sparsity", "0.5", "--method", "reconstruct"],
     ] {
         let run = report(prune(&model, &[args, &["--epochs", "1", "--json"]].concat()));
         let kept: u64 = run["layers"].as_array().unwrap().iter().map(|l| l["after"].as_u64().unwrap()).sum();
@@ -107,6 +108,13 @@ fn bad_input_is_one_line() {
     refused(prune(output, &["--macs", "0.0001"]), &["cannot be met"], Some(output));
     refused(prune(output, &["--macs", "0.5", "--rate", "1e30", "--epochs", "1"]), &["no longer finite"], Some(output));
     refused(prune(output, &["--macs", "0.5", "--batch", "0"]), &["'batch'"], Some(output));
+    let at_once = ["--macs", "0.5", "--method", "reconstruct"];
+    refused(prune(output, &[&at_once[..], &["--sparsify", "0.3"]].concat()), &["--sparsify"], Some(output));
+    refused(
+        prune(output, &[&at_once[..], &["--svg", &folder.path("run.svg")]].concat()),
+        &["--layers-svg"],
+        Some(output),
+    );
     let (code, _, err) = prune(output, &["--bytes", "0.5"]);
     assert!(code == 2 && err.contains("such as 60K") && !std::path::Path::new(output).exists(), "{err}");
     let (model, x) = (digits("digits.onnx"), folder.path("x.npy"));
