@@ -10,7 +10,7 @@ use crate::execute::Runner;
 use crate::graph::{Clamp, Graph, Op, ScalarFn, TensorId, eval};
 use crate::lower::{LowerError, lower};
 use crate::pack::{ModelFile, PackError, PackOptions, pack};
-use crate::scheme::QGraph;
+use crate::scheme::{QGraph, stage_bias};
 use ndarray::ArrayD;
 use rayon::prelude::*;
 
@@ -75,7 +75,7 @@ pub fn correct_outputs(mut q: QGraph, graph: &Graph, samples: &[Vec<ArrayD<f32>>
                 continue;
             }
             let steps = sum / weight / (from.scale as f64 * weights.scales[c] as f64);
-            *bias = bias.saturating_sub(steps.round() as i32);
+            *bias = bias.saturating_sub(stage_bias(steps, weights.shift[c]) as i32);
         }
     }
     Ok(q)

@@ -12,6 +12,7 @@ use crate::format::blocks::{Blocks, Layout};
 use crate::format::header::Header;
 use crate::format::op::{self, Head, Op, kind};
 use crate::format::sparse::Sparse;
+use crate::format::stages::{self, PackedStages};
 use crate::format::tensor::{Constant, Port, Tensor};
 use crate::format::{ALIGN, MAX_RANK, NONE};
 use crate::model::Model;
@@ -92,11 +93,20 @@ fn tensor(model: &Model<'_>, t: &Tensor) -> Check {
 /// A coded constant, whose shape is that of the operators that name it (they check it); returns its decoded length.
 fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> Result<u64, &'static str> {
     ensure((c.layout == 0) == (c.kind != Constant::KIND_BLOCKS), "layout")?;
-    ensure(matches!(c.kind, Constant::KIND_WEIGHTS | Constant::KIND_BLOCKS), "kind of coded constant")?;
-    ensure(c.kind == Constant::KIND_WEIGHTS || Layout::from_code(c.layout).is_some(), "layout")?;
+    let kinds = [Constant::KIND_WEIGHTS, Constant::KIND_CHANNELS, Constant::KIND_BLOCKS];
+    ensure(kinds.contains(&c.kind), "kind of coded constant")?;
+    ensure(c.kind != Constant::KIND_BLOCKS || Layout::from_code(c.layout).is_some(), "layout")?;
     ensure(model.header().required_features & Header::CODED != 0, "encoding: the header does not require it")?;
     let bytes = model.stored_bytes(id);
     ensure(bytes.len() == c.bytes as usize && c.offset.is_multiple_of(4), "range: it leaves the weights section")?;
+    if c.kind == Constant::KIND_CHANNELS {
+        ensure(c.bits == 32 && c.refines == NONE, "element width or coarser constant")?;
+        // What lies in tiles is read while weights become blocks.
+        let is_known = c.is_in_tiles() || matches!(c.residency, Constant::IN_RAM | Constant::IN_FLASH);
+        ensure(is_known && (c.is_in_tiles() || uses::decodes_once(USES)), "residency")?;
+        PackedStages::new_checked(bytes, c.len as usize)?;
+        return Ok(stages::raw_bytes(c.len as usize) as u64);
+    }
     ensure((2..=8).contains(&c.bits) && c.len > 0, "element width or length")?;
     let decodes = match c.residency {
         Constant::IN_RAM | Constant::IN_FLASH => uses::decodes_once(USES),
@@ -203,6 +213,7 @@ fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) ->
         }
         Op::PRelu(p) if has(USES, kind::PRELU) => {
             view.constant(p.channels, Constant::KIND_CHANNELS, p.c as u64)?;
+            view.raw(p.channels)?;
             ensure(is_shift(p.shift), "shift")?;
             view.same_len(p.input, p.output)?;
             ensure(p.c > 0 && view.tensor(p.input)?.len % p.c as u32 == 0, "channel count")?;
@@ -214,6 +225,7 @@ fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) ->
         }
         Op::AveragePool(p) if has(USES, kind::AVERAGE_POOL) => {
             let entries = view.find(p.channels, Constant::KIND_CHANNELS)?.len;
+            view.raw(p.channels)?;
             ensure(entries == 1 || entries == p.kernel_h as u32 * p.kernel_w as u32, "channel table length")?;
             view.pool(p)
         }
@@ -266,6 +278,17 @@ impl View<'_, '_> {
 
     fn constant(&self, id: u16, kind: u8, len: u64) -> Check {
         ensure(self.find(id, kind)?.len as u64 == len, "constant length")
+    }
+
+    /// What operators read as it is stored.
+    fn raw(&self, id: u16) -> Check {
+        ensure(!self.model.constant(id).is_coded(), "constant: it cannot be coded here")
+    }
+
+    /// Output stages beside row-major weights: raw, or unpacked once.
+    fn stages(&self, id: u16, n: u64) -> Check {
+        self.constant(id, Constant::KIND_CHANNELS, n)?;
+        ensure(!self.model.constant(id).is_in_tiles(), "channels: only blocks are decoded with theirs")
     }
 
     fn elements(&self, id: u16, dims: &[u32]) -> Check {
@@ -389,7 +412,7 @@ impl View<'_, '_> {
     fn conv(&self, c: &op::Conv) -> Check {
         self.window(c)?;
         ensure(c.in_c.is_multiple_of(c.groups) && c.out_c.is_multiple_of(c.groups), "groups")?;
-        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)?;
+        self.stages(c.channels, c.out_c as u64)?;
         self.weights(c.weights, &[c.out_c, c.kernel_h, c.kernel_w, c.in_c / c.groups].map(u32::from))?;
         self.memory(&[c.input], c.output, false)
     }
@@ -397,7 +420,7 @@ impl View<'_, '_> {
     fn depthwise(&self, c: &op::Conv) -> Check {
         self.window(c)?;
         ensure(c.groups == 1 && c.in_c == c.out_c, "groups")?;
-        self.constant(c.channels, Constant::KIND_CHANNELS, c.out_c as u64)?;
+        self.stages(c.channels, c.out_c as u64)?;
         self.weights(c.weights, &[c.kernel_h, c.kernel_w, c.out_c].map(u32::from))?;
         let in_place = self.tensor(c.input)?.offset == self.tensor(c.output)?.offset;
         ensure(!in_place || self.head.scratch_bytes as usize >= ops::depthwise_scratch_bytes(c), "scratch: too small")?;
@@ -415,7 +438,7 @@ impl View<'_, '_> {
             return self.memory(&[l.input], l.output, in_place);
         }
         self.weights(l.weights, &[l.n, l.k])?;
-        self.constant(l.channels, Constant::KIND_CHANNELS, l.n as u64)?;
+        self.stages(l.channels, l.n as u64)?;
         self.memory(&[l.input], l.output, false)
     }
 

@@ -8,12 +8,16 @@
 //! | weights | Depthwise | every `n`th element: `[position, channel]` in memory |
 //! | blocks | Conv, Linear | a row of a block, with the output stage of its channel, into which the row's sum is folded |
 //!
+//! Output stages are packed rather than coded ([`stages`]), and read where they lie while rows become blocks; those that operators read
+//! are unpacked with the weights.
+//!
 //! Rows come in *units*, the smallest number of them that takes whole bytes: a block, one row of bytes, up to eight narrow rows, all of a depthwise
 //! filter.
 
 use crate::circuit::{self, Coded, Shape};
 use crate::format::blocks::{self, Layout, MAX_K};
 use crate::format::op::Op;
+use crate::format::stages::{self, PackedStages, Stage};
 use crate::format::tensor::Constant;
 use crate::model::Model;
 use crate::ops::{self, Channels, TILE_BYTES};
@@ -38,7 +42,33 @@ pub(crate) struct Source<'m> {
 enum Form<'m> {
     Rows,
     Depthwise,
-    Blocks { layout: Layout, kernel: [usize; 3], zero_point: i32, channels: Channels<'m> },
+    Blocks { layout: Layout, kernel: [usize; 3], zero_point: i32, stages: Stages<'m> },
+}
+
+/// The output stages of an operator, as its constant stores them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stages<'m> {
+    Raw(Channels<'m>),
+    Packed(PackedStages<'m>),
+}
+
+impl<'m> Stages<'m> {
+    /// Of constant `id` with `n` channels.
+    pub(crate) fn of(model: &Model<'m>, id: u16, n: usize) -> Stages<'m> {
+        let bytes = model.stored_bytes(id);
+        match model.constant(id).is_coded() {
+            true => Stages::Packed(PackedStages::new(bytes, n)),
+            false => Stages::Raw(Channels::new(bytes, n)),
+        }
+    }
+
+    /// Bias, multiplier and shift of a channel.
+    pub(crate) fn get(&self, channel: usize) -> Stage {
+        match self {
+            Stages::Raw(channels) => channels.get(channel),
+            Stages::Packed(stages) => stages.get(channel),
+        }
+    }
 }
 
 impl<'m> Source<'m> {
@@ -46,14 +76,14 @@ impl<'m> Source<'m> {
     pub(crate) fn of(model: &Model<'m>, op: &Op<'_>) -> Result<Source<'m>, &'static str> {
         let id = op.weights().ok_or(NOT_CODED)?;
         let mut source = Source::of_stored(op, &model.constant(id), model.stored_bytes(id))?;
-        if let Form::Blocks { zero_point, channels, .. } = &mut source.form {
-            let (input, stages) = match op {
+        if let Form::Blocks { zero_point, stages, .. } = &mut source.form {
+            let (input, channels) = match op {
                 Op::Conv(c) => (c.input, c.channels),
                 Op::Linear(l) => (l.input, l.channels),
                 _ => return Err(NOT_CODED),
             };
             *zero_point = model.tensor(input).zero_point;
-            *channels = Channels::new(model.stored_bytes(stages), source.n);
+            *stages = Stages::of(model, channels, source.n);
         }
         Ok(source)
     }
@@ -77,8 +107,8 @@ impl<'m> Source<'m> {
             (None, Op::Depthwise(_)) => Form::Depthwise,
             (None, _) => Form::Rows,
             (Some(layout), _) => {
-                let channels = Channels { bias: &[], multiplier: &[], shift: &[] };
-                Form::Blocks { layout, kernel, zero_point: 0, channels }
+                let stages = Stages::Raw(Channels { bias: &[], multiplier: &[], shift: &[] });
+                Form::Blocks { layout, kernel, zero_point: 0, stages }
             }
         };
         Ok(Source { coded, form, bits: weights.bits, n, k })
@@ -210,7 +240,7 @@ impl Unpacker<'_, '_> {
     /// The next rows, as many as a block has.
     fn block(&mut self, block: &mut [u8]) {
         let Source { form, bits, n, .. } = self.source;
-        let Form::Blocks { layout, kernel, zero_point, channels } = form else { return };
+        let Form::Blocks { layout, kernel, zero_point, stages } = form else { return };
         blocks::begin(layout, bits, block);
         for lane in 0..layout.rows().min(n - self.next.min(n)) {
             self.decoder.row(self.row);
@@ -225,7 +255,7 @@ impl Unpacker<'_, '_> {
                 }
                 _ => blocks::put(layout, bits, lane, 0, self.row, block),
             };
-            blocks::put_stage(layout, lane, channels.get(self.next), zero_point, sum, block);
+            blocks::put_stage(layout, lane, stages.get(self.next), zero_point, sum, block);
             self.next += 1;
         }
     }
@@ -260,6 +290,9 @@ pub(crate) fn check(constant: &Constant, stored: &[u8]) -> Result<u64, &'static 
 /// Bytes that a checked constant takes decoded.
 pub(crate) fn decoded_bytes(constant: &Constant, stored: &[u8]) -> usize {
     let len = constant.len as usize;
+    if constant.kind == Constant::KIND_CHANNELS {
+        return stages::raw_bytes(len);
+    }
     match (Layout::from_code(constant.layout), circuit::shape_of(stored, len)) {
         (Some(layout), Some(shape)) => layout.matrix_bytes(constant.bits, shape.rows, shape.row()),
         _ => weights_bytes(1, len, constant.bits),

@@ -14,6 +14,8 @@ use crate::coded::{self, Rows, Source, Unpacker};
 use crate::error::Error;
 use crate::format::crc32::crc32;
 use crate::format::op::Op;
+use crate::format::stages::PackedStages;
+use crate::format::tensor::Constant;
 use crate::format::{ALIGN, NONE};
 use crate::model::Model;
 use crate::precisions::MAX_PRECISIONS;
@@ -79,6 +81,10 @@ impl<'m> Model<'m> {
             }
             let (offset, mut left) = self.resident_range(id);
             pages.pad(offset)?;
+            if let Some(stages) = self.packed_stages(id) {
+                (0..stages.words()).try_for_each(|i| pages.put(&stages.word(i)))?;
+                continue;
+            }
             self.unpack(id, scratch, &mut |unpacker, unit| {
                 while left > 0 {
                     let bytes = unit.len().min(left).max(1);
@@ -113,7 +119,8 @@ impl<'m> Model<'m> {
 
     /// Decodes all coded constants once and says which of them is damaged. `scratch` needs [`Model::decode_scratch_bytes`].
     pub fn verify(&self, scratch: &mut [u8]) -> Result<(), Error> {
-        for (id, _) in (0..).zip(self.constants()).filter(|(_, constant)| constant.is_coded()) {
+        let coded = |(id, constant): &(u16, &Constant)| constant.is_coded() && self.packed_stages(*id).is_none();
+        for (id, _) in (0..).zip(self.constants()).filter(coded) {
             let mut left = self.decoded_len(id);
             self.unpack(id, scratch, &mut |unpacker, unit| {
                 while left > 0 {
@@ -134,10 +141,21 @@ impl<'m> Model<'m> {
         if needed != given {
             return Err(Error::DecodeTooSmall { what: "the memory for weights", needed, given });
         }
+        if let Some(stages) = self.packed_stages(id) {
+            out.chunks_exact_mut(4).enumerate().for_each(|(i, word)| word.copy_from_slice(&stages.word(i)));
+            return Ok(());
+        }
         self.unpack(id, scratch, &mut |unpacker, _| {
             unpacker.fill(out);
             Ok(())
         })
+    }
+
+    /// The output stages of a coded constant of channels, which need no decoder: nothing about them can be damaged that is not checked.
+    fn packed_stages(&self, id: u16) -> Option<PackedStages<'m>> {
+        let constant = self.constant(id);
+        let is_packed = constant.is_coded() && constant.kind == Constant::KIND_CHANNELS;
+        is_packed.then(|| PackedStages::new(self.stored_bytes(id), constant.len as usize))
     }
 
     /// Bytes that a coded constant takes decoded, 0 if it is not coded.

@@ -3,6 +3,7 @@
 //! [`uses`] reads a file, at compile time if the file is a constant. The result is an argument of the types that would otherwise name every
 //! operator: [`crate::Model::parse_using`] and [`crate::Engine::using`].
 
+use crate::format::NONE;
 use crate::format::blocks::Layout;
 use crate::format::header::Header;
 use crate::format::op::{self, Head, Op, kind};
@@ -107,7 +108,10 @@ pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
 /// What a checked operator uses.
 pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
     let constant = op.weights().map_or(Constant::default(), |id| model.constant(id));
-    used_decoded(model, op) | coded(constant.encoding, constant.residency as usize)
+    let stages = op.stages().map_or(Constant::default(), |id| model.constant(id));
+    used_decoded(model, op)
+        | coded(constant.encoding, constant.residency as usize)
+        | unpacked(stages.encoding, stages.residency as usize)
 }
 
 /// As [`used_by`], apart from decoding.
@@ -146,6 +150,7 @@ pub const fn uses(file: &[u8]) -> u64 {
         match kind {
             kind::CONV | kind::DEPTHWISE | kind::CONV_TRANSPOSE => {
                 uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Conv, weights)));
+                uses |= stages_at(file, constants, u16_at(file, body + offset_of!(op::Conv, channels)));
                 if kind == kind::DEPTHWISE {
                     uses |= filter(
                         fields!(file, body, kernel_h, kernel_w),
@@ -155,7 +160,8 @@ pub const fn uses(file: &[u8]) -> u64 {
                 }
             }
             kind::LINEAR => {
-                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Linear, weights)))
+                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Linear, weights)));
+                uses |= stages_at(file, constants, u16_at(file, body + offset_of!(op::Linear, channels)));
             }
             kind::ADD | kind::MUL if !is_dense(file, body) => uses |= STRIDED,
             _ => (),
@@ -186,6 +192,20 @@ const fn weights_at(file: &[u8], constants: usize, kind: u8, id: usize) -> u64 {
     let at = constants + id * size_of::<Constant>();
     weights(kind, byte_at(file, at + offset_of!(Constant, layout)), byte_at(file, at + offset_of!(Constant, bits)))
         | coded(byte_at(file, at + offset_of!(Constant, encoding)), u16_at(file, at + offset_of!(Constant, residency)))
+}
+
+/// Output stages that are unpacked once; blocks have none of their own.
+const fn stages_at(file: &[u8], constants: usize, id: usize) -> u64 {
+    if id == NONE as usize {
+        return 0;
+    }
+    let at = constants + id * size_of::<Constant>();
+    unpacked(byte_at(file, at + offset_of!(Constant, encoding)), u16_at(file, at + offset_of!(Constant, residency)))
+}
+
+/// What is read where it lies needs nothing beyond what decodes the weights.
+const fn unpacked(encoding: u8, residency: usize) -> u64 {
+    if residency == IN_TILES { 0 } else { coded(encoding, residency) }
 }
 
 const fn coded(encoding: u8, residency: usize) -> u64 {

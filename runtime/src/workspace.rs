@@ -14,6 +14,7 @@
 //!
 //! The stamp names the model and the set, so that another engine over the same memory need not pack again.
 
+use crate::coded::Stages;
 use crate::error::Error;
 use crate::format::NONE;
 use crate::format::blocks::{Blocks, Layout};
@@ -25,7 +26,7 @@ use crate::kernels::generic::Packed;
 use crate::kernels::lanes::{self, Depthwise, Map, Matrix, Planes, Shape, Table, stage_words};
 use crate::kernels::{self, Output};
 use crate::model::Model;
-use crate::ops::{self, Channels};
+use crate::ops;
 use bytemuck::{Pod, Zeroable};
 
 /// What vectors and tiles want their rows to begin at.
@@ -643,7 +644,7 @@ impl Step {
 
 /// Weights and output stages as the file has them.
 enum Weights<'m> {
-    RowMajor(Packed<'m>, Channels<'m>),
+    RowMajor(Packed<'m>, Stages<'m>),
     Blocks(Blocks<'m>),
     Sparse(Sparse<'m>),
 }
@@ -678,9 +679,8 @@ impl<'m> Source<'m> {
             }
             None => {
                 let packed = Packed { bytes, bits: constant.bits };
-                let channels = Channels::new(model.stored_bytes(channels), n);
                 Some(Source {
-                    weights: Weights::RowMajor(packed, channels),
+                    weights: Weights::RowMajor(packed, Stages::of(model, channels, n)),
                     layout: None,
                     zero_point: model.tensor(input).zero_point,
                 })
@@ -699,7 +699,7 @@ impl<'m> Source<'m> {
 
     fn stage(&self, channel: usize) -> (i32, i32, u8) {
         match &self.weights {
-            Weights::RowMajor(_, channels) => channels.get(channel),
+            Weights::RowMajor(_, stages) => stages.get(channel),
             Weights::Blocks(blocks) => blocks.stage(channel),
             Weights::Sparse(_) => (0, 0, 33),
         }

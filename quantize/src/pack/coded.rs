@@ -3,6 +3,7 @@
 //! Every matrix of weights is coded by itself, its rows being output channels (see [`crate::circuit`]); what is not smaller so stays raw. A budget of
 //! predicted instructions is kept by coding the dearest matrices at lower levels.
 
+use super::layout::stage;
 use super::plan::{PlanOptions, worthwhile_tiles};
 use super::precisions::Coarser;
 use crate::circuit::weights::{Options, encode_with};
@@ -10,6 +11,7 @@ use crate::lower::{ConstantSpec, Program};
 use pith::circuit::{Coded, Shape};
 use pith::format::NONE;
 use pith::format::op::Op;
+use pith::format::stages::Fields;
 use pith::format::tensor::Constant;
 use pith::kernels::generic::Packed;
 use pith::{Isa, Model, ops};
@@ -212,7 +214,7 @@ pub(super) fn refuses_tiles(op: &Op<'_>, weights: &ConstantSpec) -> Option<Strin
 fn saved(program: &Program, op: &Op<'_>) -> Option<usize> {
     let weights = &program.constants[op.weights()? as usize];
     let stage = stage_of(op).filter(|_| weights.record.kind == Constant::KIND_BLOCKS);
-    let stage = stage.and_then(|id| program.constants.get(id as usize)).map_or(0, |stage| stage.bytes.len());
+    let stage = stage.map_or(0, |id| stage_bytes(program, id));
     weights.record.is_coded().then(|| weights.decoded.len().saturating_sub(weights.bytes.len() + stage))
 }
 
@@ -288,6 +290,52 @@ pub(super) fn stage_of(op: &Op<'_>) -> Option<u16> {
     }
 }
 
+/// A constant of output stages in few bits; none if that is not smaller, or does not hold them exactly.
+fn packed(constant: &ConstantSpec) -> Option<Vec<u8>> {
+    let (record, raw) = (&constant.record, &constant.bytes);
+    if record.kind != Constant::KIND_CHANNELS || record.is_coded() {
+        return None;
+    }
+    let n = record.len as usize;
+    let stage = |i: usize| stage(raw, n, i);
+    let fields = Fields::of(n, stage)?;
+    let mut bytes = vec![0; fields.bytes(n)];
+    fields.emit(n, stage, &mut bytes);
+    Some(bytes).filter(|bytes| bytes.len() < raw.len())
+}
+
+/// Bytes that output stages take beside coded blocks.
+pub(super) fn stage_bytes(program: &Program, id: u16) -> usize {
+    let bytes = |constant: &ConstantSpec| packed(constant).map_or(constant.bytes.len(), |packed| packed.len());
+    program.constants.get(id as usize).map_or(0, bytes)
+}
+
+/// Packs output stages: those of coded blocks lie where they are read while rows are decoded, those of other weights become what they were with the
+/// weights, once. Beside weights in tiles that are no blocks they stay raw, as do those of other operators.
+pub(super) fn pack_stages(program: &mut Program, residency: Residency) {
+    for id in 0..program.constants.len() {
+        let is_user = |op: &mut Op<'_>| op.constants_mut().into_iter().flatten().any(|own| *own as usize == id);
+        let users: Vec<Op<'_>> =
+            program.ops.iter().map(|spec| spec.record).filter(|op| is_user(&mut op.clone())).collect();
+        let in_blocks = |op: &Op<'_>| {
+            let weights = op.weights().map(|id| program.constants[id as usize].record);
+            weights.is_some_and(|w| w.is_coded() && w.kind == Constant::KIND_BLOCKS)
+        };
+        let residency = if users.iter().all(in_blocks) { Residency::Tile } else { residency };
+        let is_read_raw = |op: &Op<'_>| op.stages().is_none() || (residency == Residency::Tile && !in_blocks(op));
+        if users.iter().any(is_read_raw) {
+            continue;
+        }
+        let constant = &mut program.constants[id];
+        if let Some(bytes) = packed(constant) {
+            constant.decoded = std::mem::replace(&mut constant.bytes, bytes);
+            constant.record.encoding = Constant::ENCODING_CODED;
+            constant.record.residency = residency.code();
+            constant.record.bytes = constant.bytes.len() as u32;
+        }
+    }
+}
+
 /// Decodes every coded constant through the runtime and compares; the first that differs, or why the model cannot be decoded.
 pub(super) fn check(model: &Model<'_>, constants: &[ConstantSpec]) -> Result<(), String> {
     let mut scratch = vec![0; model.decode_scratch_bytes()];
@@ -295,7 +343,7 @@ pub(super) fn check(model: &Model<'_>, constants: &[ConstantSpec]) -> Result<(),
         let mut out = vec![0; model.decoded_len(id)];
         model.decode(id, &mut out, &mut scratch).map_err(|e| e.to_string())?;
         if out != constant.decoded {
-            return Err(format!("constant {id} decodes to other weights"));
+            return Err(format!("constant {id} decodes to something else"));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use crate::lower::{ConstantSpec, Program};
 use pith::format::NONE;
 use pith::format::blocks::{self, Layout, MAX_K};
 use pith::format::op::Op;
+use pith::format::stages::Stage;
 use pith::format::tensor::Constant;
 use pith::kernels::generic::Packed;
 use pith::ops;
@@ -41,7 +42,7 @@ pub(super) fn lay_out(
             let op = &program.ops[i].record;
             let weights = program.constants[op.weights()? as usize].bytes.len();
             // The output stage that blocks hold is then stored beside them.
-            let stage = coded::stage_of(op).map_or(0, |id| program.constants[id as usize].bytes.len());
+            let stage = coded::stage_of(op).map_or(0, |id| coded::stage_bytes(program, id));
             Some(blocks[i].as_ref().map_or(weights, |blocks| blocks.bytes.len().saturating_sub(stage)))
         };
         codes = coded::encode_all(program, coarser, compress, floor, progress);
@@ -65,6 +66,9 @@ pub(super) fn lay_out(
     }
     let notes = if compress.residency == Residency::Tile { coded::leave_raw(program, plan, isa) } else { Vec::new() };
     remove_unused(program);
+    if compress.level > 0 {
+        coded::pack_stages(program, compress.residency);
+    }
     notes
 }
 
@@ -125,15 +129,20 @@ impl<'p> RowMajor<'p> {
     }
 
     /// Bias, multiplier and shift of a row.
-    pub(super) fn stage(&self, row: usize) -> (i32, i32, u8) {
-        let word = |at: usize| self.stages[at..].first_chunk().map_or(0, |&bytes| i32::from_le_bytes(bytes));
-        (word(4 * row), word(4 * (self.n + row)), self.stages[8 * self.n + row])
+    pub(super) fn stage(&self, row: usize) -> Stage {
+        stage(self.stages, self.n, row)
     }
 
     /// Bytes with the output stage.
     pub(super) fn bytes(&self) -> usize {
         self.record.bytes as usize + self.stages.len()
     }
+}
+
+/// Stage `i` of a constant of `n` channels.
+pub(super) fn stage(bytes: &[u8], n: usize, i: usize) -> Stage {
+    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |&bytes| i32::from_le_bytes(bytes));
+    (word(4 * i), word(4 * (n + i)), bytes[8 * n + i])
 }
 
 fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {

@@ -286,6 +286,30 @@ pub fn multiplier(factor: f64) -> (i32, u8) {
     }
 }
 
+/// Significant bits of an output stage's multiplier: its error is at most `2^-14`, a 64th of a step at the far end of eight bits.
+const MULTIPLIER_BITS: u32 = 14;
+
+/// Shift up to which biases are told to the last accumulator step; beyond it in units of a 32nd of an output step or less.
+const EXACT_BIAS_SHIFT: u8 = 36;
+
+/// As [`multiplier`], of an output stage: in no more digits than the outputs can tell, so that stages pack well ([`pith::format::stages`]).
+pub fn stage_multiplier(factor: f64) -> (i32, u8) {
+    let (multiplier, shift) = multiplier(factor);
+    let unit = 1i64 << (31 - MULTIPLIER_BITS);
+    let rounded = (i64::from(multiplier) + unit / 2).div_euclid(unit) * unit;
+    match (i32::try_from(rounded), shift) {
+        (Ok(rounded), _) => (rounded, shift),
+        (Err(_), 2..) => (1 << 30, shift - 1),
+        (Err(_), _) => (multiplier, shift),
+    }
+}
+
+/// A number of accumulator steps as a stage with this shift tells it.
+pub fn stage_bias(steps: f64, shift: u8) -> f64 {
+    let unit = 2f64.powi(i32::from(shift.saturating_sub(EXACT_BIAS_SHIFT)));
+    (steps / unit).round() * unit
+}
+
 /// Multipliers and the common shift of a sum of two tensors, see [`pith::fixed::rescale_sum`].
 pub fn sum_factors(factors: [f64; 2]) -> ([i32; 2], u8) {
     let largest = factors[0].abs().max(factors[1].abs());

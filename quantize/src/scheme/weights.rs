@@ -1,6 +1,6 @@
 //! Integer weights, biases and output stages.
 
-use super::{Granularity, QParams, QWeights, QuantOptions, Rounding, SchemeError, multiplier};
+use super::{Granularity, QParams, QWeights, QuantOptions, Rounding, SchemeError, stage_bias, stage_multiplier};
 use crate::graph::{Node, Op};
 use ndarray::{ArrayD, Axis, IxDyn};
 
@@ -73,8 +73,8 @@ pub(super) fn quantize(
         let sum: i64 = values.iter().map(|&v| (v as i64).abs() * widest).sum();
         let room = (i32::MAX as i64 - sum).max(0) as f64;
         q.scales.push(scale as f32);
-        q.bias.push(((bias[oc] as f64 - correction) / step).round().clamp(-room, room) as i32);
-        let (m, shift) = multiplier(step / to.scale as f64);
+        let (m, shift) = stage_multiplier(step / to.scale as f64);
+        q.bias.push(stage_bias((bias[oc] as f64 - correction) / step, shift).clamp(-room, room) as i32);
         q.multiplier.push(m);
         q.shift.push(shift);
     }

@@ -9,13 +9,15 @@
 //! - [`tensor`]: activations, constants, inputs and outputs;
 //! - [`op`]: one record per operator;
 //! - [`blocks`]: weights laid out for matrix kernels;
-//! - [`sparse`]: weights of which only some blocks are stored.
+//! - [`sparse`]: weights of which only some blocks are stored;
+//! - [`stages`]: output stages in few bits.
 
 pub mod blocks;
 pub mod crc32;
 pub mod header;
 pub mod op;
 pub mod sparse;
+pub mod stages;
 pub mod tensor;
 
 /// Required alignment in bytes of a model file and of an arena.

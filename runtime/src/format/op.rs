@@ -585,6 +585,15 @@ impl<'a> Op<'a> {
         }
     }
 
+    /// The constant of its output stages, if it has weights; [`super::NONE`] where blocks bring them.
+    pub fn stages(&self) -> Option<u16> {
+        match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => Some(op.channels),
+            Op::Linear(op) => Some(op.channels),
+            _ => None,
+        }
+    }
+
     /// The constants that the operator names, for renumbering.
     pub fn constants_mut(&mut self) -> [Option<&mut u16>; 2] {
         let [first, second] = match self {

@@ -63,7 +63,7 @@ impl Constant {
     /// Elements as they are: `bits` each, consecutive, element `i` at bits `i * bits ..` of a little-endian bit stream.
     pub const ENCODING_RAW: u8 = 0;
     /// Weights as [`crate::circuit`] codes them. The other fields mean what they mean of the decoded constant; blocks are coded without their
-    /// output stage, which stays in the operator's own constant.
+    /// output stage, which stays in the operator's own constant. Of [`Constant::KIND_CHANNELS`]: stages as [`super::stages`] packs them.
     pub const ENCODING_CODED: u8 = 1;
     /// Weights of 8 bits in blocks of which only some are stored, see [`super::sparse`].
     pub const ENCODING_SPARSE: u8 = 2;
@@ -71,7 +71,7 @@ impl Constant {
     pub const IN_RAM: u16 = 0;
     /// Decoded once, into flash, see [`crate::Model::decode_with`].
     pub const IN_FLASH: u16 = 1;
-    /// Decoded at every run, a tile of [`crate::ops::TILE_BYTES`] after another.
+    /// Decoded at every run, a tile of [`crate::ops::TILE_BYTES`] after another. Output stages: read where they lie, while coded blocks are decoded.
     pub const IN_TILES: u16 = 2;
     /// Signed integer weights of 2 to 8 bits, two's complement.
     pub const KIND_WEIGHTS: u8 = 0;

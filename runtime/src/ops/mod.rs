@@ -298,7 +298,7 @@ fn multiply<const USES: u64>(
         bits => Either::Packed(Packed { bytes: part.bytes, bits }),
     };
     if let (Op::Depthwise(c), true) = (op, has(USES, kind::DEPTHWISE)) {
-        let stage = Stage::of(model, c);
+        let stage = Stage::of::<USES>(model, c);
         match weights {
             Either::Bytes(w) if has_weights(USES, kind::DEPTHWISE, Weights::Bytes) => {
                 depthwise::depthwise::<_, USES>(c, memory, w, 8, &stage, scratch)
@@ -313,7 +313,7 @@ fn multiply<const USES: u64>(
     let Memory::Apart(input, output) = memory else { return None };
     match op {
         Op::Conv(c) if has(USES, kind::CONV) => {
-            let stage = Stage::of(model, c);
+            let stage = Stage::of::<USES>(model, c);
             match weights {
                 Either::Bytes(w) if has_weights(USES, kind::CONV, Weights::Bytes) => {
                     conv::conv(c, input, w, &stage, output)
@@ -325,7 +325,7 @@ fn multiply<const USES: u64>(
             }
         }
         Op::ConvTranspose(c) if has(USES, kind::CONV_TRANSPOSE) => {
-            let stage = Stage::of(model, c);
+            let stage = Stage::of::<USES>(model, c);
             match weights {
                 Either::Bytes(w) if has_weights(USES, kind::CONV_TRANSPOSE, Weights::Bytes) => {
                     conv::conv_transpose(c, input, w, &stage, output)
@@ -337,7 +337,7 @@ fn multiply<const USES: u64>(
             }
         }
         Op::Linear(l) if has(USES, kind::LINEAR) => {
-            let channels = Channels::new(model.stored_bytes(l.channels), l.n as usize);
+            let channels = Channels::new(model.weights_bytes::<USES>(l.channels), l.n as usize);
             let to = to(l.output, l.act_min, l.act_max);
             let zero_point = model.tensor(l.input).zero_point as i16;
             match weights {
@@ -370,10 +370,10 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn of(model: &Model<'a>, c: &op::Conv) -> Stage<'a> {
+    fn of<const USES: u64>(model: &Model<'a>, c: &op::Conv) -> Stage<'a> {
         Stage {
             in_zero_point: model.tensor(c.input).zero_point as i16,
-            channels: Channels::new(model.stored_bytes(c.channels), c.out_c as usize),
+            channels: Channels::new(model.weights_bytes::<USES>(c.channels), c.out_c as usize),
             output: Output { zero_point: model.tensor(c.output).zero_point, min: c.act_min, max: c.act_max },
         }
     }

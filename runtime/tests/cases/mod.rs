@@ -80,7 +80,12 @@ fn entries(r: &mut Random, n: usize) -> Vec<(i32, i32, u8)> {
         3 if r.below(6) == 0 => (r.next() as i32, r.next() as i32, r.within(1, 62) as u8),
         _ => (r.within(-9000, 9000) as i32, r.within(1 << 30, i32::MAX as i64) as i32, r.within(35, 41) as u8),
     };
-    (0..n).map(|_| one(r)).collect()
+    let all: Vec<(i32, i32, u8)> = (0..n).map(|_| one(r)).collect();
+    // Half of them in so few digits that they pack.
+    match r.below(2) {
+        0 => all.into_iter().map(|(bias, m, s)| (bias, m >> 16 << 16, s)).collect(),
+        _ => all,
+    }
 }
 
 fn bits(r: &mut Random) -> u8 {
@@ -256,9 +261,12 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
             (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
             (layout, Some(residency)) if depthwise => {
                 let rows: Vec<i8> = (0..oc * taps).map(|i| weights[i % taps * oc + i / taps]).collect();
-                (b.coded(layout, bits, &rows, code, residency), b.channels(&channels))
+                (b.coded(layout, bits, &rows, code, residency), b.stages(&channels, false, residency))
             }
-            (layout, Some(residency)) => (b.coded(layout, bits, &weights, code, residency), b.channels(&channels)),
+            (layout, Some(residency)) => {
+                let stages = b.stages(&channels, layout.is_some(), residency);
+                (b.coded(layout, bits, &weights, code, residency), stages)
+            }
         };
         let record = op::Conv { input: x, output: y, weights: w, channels: ch, ..c };
         let record = if depthwise { Op::Depthwise(record) } else { Op::Conv(record) };
@@ -401,7 +409,10 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
             _ if let Some(rows) = sparse => (b.sparse(rows, zero, &weights, &channels), NONE),
             (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
             (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
-            (layout, Some(residency)) => (b.coded(layout, bits, &weights, code, residency), b.channels(&channels)),
+            (layout, Some(residency)) => {
+                let stages = b.stages(&channels, layout.is_some(), residency);
+                (b.coded(layout, bits, &weights, code, residency), stages)
+            }
         };
         let record = Op::Linear(op::Linear {
             input: x,

@@ -8,6 +8,7 @@ use pith::format::crc32::{crc32, crc32_behind};
 use pith::format::header::Header;
 use pith::format::op::{ConcatInput, Head, Op};
 use pith::format::sparse;
+use pith::format::stages::{Fields, raw_bytes};
 use pith::format::tensor::{Constant, Port, Tensor};
 use pith::format::{ALIGN, MAGIC, NONE, VERSION};
 
@@ -83,6 +84,20 @@ impl Builder {
         self.constant(Constant::KIND_CHANNELS, 32, entries.len(), bytes)
     }
 
+    /// The same in few bits where that holds them, and where such stages may be so: beside blocks in place, beside other weights if those are
+    /// decoded once too.
+    pub fn stages(&mut self, entries: &[(i32, i32, u8)], in_blocks: bool, residency: u16) -> u16 {
+        let residency = if in_blocks { Constant::IN_TILES } else { residency };
+        let n = entries.len();
+        let fields = Fields::of(n, |i| entries[i]).filter(|_| in_blocks || residency != Constant::IN_TILES);
+        let Some(fields) = fields else { return self.channels(entries) };
+        let mut bytes = vec![0; fields.bytes(n)];
+        fields.emit(n, |i| entries[i], &mut bytes);
+        let id = self.constant(Constant::KIND_CHANNELS, 32, n, bytes);
+        self.coded_constant(id, residency, raw_bytes(n));
+        id
+    }
+
     /// Row-major weights `[n, kernel_h, kernel_w, in_c]` with their output stage, in blocks.
     pub fn blocks(
         &mut self,
@@ -138,18 +153,21 @@ impl Builder {
         let kind = if layout.is_some() { Constant::KIND_BLOCKS } else { Constant::KIND_WEIGHTS };
         let len = shape.rows * shape.row();
         let id = self.constant(kind, bits, len, code);
-        let record = &mut self.constants[id as usize].0;
-        record.encoding = Constant::ENCODING_CODED;
-        record.residency = residency;
-        record.layout = layout.map_or(0, Layout::code);
-        if residency != Constant::IN_TILES {
-            let bytes = match layout {
-                Some(layout) => layout.matrix_bytes(bits, shape.rows, shape.row()),
-                None => (len * bits as usize).div_ceil(8),
-            };
-            self.decoded_bytes = self.decoded_bytes.next_multiple_of(ALIGN) + bytes;
-        }
+        self.constants[id as usize].0.layout = layout.map_or(0, Layout::code);
+        let bytes = match layout {
+            Some(layout) => layout.matrix_bytes(bits, shape.rows, shape.row()),
+            None => (len * bits as usize).div_ceil(8),
+        };
+        self.coded_constant(id, residency, bytes);
         id
+    }
+
+    fn coded_constant(&mut self, id: u16, residency: u16, decoded: usize) {
+        let record = &mut self.constants[id as usize].0;
+        (record.encoding, record.residency) = (Constant::ENCODING_CODED, residency);
+        if residency != Constant::IN_TILES {
+            self.decoded_bytes = self.decoded_bytes.next_multiple_of(ALIGN) + decoded;
+        }
     }
 
     /// The record of a constant.

@@ -199,7 +199,9 @@ fn coded(residency: u16) -> Vec<u8> {
     let mut r = Random(17);
     let x = b.tensor(&[4, 4, 6], 3);
     b.inputs = vec![x];
-    let channels = b.channels(&[(100, 1 << 30, 38); 6]);
+    let entries: Vec<(i32, i32, u8)> =
+        (0..40).map(|i| (100 - 9 * i, (1 << 30) + (i << 22), 37 + i as u8 % 3)).collect();
+    let stages = [false, true].map(|in_blocks| b.stages(&entries[..6], in_blocks, residency));
     let weights = |b: &mut Builder, r: &mut Random, layout, bits, shape: Shape| {
         let values: Vec<i8> = (0..shape.rows * shape.row()).map(|_| r.weight(bits)).collect();
         b.coded(layout, bits, &values, shape, residency)
@@ -215,16 +217,18 @@ fn coded(residency: u16) -> Vec<u8> {
     for (layout, bits) in [(None, 5), (Some(Layout::Pairs), 4), (Some(Layout::Quads), 8), (Some(Layout::Rows), 8)] {
         let output = b.tensor(&[4, 4, 6], 0);
         let weights = weights(&mut b, &mut r, layout, bits, full);
+        let channels = stages[usize::from(layout.is_some())];
         add(&mut b, Op::Conv(op::Conv { input, output, weights, channels, ..window() }));
         input = output;
     }
     let output = b.tensor(&[4, 4, 6], 0);
     let depthwise = weights(&mut b, &mut r, None, 8, Shape { channels: 1, ..full });
+    let channels = stages[0];
     add(&mut b, Op::Depthwise(op::Conv { input, output, weights: depthwise, channels, ..window() }));
     let y = b.tensor(&[40], 0);
     // Blocks of four rows of 96 weights: a tile holds 16 rows of 40.
     let weights = weights(&mut b, &mut r, Some(Layout::Quads), 8, Shape { rows: 40, positions: 16, channels: 6 });
-    let channels = b.channels(&[(7, 1 << 30, 40); 40]);
+    let channels = b.stages(&entries, true, residency);
     let linear = op::Linear {
         input: output,
         output: y,
@@ -498,7 +502,8 @@ fn residencies_give_the_same_and_damaged_code_is_named() {
         let (id, constant, weights) = {
             let mut file = Memory::of(&good);
             let model = Model::parse(file.bytes()).unwrap();
-            let (id, constant) = model.constants().iter().enumerate().filter(|(_, c)| c.is_coded()).nth(2).unwrap();
+            let is_code = |c: &Constant| c.is_coded() && c.kind != Constant::KIND_CHANNELS;
+            let (id, constant) = model.constants().iter().enumerate().filter(|(_, c)| is_code(c)).nth(2).unwrap();
             (id, *constant, model.header().weights_offset)
         };
         let mut bytes = good.clone();

@@ -1,10 +1,11 @@
 //! Whole networks with coded weights: the same outputs in every residency, for every layout, on every instruction set of the machine. And code
 //! itself, read by a second decoder.
 
-use crate::decoder::{decode, decode_refined};
+use crate::decoder::{decode, decode_refined, decode_stages};
 use crate::firmware::{Network, network, networks, samples};
 use pith::circuit::{Coded, Shape};
 use pith::format::crc32::crc32;
+use pith::format::stages::Fields;
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
 use quantize::build::{BuildOptions, build, input_slots, prepend_preprocess};
@@ -158,6 +159,30 @@ fn a_decoder_written_from_the_format_agrees() {
     println!("{models:?}");
     for pruned in ["", "rows", "channels", "small"] {
         assert!(["classes", "predictive"].iter().all(|model| models.contains_key(&(model, pruned))), "{models:?}");
+    }
+}
+
+#[test]
+fn output_stages_read_from_the_format_agree() {
+    for (path, set, scale) in networks() {
+        let Network { built, .. } = network(&path, &set, scale, 1);
+        let stages = built.packed.program.constants.iter().filter(|c| c.record.kind == Constant::KIND_CHANNELS);
+        let (mut raw, mut packed) = (0, 0);
+        for constant in stages {
+            let n = constant.record.len as usize;
+            let word = |i: usize| i32::from_le_bytes(constant.bytes[4 * i..4 * i + 4].try_into().unwrap());
+            let stage = |i: usize| (word(i), word(n + i), constant.bytes[8 * n + i]);
+            let fields = Fields::of(n, stage).expect("what is lowered packs");
+            let mut bytes = vec![0; fields.bytes(n)];
+            fields.emit(n, stage, &mut bytes);
+            for (i, read) in decode_stages(&bytes, n).into_iter().enumerate() {
+                let (bias, multiplier, shift) = stage(i);
+                assert_eq!(read, (bias.into(), multiplier.into(), shift.into()), "{}, channel {i}", path.display());
+            }
+            (raw, packed) = (raw + constant.bytes.len(), packed + bytes.len());
+        }
+        println!("{}: {packed} of {raw} B of output stages", path.display());
+        assert!(2 * packed < raw, "{packed} of {raw} B");
     }
 }
 

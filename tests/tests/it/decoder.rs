@@ -30,6 +30,24 @@ pub fn decode_refined(bytes: &[u8], coarse: &[i8]) -> Option<Vec<i8>> {
     whole(weights, &coder)
 }
 
+/// Bias, multiplier and shift of every channel of a coded constant of `n` output stages.
+pub fn decode_stages(bytes: &[u8], n: usize) -> Vec<(i64, i64, i64)> {
+    let [precision, drop, scale_bits, bias_bits] = [0, 1, 2, 3].map(|i| i64::from(bytes[i]));
+    let word = |at: usize| [0, 1, 2, 3].map(|i| i64::from(bytes[at + i]) << (8 * i)).iter().sum::<i64>();
+    let bit = |i: i64| i64::from(bytes[12 + i as usize / 8]) >> (i % 8) & 1;
+    let number = |from: i64, bits: i64| (0..bits).map(|i| bit(from + i) << i).sum::<i64>();
+    let of = |channel: i64| {
+        let from = channel * (scale_bits + bias_bits);
+        let scale = (word(4) + number(from, scale_bits)) % (1 << 32);
+        let (octave, rest) = (scale >> precision, scale % (1 << precision));
+        let shift = 62 - octave;
+        let bias = word(8) + number(from + scale_bits, bias_bits);
+        let bias = bias << (shift - drop).max(0);
+        (i64::from(bias as i32), ((1 << precision) + rest) << (30 - precision), shift)
+    };
+    (0..n as i64).map(of).collect()
+}
+
 /// The weights, if the code ended as it must.
 fn whole(weights: Vec<i64>, coder: &Coder) -> Option<Vec<i8>> {
     let check = (coder.check % 65_536) ^ (coder.check / 65_536);
