@@ -108,6 +108,16 @@ impl Supernet {
         Ok(Supernet { graph, layers, options: options.clone(), theta, moments, affine: None })
     }
 
+    /// Parameters, then steps and zero points.
+    pub fn theta(&self) -> &[f32] {
+        &self.theta
+    }
+
+    /// Weights that are zero, in the parameter vector.
+    pub(super) fn pruned(&self) -> Vec<usize> {
+        self.layers.iter().flat_map(|l| l.weights.clone()).filter(|&i| self.theta[i] == 0.0).collect()
+    }
+
     /// Steps and zero points.
     pub(super) fn extra(&self) -> &[f32] {
         let own: usize = self.graph.nodes.iter().flat_map(|n| n.op.parameters()).map(|(_, v)| v.len()).sum();

@@ -151,6 +151,35 @@ fn what_is_simulated_is_built() {
     }
 }
 
+/// What was pruned before stays pruned, in every sub-network.
+#[test]
+fn pruned_weights_stay_zero() {
+    let (samples, targets) = stripes(64);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let mut graph = network(1);
+    for node in &mut graph.nodes {
+        if let Op::Conv2d { weight, .. } = &mut node.op {
+            weight.iter_mut().step_by(3).for_each(|w| *w = 0.0);
+        }
+    }
+    let supernet = Supernet::new(&graph, &data, &options(2)).unwrap();
+    let pruned = supernet.pruned();
+    assert_eq!(pruned.len(), 24 + 24 + 192);
+    let before = supernet.graph.theta();
+    let stop = AtomicBool::new(false);
+    let mut hooks = Hooks { step: &mut |_| (), report: &|_| (), stop: &stop, checkpoint: None };
+    let supernet = train(supernet, &data, None, &Device::cpu(), &mut hooks, None).unwrap().supernet;
+    let after = supernet.graph.theta();
+    assert_eq!(supernet.pruned(), pruned, "zeros, and no others");
+    assert!(before.iter().zip(&after).filter(|(a, b)| a != b).count() > before.len() / 3, "the rest was trained");
+    let choice = supernet.uniform(form(3, Granularity::Channel, false));
+    for (name, (_, rounded)) in &supernet.lower(&choice, &data, &Device::cpu()).unwrap().layers {
+        if name != "last" {
+            assert!(rounded.values.iter().step_by(3).all(|&n| n == 0), "{name}");
+        }
+    }
+}
+
 /// A file gives the same sub-networks; options choose forms by name.
 #[test]
 fn files_and_choices() {

@@ -2,7 +2,7 @@
 
 use super::{ElasticError, Supernet, shape_loss};
 use crate::random::Random;
-use crate::train::{Data, Device, Gradient, Hooks, Lesson, Session, Teacher};
+use crate::train::{Data, Device, Gradient, Hooks, Lesson, Session, Step, Teacher};
 use std::path::Path;
 
 /// A trained supernet.
@@ -14,7 +14,7 @@ pub struct Trained {
     pub loss: f32,
 }
 
-/// Trains a supernet; with a teacher, the widest sub-network learns from it as the options' `distill` says.
+/// Trains a supernet, in which weights that are zero, pruned ones, stay zero; with a teacher, the widest sub-network learns from it as the options' `distill` says.
 pub fn train(
     mut supernet: Supernet,
     data: &Data<'_>,
@@ -29,8 +29,15 @@ pub fn train(
     if let Some(path) = resume {
         session.resume(path)?;
     }
+    let pruned = supernet.pruned();
     let mut learn = |lesson: Lesson<'_>| gradient(&supernet, lesson);
-    let loss = session.run_by(data, teacher, hooks, &mut learn)?;
+    let mut step = |step: &mut Step<'_>| {
+        pruned.iter().for_each(|&i| step.theta[i] = 0.0);
+        (hooks.step)(step);
+    };
+    let (report, stop, checkpoint) = (hooks.report, hooks.stop, hooks.checkpoint.clone());
+    let mut hooks = Hooks { step: &mut step, report, stop, checkpoint };
+    let loss = session.run_by(data, teacher, &mut hooks, &mut learn)?;
     supernet.set(&session.theta, &session.moments);
     Ok(Trained { supernet, loss })
 }
