@@ -202,13 +202,15 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             "--elastic names the bits itself; leave out --max-flash, --max-ram, --max-cycles and --min-accuracy",
         ));
     }
-    if target.is_none() && args.elastic_epochs.is_none() && args.train.is_given() {
+    let is_supernet = is_supernet(&args.model);
+    let searches = is_supernet && args.search.budget().is_some();
+    let trains = target.is_some() || args.elastic_epochs.is_some();
+    if !trains && if searches { args.train.changes() } else { args.train.is_given() } {
         return Err(Failure::new(
             "options for training need a budget to prune to (--macs, --bytes, ...) or --elastic-epochs; `quantize train` trains without",
         ));
     }
-    let is_supernet = is_supernet(&args.model);
-    if is_supernet && (target.is_some() || args.elastic_epochs.is_some()) {
+    if is_supernet && trains {
         return Err(Failure::new("a supernet is trained already; prune and train the network that it was made of"));
     }
     if (is_supernet || args.elastic_epochs.is_some())
@@ -222,7 +224,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
     let graph = match &known {
         Some(supernet) => supernet.graph.clone(),
-        None if target.is_some() || args.elastic_epochs.is_some() => trainable(onnx::import(&args.model)?),
+        None if trains => trainable(onnx::import(&args.model)?),
         None => simplify(onnx::import(&args.model)?),
     };
     let ports = Ports::of_graph(&graph);
@@ -255,6 +257,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
             ..PackOptions::default()
         },
     };
+    let journal = args.train.checkpoint()?.map(|path| if trains { files::beside(&path, "search") } else { path });
     let progress = Progress::new();
     let step = |step: &'static str, n: usize| progress.advance(step, n);
     let budget = args.search.budget();
@@ -268,6 +271,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
                     samples: &set.samples,
                     is_u8: &set.is_u8,
                     stop: stop(),
+                    checkpoint: journal.as_deref(),
+                    resumes: args.train.resume,
                 };
                 build_subnet(source, recipe, &args.search, budget.as_ref(), options, &step)?
             }

@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -45,6 +45,12 @@ pub(super) struct Args {
     /// Calibration samples, evenly spaced over the set
     #[arg(long)]
     samples: Option<usize>,
+    /// Keep what was measured of a supernet here, for --resume and for searches with other budgets
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Use what the checkpoint holds, if it is there
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
     /// Draw error against bytes: what was found, and the widths that all layers share
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -205,12 +211,17 @@ impl<'a> Search<'a> {
         }
         let bar = bar();
         let is_predicted = space.is_predicted();
+        let mut drawn = Instant::now();
         let mut report = |state: crate::search::genetic::State<'_>| {
             bar.set_length(state.of as u64);
             bar.set_position(state.runs as u64);
             bar.set_message(state.best.map_or("no candidate fits yet".into(), |c| {
                 format!("best {}, {} B", quality_of(c, is_predicted), grouped(c.flash))
             }));
+            if drawn.elapsed() >= REDRAW {
+                bar.set_prefix(front_line(&state.front(), is_predicted));
+                drawn = Instant::now();
+            }
         };
         let found = search(&space, budget, &options, &mut report)?;
         bar.finish_and_clear();
@@ -286,10 +297,27 @@ fn quality_of(c: &Candidate, is_predicted: bool) -> String {
     }
 }
 
-/// Live on a terminal.
+/// How often the front is drawn anew, and points of it that are shown.
+const REDRAW: Duration = Duration::from_millis(250);
+const SHOWN: usize = 6;
+
+/// Some points of the front, the smallest first.
+fn front_line(front: &[Candidate], is_predicted: bool) -> String {
+    let last = front.len().saturating_sub(1);
+    let shown = SHOWN.min(front.len());
+    let point = |i: usize| {
+        let c = &front[i * last / (shown.max(2) - 1)];
+        format!("{:.1}K {}", c.flash as f64 / 1024.0, quality_of(c, is_predicted))
+    };
+    (0..shown).map(point).collect::<Vec<_>>().join("  |  ")
+}
+
+/// Live on a terminal: the best, and below it the front.
 fn bar() -> ProgressBar {
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(1) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("   searching {wide_bar} {pos}/{len} {eta} {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("   searching {wide_bar} {pos}/{len} {eta} {msg}\n       front {prefix}")
+    {
         bar.set_style(style);
     }
     bar
@@ -391,6 +419,12 @@ struct ReportLayer<'a> {
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     check_folder(&args.output)?;
     args.svg.as_deref().map_or(Ok(()), check_folder)?;
+    args.checkpoint.as_deref().map_or(Ok(()), check_folder)?;
+    if args.checkpoint.is_some() && !is_supernet(&args.model) {
+        return Err(Failure::new(
+            "--checkpoint keeps what is measured of a supernet; a search of a network takes a minute",
+        ));
+    }
     let started = Instant::now();
     let mut recipe = args.recipe.as_ref().map_or(Ok(Recipe::default()), |path| Recipe::read(path))?;
     recipe.preprocess = args.preprocess.over(&recipe.preprocess);
@@ -413,6 +447,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
                 samples: &picked.samples,
                 is_u8: &picked.is_u8,
                 stop: stop(),
+                checkpoint: args.checkpoint.as_deref(),
+                resumes: args.resume,
             };
             (&supernet.graph.name, Search::of_supernet(source, &recipe, &args.budget, &budget, pack)?)
         }

@@ -98,7 +98,12 @@ impl TrainArgs {
 
     /// Whether any of them asks for something that is not the default.
     pub(super) fn is_given(&self) -> bool {
-        self.over(&TrainOptions::default()) != TrainOptions::default() || self.checkpoint.is_some()
+        self.changes() || self.checkpoint.is_some()
+    }
+
+    /// Whether any of them changes how is trained.
+    pub(super) fn changes(&self) -> bool {
+        self.over(&TrainOptions::default()) != TrainOptions::default()
     }
 
     pub(super) fn device(&self) -> &Device {

@@ -27,6 +27,14 @@ pub struct State<'s> {
     pub of: usize,
     /// The best so far that is within the budget.
     pub best: Option<&'s Candidate>,
+    known: &'s HashMap<Vec<u8>, Candidate>,
+}
+
+impl State<'_> {
+    /// Candidates so far that no other beats in both bytes and error, the smallest first.
+    pub fn front(&self) -> Vec<Candidate> {
+        front(self.known.values())
+    }
 }
 
 /// Searches the space; equal seeds find the same.
@@ -87,9 +95,10 @@ pub fn search(
         if rank(&found, budget).0 == 0.0 && best.as_ref().is_none_or(|best| rank(&found, budget) < rank(best, budget)) {
             best = Some(found);
         }
-        (run.progress)(State { runs: run.of - finalists + i + 1, of: run.of, best: best.as_ref() });
+        let state = State { runs: run.of - finalists + i + 1, of: run.of, best: best.as_ref(), known: &run.known };
+        (run.progress)(state);
     }
-    Ok(Found { best, front: run.front(), uniform, runs: run.order.len() })
+    Ok(Found { best, front: front(run.known.values()), uniform, runs: run.order.len() })
 }
 
 fn mutate(space: &Space<'_>, bits: &mut [u8], random: &mut Random) {
@@ -123,7 +132,7 @@ impl Run<'_, '_> {
         self.known.insert(bits.to_vec(), found.clone());
         self.order.push(bits.to_vec());
         let best = best_of(self.known.values(), self.budget);
-        (self.progress)(State { runs: self.order.len(), of: self.of, best });
+        (self.progress)(State { runs: self.order.len(), of: self.of, best, known: &self.known });
         Ok(found)
     }
 
@@ -225,18 +234,20 @@ impl Run<'_, '_> {
         all.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
         all.into_iter().take(count).map(|c| c.bits.clone()).collect()
     }
+}
 
-    fn front(&self) -> Vec<Candidate> {
-        let mut all: Vec<&Candidate> = self.order.iter().map(|bits| &self.known[bits]).collect();
-        all.sort_by(|a, b| a.flash.cmp(&b.flash).then(a.error.total_cmp(&b.error)));
-        let mut front: Vec<Candidate> = Vec::new();
-        for c in all {
-            if front.last().is_none_or(|last| c.error < last.error) {
-                front.push(c.clone());
-            }
+/// Candidates that no other beats in both bytes and error, the smallest first.
+fn front<'c>(all: impl Iterator<Item = &'c Candidate>) -> Vec<Candidate> {
+    let mut all: Vec<&Candidate> = all.collect();
+    // A set has no order of its own.
+    all.sort_by(|a, b| a.flash.cmp(&b.flash).then(a.error.total_cmp(&b.error)).then(a.bits.cmp(&b.bits)));
+    let mut front: Vec<Candidate> = Vec::new();
+    for c in all {
+        if front.last().is_none_or(|last| c.error < last.error) {
+            front.push(c.clone());
         }
-        front
     }
+    front
 }
 
 fn best_of<'c>(all: impl Iterator<Item = &'c Candidate>, budget: &Budget) -> Option<&'c Candidate> {

@@ -8,12 +8,14 @@
 //!   runtime itself runs it on the calibration samples: what is compared is the true error of the outputs, as a share of their energy. The best of all
 //!   are run once more with layers rounded in turn, each fitted to what those before it give ([`crate::scheme::Rounding::in_turn`]), as the build does
 //!   it; that decides.
-//! - `subnets`: a supernet ([`crate::elastic`]). Some sub-networks are measured, all others predicted; the best are measured, and that decides.
+//! - `subnets`: a supernet ([`crate::elastic`]). Some sub-networks are measured, all others predicted; the best are measured, and that decides. What was
+//!   measured may be kept (`journal`).
 //!
 //! What a candidate costs is known before it is built: a file's bytes are a base and those of every layer at its width; the written file is measured
 //! again.
 
 pub mod genetic;
+mod journal;
 mod price;
 mod rounded;
 mod space;
@@ -130,6 +132,14 @@ pub enum SearchError {
     /// No table, or kernels that it does not know.
     #[error("a budget of cycles needs a target whose kernels were counted: a Cortex-M core or a board with one{}", uncounted(.0))]
     NoCosts(BTreeSet<String>),
+    /// Scores that were kept do not serve, or cannot be kept.
+    #[error("checkpoint {path}: {what}")]
+    Journal {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
     /// No labels.
     #[error("a least accuracy needs labels 'y' in the calibration set, which has none")]
     NoLabels,

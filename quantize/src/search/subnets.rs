@@ -3,6 +3,7 @@
 //! A candidate gives every layer a width; the other traits of its form are the first that the supernet was trained with. Some are drawn
 //! evenly over the mean width, as the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
 
+use super::journal::Journal;
 use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
 use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
 use crate::data::Targets;
@@ -14,9 +15,11 @@ use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
 use crate::train::{Data, Device, Net, TrainError};
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis};
 use pith::Isa;
+use pith::format::crc32::{crc32, crc32_behind};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Samples that a sub-network is measured by.
@@ -44,6 +47,34 @@ pub struct Source<'a> {
     pub is_u8: &'a [bool],
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
+    /// Where scores of measured sub-networks are kept.
+    pub checkpoint: Option<&'a Path>,
+    /// Whether those that are there count.
+    pub resumes: bool,
+}
+
+impl Source<'_> {
+    /// Of everything that a score depends on.
+    fn checksum(&self) -> u32 {
+        let options = &self.supernet.options;
+        let mut sum = crc32(format!("{:?} {} {MEASURED_BY}", options, self.data.samples.len()).as_bytes());
+        let mut add = |bytes: &[u8]| sum = crc32_behind(sum, bytes);
+        add(bytemuck::cast_slice(self.supernet.theta()));
+        let mut picked = self.data.spaced(MEASURED_BY);
+        picked.extend(self.data.spaced(options.recalibrate));
+        for i in picked {
+            self.data.sample(i).iter().flatten().for_each(|v| add(&v.to_le_bytes()));
+            match self.data.targets {
+                Some(Targets::Classes(labels)) => add(&labels[i].to_le_bytes()),
+                Some(Targets::Values(values)) => {
+                    let own = values.iter().map(|output| output.index_axis(Axis(0), i));
+                    own.for_each(|output| output.iter().for_each(|v| add(&v.to_le_bytes())));
+                }
+                None => {}
+            }
+        }
+        sum
+    }
 }
 
 /// A sub-network as it is built.
@@ -92,6 +123,7 @@ struct Subnets<'a> {
     forms: Vec<Vec<(u8, usize)>>,
     truth: Truth,
     predictor: Option<Predictor>,
+    journal: Journal,
 }
 
 /// What outputs should be.
@@ -134,7 +166,8 @@ pub fn space<'a>(
     let chosen: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].len() > 1).collect();
     let net = supernet.net(source.device)?;
     let truth = truth(&source, &net);
-    let mut subnets = Subnets { source, net, chosen, forms, truth, predictor: None };
+    let journal = Journal::open(source.checkpoint, source.resumes, source.checksum())?;
+    let mut subnets = Subnets { source, net, chosen, forms, truth, predictor: None, journal };
     let layers: Vec<Layer> = subnets
         .chosen
         .iter()
@@ -202,16 +235,21 @@ impl Subnets<'_> {
     /// Ends the work if the user wants that.
     fn go_on(&self) -> Result<(), SearchError> {
         match self.source.stop.load(Ordering::Relaxed) {
-            true => Err(ElasticError::from(TrainError::Interrupted { checkpoint: None }).into()),
+            true => Err(ElasticError::from(TrainError::Interrupted { checkpoint: self.journal.path() }).into()),
             false => Ok(()),
         }
     }
 
     /// The share of right answers, or decibels over 100, with batch norms of its own.
     fn measure(&self, bits: &[u8]) -> Result<f64, SearchError> {
+        let choice = self.choice(bits);
+        self.journal.score(&choice, || self.measured(&choice))
+    }
+
+    fn measured(&self, choice: &[usize]) -> Result<f64, SearchError> {
         self.go_on()?;
         let Source { supernet, data, .. } = self.source;
-        let (theta, moments) = supernet.recalibrated(&self.net, Some(&self.choice(bits)), &data);
+        let (theta, moments) = supernet.recalibrated(&self.net, Some(choice), &data);
         let picked = data.spaced(MEASURED_BY);
         let batches = data.batches(&self.net, &picked, BATCH);
         let outputs: Vec<f32> = batches.flat_map(|batch| first(self.net.logits(&theta, &moments, &batch))).collect();

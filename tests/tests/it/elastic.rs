@@ -66,6 +66,22 @@ fn one_training_serves_every_width_and_budget() {
     let same = folder.path("same.pith");
     build(&same, &["--config", &recipe]);
     assert_eq!(bytes(&model), bytes(&same));
+    // What was measured serves other searches of this supernet on these data, and no others.
+    let kept = folder.path("measured.json");
+    let again = folder.path("again.toml");
+    let resume = ["--recipe", &base, "-o", &again, "--checkpoint", &kept, "--resume"];
+    let search = |more: &[&str]| with_data("search", &supernet, &[&resume[..], &budget[4..], more].concat());
+    report(search(&["--max-flash", "16K", "--json"]));
+    let measured = serde_json::from_slice::<Value>(&bytes(&kept)).unwrap()["measured"].as_array().unwrap().len();
+    assert!(measured >= 25, "{measured} sub-networks");
+    report(search(&["--max-flash", &limit_text, "--json"]));
+    assert_eq!(bytes(&recipe), bytes(&again));
+    let other = digits("digits_train.npz");
+    let (code, _, err) =
+        quantize(&[&["search", &supernet, "--data", &other, "--scale", "1/16"], &resume[..], &budget[..2]].concat());
+    assert!(code == 2 && err.contains("measured.json") && err.contains("other data"), "{code}: {err}");
+    let network = with_data("search", &onnx, &["--max-flash", "4K", "--checkpoint", &kept, "-o", &again]);
+    refused(network, &["--checkpoint", "supernet"], None);
 }
 
 /// One file of three precisions: each is what it is alone, the coarser ones are the beginning of the file, and together they are smaller than apart.
