@@ -231,20 +231,22 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let whole = ports.load(&args.data, recipe.preprocess.layout)?;
     let test = load_test(args.test.as_deref(), &ports, recipe.preprocess.layout)?;
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
-    let original = args.elastic_epochs.is_some().then(|| graph.clone());
+    let original = graph.clone();
     let graph = match target {
         Some(target) => prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?.graph,
         None => graph,
     };
-    let supernet = match (original, args.elastic_epochs) {
-        (Some(original), Some(epochs)) => {
+    let supernet = match args.elastic_epochs {
+        Some(epochs) => {
+            // With labels, pruning has trained a network that knows these data better than the original does.
+            let teacher = if whole.targets.is_some() { &graph } else { &original };
             let mut options = recipe.elastic.clone();
             options.train = TrainOptions { epochs, ..args.train.over(&options.train) };
             let checkpoint = args.train.checkpoint()?.map(|path| files::beside(&path, "elastic"));
-            let graph = simplify(graph.clone());
-            Some(trained(&original, &graph, &options, &args.train, checkpoint, &data(&whole, &affine))?.supernet)
+            let plain = simplify(graph.clone());
+            Some(trained(teacher, &plain, &options, &args.train, checkpoint, &data(&whole, &affine))?.supernet)
         }
-        _ => known,
+        None => known,
     };
     let set = calibration(&whole, recipe.calibrate.samples);
     let options = BuildOptions {

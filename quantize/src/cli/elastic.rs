@@ -147,9 +147,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(out.write_all(text.as_bytes())?)
 }
 
-/// A supernet of a network for inference, taught by the original where the data have no labels, or a recipe asks for that.
+/// A supernet of a network for inference, taught by another where the data have no labels, or a recipe asks for that.
 pub(super) fn trained(
-    original: &Graph,
+    teacher: &Graph,
     graph: &Graph,
     options: &ElasticOptions,
     args: &TrainArgs,
@@ -157,7 +157,7 @@ pub(super) fn trained(
     data: &Data<'_>,
 ) -> Result<Trained, Failure> {
     let device = args.device();
-    let teacher = Teacher::new(original, device)?;
+    let teacher = Teacher::new(teacher, device)?;
     let supernet = Supernet::new(graph, data, options)?;
     let resume = checkpoint.clone().filter(|p| args.resume && p.exists());
     let progress = TrainProgress::new();
