@@ -1,7 +1,7 @@
 //! Ticks of the core clock: by the trace unit's cycle counter where there is one, by SysTick otherwise, or by what a board has.
 //!
 //! Under `qemu-system-arm -icount shift=0` one instruction takes one nanosecond and the cycle counter stands still, so a tick of SysTick is a
-//! fixed number of executed instructions (40 at 25 MHz). On hardware ticks are core cycles.
+//! fixed number of executed instructions (40 at 25 MHz). An emulated RISC-V core counts its instructions itself. On hardware ticks are core cycles.
 
 #[cfg(all(target_arch = "arm", not(armv6m)))]
 use cortex_m::peripheral::DWT;
@@ -53,6 +53,12 @@ impl Counter {
         systick.enable_counter();
         // It counts down.
         Counter::new(|| MASK - SYST::get_current(), MASK)
+    }
+
+    /// Retired instructions of a RISC-V core, in which the emulator is exact.
+    #[cfg(all(target_arch = "riscv32", feature = "emulator"))]
+    pub fn retired() -> Counter {
+        Counter::new(|| riscv::register::minstret::read() as u32, u32::MAX)
     }
 
     /// The result of `f` and the ticks that it took.

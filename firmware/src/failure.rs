@@ -10,8 +10,17 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// A wild access or an unknown instruction ends the emulator instead of hanging it.
+#[cfg(target_arch = "arm")]
 #[cortex_m_rt::exception]
 unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
     defmt::error!("hard fault at {:#x}", frame.pc());
+    host::exit(false)
+}
+
+/// The same on RISC-V.
+#[cfg(target_arch = "riscv32")]
+#[unsafe(no_mangle)]
+extern "C" fn ExceptionHandler(_: &riscv_rt::TrapFrame) -> ! {
+    defmt::error!("exception at {:#x}", riscv::register::mepc::read());
     host::exit(false)
 }

@@ -24,6 +24,8 @@ pub mod replay;
 #[cfg(target_arch = "arm")]
 pub mod sleep;
 pub mod stack;
+#[cfg(feature = "emulator")]
+pub mod start;
 #[cfg(feature = "helium")]
 pub mod vector;
 

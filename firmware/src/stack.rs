@@ -8,8 +8,8 @@ const PAINT: u32 = 0xC5C5_C5C5;
 const LIMIT: usize = 48 * 1024;
 
 unsafe extern "C" {
-    /// End of static data, from the linker script of cortex-m-rt, or a little above it the word of esp-hal's that traps who writes it.
-    #[cfg_attr(target_arch = "riscv32", link_name = "__stack_chk_guard")]
+    /// End of static data, from the linker script of cortex-m-rt or riscv-rt, or a little above it the word of esp-hal's that traps who writes it.
+    #[cfg_attr(all(target_arch = "riscv32", not(feature = "emulator")), link_name = "__stack_chk_guard")]
     static mut __sheap: u32;
 
     /// Where the stack begins, from the same script.

@@ -45,13 +45,13 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
 
 /// Runs `count` cases on a core.
 pub fn check(core: Core, count: usize, seed: u64) -> Result<Verdict, ToolError> {
-    if !has("qemu-system-arm") {
-        return Err(ToolError::new("no qemu-system-arm; `cargo xtask setup` installs it"));
+    let machine = core.machine(usize::MAX, usize::MAX);
+    if !has(machine.emulator) {
+        return Err(ToolError(format!("no {}; `cargo xtask setup` installs it", machine.emulator)));
     }
     let cases = generate(core, count, seed);
     let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
     std::fs::write(scratch.path().join("cases.bin"), encode(&cases)).map_err(|e| ToolError(e.to_string()))?;
-    let machine = core.machine(usize::MAX, usize::MAX);
     let elf = build_program("cases", &[], core, machine, scratch.path())?;
     let (ended_well, log) = emulate(&elf, machine, scratch.path(), false)?;
     let verdicts = std::fs::read(scratch.path().join("verdicts.bin")).unwrap_or_default();

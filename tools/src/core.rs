@@ -1,8 +1,8 @@
-//! Emulated cores: which target they execute, on which machine, and how SysTick relates to instructions there.
+//! Emulated cores: which target they execute, on which machine, and how its counter relates to instructions.
 
 use pith::Isa;
 
-/// A Cortex-M core.
+/// A core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Core {
     /// Cortex-M0 (v6-M code): on the micro:bit where the model fits, else on an M3, which executes it unchanged.
@@ -17,12 +17,17 @@ pub enum Core {
     M33,
     /// Cortex-M55.
     M55,
+    /// RISC-V of 32 bits with multiplication, without atomics: RV32IMC.
+    #[value(name = "riscv")]
+    RiscV,
 }
 
 /// Where a core's code runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
-    /// `-machine` of QEMU.
+    /// QEMU's program.
+    pub emulator: &'static str,
+    /// Its `-machine`.
     pub machine: &'static str,
     /// Memory map in `firmware/boards`.
     pub board: &'static str,
@@ -30,13 +35,15 @@ pub struct Machine {
     pub target: &'static str,
     /// Feature of the firmware: the core's extension, where the target does not say.
     pub feature: Option<&'static str>,
-    /// Instructions per SysTick tick under `-icount shift=0` (nanoseconds per tick of the core clock).
+    /// Instructions per tick of the counter under `-icount shift=0`: of SysTick, nanoseconds per tick of the core clock.
     pub instructions_per_tick: f64,
+    /// Bits of the counter.
+    pub counter_bits: u32,
 }
 
 impl Core {
     /// All of them.
-    pub const ALL: [Core; 6] = [Core::M0, Core::M3, Core::M4, Core::M7, Core::M33, Core::M55];
+    pub const ALL: [Core; 7] = [Core::M0, Core::M3, Core::M4, Core::M7, Core::M33, Core::M55, Core::RiscV];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -47,6 +54,7 @@ impl Core {
             Core::M7 => "m7",
             Core::M33 => "m33",
             Core::M55 => "m55",
+            Core::RiscV => "riscv",
         }
     }
 
@@ -57,44 +65,50 @@ impl Core {
             Core::M3 => Isa::ArmV7M,
             Core::M4 | Core::M7 | Core::M33 => Isa::ArmDsp,
             Core::M55 => Isa::Helium,
+            Core::RiscV => Isa::RiscV,
         }
     }
 
     /// The machine for a model of so many bytes of file (inputs included) and arena.
     pub fn machine(self, flash: usize, arena: usize) -> Machine {
-        let mps2 = |machine, target| Machine {
+        let arm = |machine, target| Machine {
+            emulator: "qemu-system-arm",
             machine,
             board: "mps2-an385",
             target,
             feature: None,
             instructions_per_tick: 40.0,
+            counter_bits: 24,
         };
         match self {
             // 256 KB of flash and 16 KB of RAM, less program and stack.
-            Core::M0 if flash <= 160 * 1024 && arena <= 10 * 1024 => Machine {
-                machine: "microbit",
-                board: "microbit",
-                target: "thumbv6m-none-eabi",
-                feature: None,
-                instructions_per_tick: 62.5,
-            },
-            Core::M0 => mps2("mps2-an385", "thumbv6m-none-eabi"),
-            Core::M3 => mps2("mps2-an385", "thumbv7m-none-eabi"),
-            Core::M4 => mps2("mps2-an386", "thumbv7em-none-eabihf"),
-            Core::M7 => mps2("mps2-an500", "thumbv7em-none-eabihf"),
+            Core::M0 if flash <= 160 * 1024 && arena <= 10 * 1024 => {
+                Machine { board: "microbit", instructions_per_tick: 62.5, ..arm("microbit", "thumbv6m-none-eabi") }
+            }
+            Core::M0 => arm("mps2-an385", "thumbv6m-none-eabi"),
+            Core::M3 => arm("mps2-an385", "thumbv7m-none-eabi"),
+            Core::M4 => arm("mps2-an386", "thumbv7em-none-eabihf"),
+            Core::M7 => arm("mps2-an500", "thumbv7em-none-eabihf"),
             Core::M33 => Machine {
-                machine: "mps2-an505",
                 board: "mps2-an505",
-                target: "thumbv8m.main-none-eabi",
                 feature: Some("dsp"),
                 instructions_per_tick: 50.0,
+                ..arm("mps2-an505", "thumbv8m.main-none-eabi")
             },
             Core::M55 => Machine {
-                machine: "mps3-an547",
                 board: "mps3-an547",
-                target: "thumbv8m.main-none-eabi",
                 feature: Some("helium"),
                 instructions_per_tick: 31.25,
+                ..arm("mps3-an547", "thumbv8m.main-none-eabi")
+            },
+            Core::RiscV => Machine {
+                emulator: "qemu-system-riscv32",
+                machine: "virt",
+                board: "virt",
+                target: "riscv32imc-unknown-none-elf",
+                feature: None,
+                instructions_per_tick: 1.0,
+                counter_bits: 32,
             },
         }
     }

@@ -1,8 +1,8 @@
 //! `cargo xtask qemu`: a model on an emulated core.
 //!
-//! The firmware is built with the model and the quantized inputs inside, run by `qemu-system-arm`, and leaves outputs and counts in
-//! files. Counts are executed **instructions** (SysTick under `-icount shift=0`), not cycles; their resolution is one tick, 31 to
-//! 63 instructions.
+//! The firmware is built with the model and the quantized inputs inside, run by QEMU, and leaves outputs and counts in files. Counts are
+//! executed **instructions** (under `-icount shift=0`), not cycles; their resolution is one tick of SysTick, 31 to 63 instructions, and on RISC-V
+//! one instruction.
 
 use crate::core::{Core, Machine};
 use crate::size::code_size;
@@ -120,8 +120,8 @@ pub fn build_program(
 
 /// Runs a program on its machine in a folder; whether it ended well, and its log with what the emulator said.
 pub fn emulate(elf: &Path, machine: Machine, folder: &Path, count: bool) -> Result<(bool, Vec<String>), ToolError> {
-    let mut qemu = Command::new("qemu-system-arm");
-    qemu.args(["-machine", machine.machine, "-nographic", "-monitor", "none", "-serial", "null"])
+    let mut qemu = Command::new(machine.emulator);
+    qemu.args(["-machine", machine.machine, "-bios", "none", "-nographic", "-monitor", "none", "-serial", "null"])
         .args(["-semihosting-config", "enable=on,target=native", "-kernel"])
         .arg(elf)
         .current_dir(folder)
@@ -132,7 +132,7 @@ pub fn emulate(elf: &Path, machine: Machine, folder: &Path, count: bool) -> Resu
     }
     let output = qemu
         .output()
-        .map_err(|e| ToolError(format!("cannot run qemu-system-arm: {e}; `cargo xtask setup` installs it")))?;
+        .map_err(|e| ToolError(format!("cannot run {}: {e}; `cargo xtask setup` installs it", machine.emulator)))?;
     let mut log = decode_log(elf, &output.stdout);
     log.extend(String::from_utf8_lossy(&output.stderr).lines().map(String::from));
     Ok((output.status.success(), log))
@@ -153,8 +153,8 @@ pub fn run_on_core(model: &[u8], inputs: &[Vec<Vec<i8>>], core: Core, count: boo
     let [total, stack, touched, decoding, layers @ ..] = counts.as_slice() else {
         return Err(ToolError::new("the firmware left no counts"));
     };
-    // SysTick has 24 bits: a long run goes round it, its layers do not.
-    let round = 1u64 << 24;
+    // A long run goes round the counter, its layers do not.
+    let round = 1u64 << machine.counter_bits;
     let sum: u64 = layers.iter().map(|&t| t as u64).sum();
     let rounds = (sum.saturating_sub(*total as u64) + round / 2) / round;
     let instructions = |ticks: u64| (ticks as f64 * machine.instructions_per_tick) as u64;

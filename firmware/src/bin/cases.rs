@@ -6,10 +6,10 @@
 #![no_std]
 #![no_main]
 
-use cortex_m_rt::entry;
 use embedded_io::{Read, Write};
 use pith::{Aligned, Engine, Model};
 use pith_firmware::host::{HostFile, exit};
+use pith_firmware::start::{counter, entry, singleton};
 
 /// Largest model, arena, and inputs with output.
 const BYTES: usize = 256 * 1024;
@@ -19,6 +19,7 @@ const GUARD: usize = 64;
 
 const PAINT: u8 = 0xA5;
 
+/// Ends the emulator, well or not.
 #[entry]
 fn main() -> ! {
     match run() {
@@ -34,9 +35,8 @@ fn main() -> ! {
 }
 
 fn run() -> Result<(u32, u32), &'static str> {
-    #[cfg(feature = "helium")]
-    pith_firmware::vector::switch_on(&mut cortex_m::Peripherals::take().ok_or("peripherals are taken")?.SCB);
-    let memory = || cortex_m::singleton!(: [Aligned<[u8; BYTES]>; 4] = [Aligned([0; BYTES]); 4]);
+    counter().ok_or("the counter is taken")?;
+    let memory = || singleton!(: [Aligned<[u8; BYTES]>; 4] = [Aligned([0; BYTES]); 4]);
     let [model, data, decoded, arena] = memory().ok_or("the memory is taken")?;
     let mut cases = HostFile::open(c"cases.bin").map_err(|_| "no cases.bin")?;
     let mut verdicts = HostFile::create(c"verdicts.bin").map_err(|_| "no verdicts.bin")?;

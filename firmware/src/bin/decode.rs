@@ -7,12 +7,12 @@
 #![no_std]
 #![no_main]
 
-use cortex_m_rt::entry;
 use embedded_io::{Read, Write};
 use pith::circuit::Coded;
 use pith::format::crc32::crc32;
 use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostFile, exit};
+use pith_firmware::start::{counter, entry, singleton};
 
 /// Largest constant.
 const BYTES: usize = 128 * 1024;
@@ -23,6 +23,7 @@ const WEIGHTS: usize = 256 * 1024;
 /// Largest state of a decoder, in words.
 const STATE: usize = 16 * 1024;
 
+/// Ends the emulator, well or not.
 #[entry]
 fn main() -> ! {
     match run() {
@@ -38,11 +39,10 @@ fn main() -> ! {
 }
 
 fn run() -> Result<u32, &'static str> {
-    let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
-    let bytes = cortex_m::singleton!(: [u8; BYTES] = [0; BYTES]).ok_or("the memory is taken")?;
-    let state = cortex_m::singleton!(: [u32; STATE] = [0; STATE]).ok_or("the memory is taken")?;
-    let weights = cortex_m::singleton!(: [i8; WEIGHTS] = [0; WEIGHTS]).ok_or("the memory is taken")?;
-    let counter = Counter::systick(&mut core.SYST);
+    let counter = counter().ok_or("the counter is taken")?;
+    let bytes = singleton!(: [u8; BYTES] = [0; BYTES]).ok_or("the memory is taken")?;
+    let state = singleton!(: [u32; STATE] = [0; STATE]).ok_or("the memory is taken")?;
+    let weights = singleton!(: [i8; WEIGHTS] = [0; WEIGHTS]).ok_or("the memory is taken")?;
     let mut constants = HostFile::open(c"coded.bin").map_err(|_| "no coded.bin")?;
     let mut results = HostFile::create(c"decoded.bin").map_err(|_| "no decoded.bin")?;
     let mut head = [0; 16];

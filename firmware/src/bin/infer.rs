@@ -7,14 +7,13 @@
 #![no_std]
 #![no_main]
 
-use cortex_m_rt::entry;
 use embedded_io::Write;
 use pith::format::tensor::Constant;
 use pith::{Aligned, Engine, Model, uses};
-use pith_firmware::counter::Counter;
 use pith_firmware::host::{HostError, HostFile, exit};
 use pith_firmware::model::{ARENA_BYTES, DECODED_BYTES, USES, inputs, model};
 use pith_firmware::stack::Gauge;
+use pith_firmware::start::{counter, entry, singleton};
 use pith_firmware::{NoPin, run_marked};
 
 /// Operators that are timed one by one.
@@ -23,6 +22,7 @@ const MAX_OPS: usize = 256;
 /// Bytes of one write to the host.
 const BUFFER: usize = 256;
 
+/// Ends the emulator, well or not.
 #[entry]
 fn main() -> ! {
     match run() {
@@ -35,13 +35,9 @@ fn main() -> ! {
 }
 
 fn run() -> Result<(), &'static str> {
-    let mut core = cortex_m::Peripherals::take().ok_or("peripherals are taken")?;
-    #[cfg(feature = "helium")]
-    pith_firmware::vector::switch_on(&mut core.SCB);
+    let counter = counter().ok_or("the counter is taken")?;
     let model = model();
-    let arena =
-        cortex_m::singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
-    let counter = Counter::systick(&mut core.SYST);
+    let arena = singleton!(: Aligned<[u8; ARENA_BYTES]> = Aligned([0; ARENA_BYTES])).ok_or("the arena is taken")?;
     defmt::info!("model of {} bytes, arena of {} bytes", model.header().file_bytes, model.arena_bytes());
 
     let (model, decoding) = match uses::decodes_once(USES) {
@@ -98,7 +94,7 @@ fn run() -> Result<(), &'static str> {
 
 /// The model with its weights decoded, as far as they are decoded once. `memory` is free before the first run.
 fn decode(model: Model<'static>, memory: &mut [u8]) -> Result<Model<'static>, &'static str> {
-    let decoded = cortex_m::singleton!(: Aligned<[u8; DECODED_BYTES]> = Aligned([0; DECODED_BYTES]));
+    let decoded = singleton!(: Aligned<[u8; DECODED_BYTES]> = Aligned([0; DECODED_BYTES]));
     let decoded = &mut decoded.ok_or("the memory for weights is taken")?.0;
     if !model.constants().iter().any(|c| c.is_coded() && c.residency == Constant::IN_FLASH) {
         return model.decode_into(decoded, memory).map_err(|_| "the weights are damaged");

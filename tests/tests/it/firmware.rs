@@ -1,5 +1,5 @@
-//! The same bytes on the desktop and on six emulated Cortex-M cores, operator by operator and for whole networks; the arena a core touches is
-//! the planned one.
+//! The same bytes on the desktop and on all emulated cores, operator by operator and for whole networks; the arena a core touches is the planned
+//! one.
 
 use ndarray::ArrayD;
 use pith::Model;
@@ -7,7 +7,7 @@ use pith::format::NONE;
 use pith::format::tensor::Constant;
 use pith_tests::{here, shared};
 use pith_tools::cases::check;
-use pith_tools::core::Core;
+use pith_tools::core::{Core, Machine};
 use pith_tools::has;
 use pith_tools::qemu::run_on_core;
 use pith_tools::setup::has_target;
@@ -49,15 +49,18 @@ pub(crate) fn samples(all: &[Vec<ArrayD<f32>>]) -> Vec<Vec<ArrayD<f32>>> {
 
 /// The cores that can be emulated here.
 fn cores() -> Vec<Core> {
-    if !has("qemu-system-arm") {
-        println!("skipped: no qemu-system-arm; cargo xtask setup installs it");
-        return Vec::new();
-    }
-    let cores: Vec<Core> = Core::ALL.into_iter().filter(|c| has_target(c.machine(0, 0).target)).collect();
-    if cores.len() < Core::ALL.len() {
-        println!("skipped: {} cores without a target; cargo xtask setup adds them", Core::ALL.len() - cores.len());
-    }
-    cores
+    let is_here = |core: &Core| {
+        let Machine { emulator, target, .. } = core.machine(0, 0);
+        let is_here = has(emulator) && has_target(target);
+        if !is_here {
+            println!(
+                "skipped: {} has no {emulator} or no target {target}; cargo xtask setup installs them",
+                core.name()
+            );
+        }
+        is_here
+    };
+    Core::ALL.into_iter().filter(is_here).collect()
 }
 
 /// What `f` gives for every core, two at a time, as the reference machine has two cores.
@@ -178,7 +181,7 @@ pub(crate) fn network(path: &Path, set: &Path, scale: f64, count: usize) -> Netw
 }
 
 #[test]
-fn six_cores_give_the_desktop_bytes() {
+fn all_cores_give_the_desktop_bytes() {
     let cores = cores();
     for (path, set, scale) in networks() {
         let Network { built, inputs, expected } = network(&path, &set, scale, SAMPLES);

@@ -7,7 +7,7 @@ use pith_sensing::replay::{Recorded, Replay};
 use pith_sensing::watch::{Fault, Watch};
 use pith_sensing::{GESTURES, RATE_HZ, WINDOW, margin};
 use pith_tests::here;
-use pith_tools::core::Machine;
+use pith_tools::core::{Core, Machine};
 use pith_tools::device::board::Board;
 use pith_tools::gestures::recording as gestures_of;
 use pith_tools::has;
@@ -147,13 +147,7 @@ fn an_emulated_board_says_what_the_host_says() {
     let elf = board.build("sensor", true).unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(recording(), folder.path().join("gestures.recording")).unwrap();
-    let machine = Machine {
-        machine: "netduinoplus2",
-        board: "netduinoplus2",
-        target: "thumbv7em-none-eabihf",
-        feature: None,
-        instructions_per_tick: 0.0,
-    };
+    let machine = Machine { machine: "netduinoplus2", ..Core::M4.machine(0, 0) };
     let (ended_well, log) = emulate(&elf, machine, folder.path(), true).unwrap();
     println!("{log:?}");
     assert!(ended_well);

@@ -199,7 +199,7 @@ fn measure(tensors: &[Tensor], bits: u8, level: u8, cores: &[Core]) -> Result<Le
     }
     let weights: usize = tensors.iter().map(|t| t.values.len()).sum();
     let mut instructions_per_weight = BTreeMap::new();
-    for &core in cores.iter().filter(|_| has("qemu-system-arm")) {
+    for &core in cores.iter().filter(|core| has(core.machine(0, 0).emulator)) {
         let counts = decode_on_core(tensors, &constants, bits, core)?;
         instructions_per_weight.insert(core.name(), counts.iter().sum::<f64>() / weights as f64);
     }

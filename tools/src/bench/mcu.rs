@@ -335,6 +335,11 @@ fn last(name: &str) -> String {
     part.chars().skip(part.chars().count().saturating_sub(32)).collect()
 }
 
+/// A core's name as people write it.
+fn label(core: &str) -> String {
+    if core == Core::RiscV.name() { "RISC-V".into() } else { core.to_uppercase() }
+}
+
 /// A panel per network: instructions per MAC, ours above the best peer's.
 fn picture(report: &Report) -> Chart {
     let bar = |series, instructions: u64, r: &Row| {
@@ -345,7 +350,7 @@ fn picture(report: &Report) -> Chart {
         let width = if r.bits == 8 { String::new() } else { format!(" {}-bit", r.bits) };
         let peer = best(&r.peers).map(|c| bar(1, c.instructions, r));
         let bars = [Some(bar(0, r.instructions, r)), peer].into_iter().flatten().collect();
-        Group { label: format!("{}{width}", r.core.to_uppercase()), bars }
+        Group { label: format!("{}{width}", label(r.core)), bars }
     };
     let models = models(&report.rows);
     let panel = |model: &str| Panel {
@@ -353,7 +358,7 @@ fn picture(report: &Report) -> Chart {
         groups: report.rows.iter().filter(|r| r.model == model).map(group).collect(),
     };
     Chart {
-        title: "Instructions per multiply-accumulate on Cortex-M cores".into(),
+        title: "Instructions per multiply-accumulate on emulated cores".into(),
         subtitle: "whole int8 networks of MLPerf Tiny, executed instructions under QEMU, batch 1, log scale; shorter is better"
             .into(),
         series: vec![("Pith".into(), "#2563eb"), ("best peer (CMSIS-NN)".into(), "#b6bcc6")],

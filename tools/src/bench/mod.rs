@@ -48,7 +48,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
-    /// Instructions on emulated Cortex-M cores, beside measured peers
+    /// Instructions on emulated cores, beside measured peers
     Mcu(mcu::Args),
     /// Time on this machine, in turns with other engines
     Desktop(desktop::Args),
