@@ -150,6 +150,10 @@ pub fn depthwise_row(row: &mut DepthwiseRow<'_>) {
     if arm_v7m::depthwise_row(row) {
         return;
     }
+    #[cfg(pith_riscv)]
+    if quads::depthwise_row(row) {
+        return;
+    }
     #[cfg(not(pith_dsp))]
     generic::depthwise_row(row);
 }

@@ -18,11 +18,23 @@ use crate::format::blocks::{Blocks, Layout};
 /// Writes `q + 128` of a run into every other element of `to`, the first included; returns their sum.
 pub fn expand(to: &mut [u16], run: &[i8]) -> i32 {
     let mut sum = 0i32;
-    for (to, &q) in to.iter_mut().step_by(2).zip(run) {
+    let mut put = |to: &mut u16, q: i8| {
         let p = q as u8 ^ 0x80;
         *to = p as u16;
         sum = sum.wrapping_add(p as i32);
+    };
+    let (fours, rest) = run.as_chunks();
+    let mut to = to.chunks_mut(8);
+    for (&[a, b, c, d], to) in fours.iter().zip(to.by_ref()) {
+        if let [at_a, _, at_b, _, at_c, _, at_d, ..] = to {
+            put(at_a, a);
+            put(at_b, b);
+            put(at_c, c);
+            put(at_d, d);
+        }
     }
+    let to = to.next().unwrap_or(&mut []);
+    to.iter_mut().step_by(2).zip(rest).for_each(|(to, &q)| put(to, q));
     sum
 }
 
@@ -54,79 +66,174 @@ pub fn matrix(
         return false;
     }
     let by = HighWord::new(to.zero_point);
-    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-1 << (blocks.bits() - 1)));
+    let offset = |sum: i32| sum.wrapping_mul(-1 << (blocks.bits() - 1));
+    let (offset_0, offset_1) = (offset(sums[0]), offset(sums[1]));
     for (first, block) in (0..blocks.n()).step_by(4).zip(blocks.blocks()) {
         let Some((head, weights)) = block.split_at_checked(Layout::Quads.stage_bytes()) else { return false };
+        let Ok([b0, b1, b2, b3, m0, m1, m2, m3, shifts, ..]) = bytemuck::try_cast_slice(head) else { return false };
+        let shifts = u32::to_le_bytes(*shifts);
         let rows = match (pixels, blocks.bits()) {
-            (1, _) => one_pixel(weights, patches),
+            (1, _) => one_pixel(weights, bytemuck::cast_slice(patches)),
             (_, 8) => two_pixels(weights, words),
             (_, bits) => two_pixels_narrow(bits, weights, words),
         };
-        for (lane, (row, sums)) in (first..blocks.n()).zip(rows).enumerate() {
-            let word = |at: usize| head.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, i32::from_le_bytes);
-            let (bias, multiplier, shift) =
-                (word(4 * lane), word(16 + 4 * lane), head.get(32 + lane).map_or(1, |&s| s));
-            for ((sum, offset), at) in sums.into_iter().zip(offsets).zip(at).take(pixels) {
+        let stages = [(b0, m0), (b1, m1), (b2, m2), (b3, m3)];
+        for (row, ((sums, (bias, multiplier)), &shift)) in
+            (first..blocks.n()).zip(rows.iter().zip(&stages).zip(&shifts))
+        {
+            let (bias, multiplier) = (u32::from_le(**bias) as i32, u32::from_le(**multiplier) as i32);
+            let mut put = |at: usize, sum: u32, offset: i32| {
                 if let Some(out) = output.get_mut(at + row) {
-                    let acc = bias.wrapping_add(offset).wrapping_add(sum as i32);
-                    *out = if by.serves_shift(shift) {
-                        by.rescale(acc, multiplier, shift).clamp(to.min as i32, to.max as i32) as i8
-                    } else {
-                        to.stage(acc, multiplier, shift)
-                    };
+                    *out = stage(by, to, bias.wrapping_add(offset).wrapping_add(sum as i32), multiplier, shift);
                 }
+            };
+            put(at[0], sums[0], offset_0);
+            if pixels == 2 {
+                put(at[1], sums[1], offset_1);
             }
         }
     }
     true
 }
 
+/// As [`Output::stage`].
+#[inline(always)]
+fn stage(by: HighWord, to: Output, acc: i32, multiplier: i32, shift: u8) -> i8 {
+    match by.serves_shift(shift) {
+        true => by.rescale(acc, multiplier, shift).max(to.min as i32).min(to.max as i32) as i8,
+        false => to.stage(acc, multiplier, shift),
+    }
+}
+
+/// Adds four products of a row and two pixels. Loops of four are written out, since where code is dear the compiler leaves them rolled.
+#[inline(always)]
+fn add_two_pixels([low, high]: &mut [u32; 2], words: &[u32; 4], weights: [u8; 4]) {
+    let mut add = |word: u32, weight: u8| {
+        let product = word.wrapping_mul(weight as u32);
+        *low = low.wrapping_add(product);
+        *high = high.wrapping_add(product >> 16);
+    };
+    add(words[0], weights[0]);
+    add(words[1], weights[1]);
+    add(words[2], weights[2]);
+    add(words[3], weights[3]);
+}
+
+/// Both pixels' sums.
+#[inline(always)]
+fn apart([low, high]: [u32; 2]) -> [u32; 2] {
+    [low.wrapping_sub(high << 16), high]
+}
+
 /// Sums of four rows and two pixels.
 #[inline(never)]
 fn two_pixels(weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
-    let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
-    for (quad, words) in weights.chunks_exact(16).zip(words.chunks_exact(4)) {
-        for (k, &word) in words.iter().enumerate() {
-            for row in 0..4 {
-                let product = word.wrapping_mul(quad[4 * row + k] as u32);
-                low[row] = low[row].wrapping_add(product);
-                high[row] = high[row].wrapping_add(product >> 16);
-            }
-        }
+    let [mut a, mut b, mut c, mut d] = [[0; 2]; 4];
+    for (quad, words) in weights.as_chunks().0.iter().zip(words.as_chunks().0) {
+        let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]: [u8; 16] = *quad;
+        add_two_pixels(&mut a, words, [a0, a1, a2, a3]);
+        add_two_pixels(&mut b, words, [b0, b1, b2, b3]);
+        add_two_pixels(&mut c, words, [c0, c1, c2, c3]);
+        add_two_pixels(&mut d, words, [d0, d1, d2, d3]);
     }
-    core::array::from_fn(|row| [low[row].wrapping_sub(high[row] << 16), high[row]])
+    [apart(a), apart(b), apart(c), apart(d)]
 }
 
 /// Sums of four rows and two pixels, of weights of 4 or 2 bits.
 #[inline(never)]
 fn two_pixels_narrow(bits: u8, weights: &[u8], words: &[u32]) -> [[u32; 2]; 4] {
-    let (mut low, mut high) = ([0u32; 4], [0u32; 4]);
+    let mut sums = [[0u32; 2]; 4];
     let row_bytes = bits as usize;
-    for (rows, words) in weights.chunks_exact(4 * row_bytes).zip(words.chunks_exact(8)) {
-        for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
-            let mut packed = bytes.iter().rev().fold(0u32, |packed, &byte| packed << 8 | byte as u32);
-            let mut sum = 0u32;
-            for &word in words {
-                sum = sum.wrapping_add(word.wrapping_mul(packed & ((1 << bits) - 1)));
-                packed >>= bits;
-            }
-            low[row] = low[row].wrapping_add(sum);
-            high[row] = high[row].wrapping_add(sum >> 16);
+    for (rows, words) in weights.chunks_exact(4 * row_bytes).zip(words.as_chunks().0) {
+        for ([low, high], bytes) in sums.iter_mut().zip(rows.chunks_exact(row_bytes)) {
+            let sum = eight_products(bits, bytes, words);
+            *low = low.wrapping_add(sum);
+            *high = high.wrapping_add(sum >> 16);
         }
     }
-    core::array::from_fn(|row| [low[row].wrapping_sub(high[row] << 16), high[row]])
+    [apart(sums[0]), apart(sums[1]), apart(sums[2]), apart(sums[3])]
+}
+
+/// Products of a row's eight weights and two pixels.
+#[inline(always)]
+fn eight_products(bits: u8, weights: &[u8], words: &[u32; 8]) -> u32 {
+    let mut weights = match *weights {
+        [a, b] => u32::from_le_bytes([a, b, 0, 0]),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        _ => 0,
+    };
+    let mut sum = 0u32;
+    let mut add = |word: u32| {
+        sum = sum.wrapping_add(word.wrapping_mul(weights & ((1 << bits) - 1)));
+        weights >>= bits;
+    };
+    add(words[0]);
+    add(words[1]);
+    add(words[2]);
+    add(words[3]);
+    add(words[4]);
+    add(words[5]);
+    add(words[6]);
+    add(words[7]);
+    sum
+}
+
+/// Adds four products of a row and one pixel.
+#[inline(always)]
+fn add_one_pixel(sum: &mut u32, patch: [u8; 4], weights: [u8; 4]) {
+    let product = |k: usize| weights[k] as u32 * patch[k] as u32;
+    *sum = sum.wrapping_add(product(0) + product(1) + product(2) + product(3));
 }
 
 /// Sums of four rows and one pixel, whose activations are bytes.
 #[inline(never)]
-fn one_pixel(weights: &[u8], patch: &[i8]) -> [[u32; 2]; 4] {
-    let mut sums = [[0u32; 2]; 4];
-    for (quad, patch) in weights.chunks_exact(16).zip(patch.chunks_exact(4)) {
-        for (sum, weights) in sums.iter_mut().zip(quad.chunks_exact(4)) {
-            for (&w, &q) in weights.iter().zip(patch) {
-                sum[0] = sum[0].wrapping_add(w as u32 * q as u8 as u32);
+fn one_pixel(weights: &[u8], patch: &[u8]) -> [[u32; 2]; 4] {
+    let [mut a, mut b, mut c, mut d] = [0; 4];
+    for (quad, &patch) in weights.as_chunks().0.iter().zip(patch.as_chunks().0) {
+        let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]: [u8; 16] = *quad;
+        add_one_pixel(&mut a, patch, [a0, a1, a2, a3]);
+        add_one_pixel(&mut b, patch, [b0, b1, b2, b3]);
+        add_one_pixel(&mut c, patch, [c0, c1, c2, c3]);
+        add_one_pixel(&mut d, patch, [d0, d1, d2, d3]);
+    }
+    [[a, 0], [b, 0], [c, 0], [d, 0]]
+}
+
+/// Channels whose sums [`depthwise_row`] keeps in registers.
+#[cfg(pith_riscv)]
+const LANES: usize = 8;
+
+/// As [`super::generic::depthwise_row`], some channels at a time; the last ones, where they are fewer, with those before them once more. False if a
+/// length is wrong or all channels are fewer.
+#[cfg(pith_riscv)]
+pub fn depthwise_row(r: &mut super::DepthwiseRow<'_>) -> bool {
+    fn some<T: Copy>(of: &[T], at: usize) -> Option<&[T; LANES]> {
+        of.get(at..).and_then(<[T]>::first_chunk)
+    }
+    let super::DepthwiseRow { channels, kernel_h, kernel_w, .. } = *r;
+    let Some(last) = channels.checked_sub(LANES) else { return false };
+    let by = HighWord::new(r.to.zero_point);
+    for (x, out) in r.output.chunks_exact_mut(channels).enumerate() {
+        for first in (0..channels).step_by(LANES).map(|first| first.min(last)) {
+            let Some(&(mut sums)) = some(r.bias, first) else { return false };
+            let mut tap = first;
+            for ky in 0..kernel_h {
+                let mut at = (r.first + ky) % kernel_h * r.row + x * r.stride_w * channels + first;
+                for _ in 0..kernel_w {
+                    let (Some(q), Some(w)) = (some(r.ring, at), some(r.weights, tap)) else { return false };
+                    let add = |k: usize| sums[k].wrapping_add(q[k] as i32 * w[k] as i32);
+                    sums = [add(0), add(1), add(2), add(3), add(4), add(5), add(6), add(7)];
+                    (at, tap) = (at + channels, tap + channels);
+                }
+            }
+            let (Some(multipliers), Some(shifts)) = (some(r.multiplier, first), some(r.shift, first)) else {
+                return false;
+            };
+            let factors = sums.iter().zip(multipliers).zip(shifts);
+            for (out, ((&sum, &multiplier), &shift)) in out.iter_mut().skip(first).zip(factors) {
+                *out = stage(by, r.to, sum, multiplier, shift);
             }
         }
     }
-    sums
+    true
 }
