@@ -216,10 +216,21 @@ impl Supernet {
 
     /// A sub-network's parameters and batch-norm moments, recalibrated on the data; none for the float network.
     pub fn recalibrated(&self, net: &Net, choice: Option<&[usize]>, data: &Data<'_>) -> (Vec<f32>, Moments) {
+        self.recalibrated_by(self.options.recalibrate, net, choice, data)
+    }
+
+    /// The same by so many samples.
+    pub fn recalibrated_by(
+        &self,
+        samples: usize,
+        net: &Net,
+        choice: Option<&[usize]>,
+        data: &Data<'_>,
+    ) -> (Vec<f32>, Moments) {
         let theta = choice.map_or_else(|| self.theta.clone(), |choice| self.quantized(&self.theta, choice));
         let mut moments = self.moments.clone();
         if !moments.nodes.is_empty() {
-            net.refresh(&theta, &mut moments, data.batches(net, &data.spaced(self.options.recalibrate), 256));
+            net.refresh(&theta, &mut moments, data.batches(net, &data.spaced(samples), 256));
         }
         (theta, moments)
     }

@@ -25,6 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Samples that a sub-network is measured by.
 const MEASURED_BY: usize = 1_500;
 
+/// Samples that its batch norms are recalibrated with before, at most: few will do to compare.
+const RECALIBRATED_BY: usize = 512;
+
 /// Samples that run at once.
 const BATCH: usize = 256;
 
@@ -61,7 +64,7 @@ impl Source<'_> {
         let mut add = |bytes: &[u8]| sum = crc32_behind(sum, bytes);
         add(bytemuck::cast_slice(self.supernet.theta()));
         let mut picked = self.data.spaced(MEASURED_BY);
-        picked.extend(self.data.spaced(options.recalibrate));
+        picked.extend(self.data.spaced(options.recalibrate.min(RECALIBRATED_BY)));
         for i in picked {
             self.data.sample(i).iter().flatten().for_each(|v| add(&v.to_le_bytes()));
             match self.data.targets {
@@ -249,7 +252,8 @@ impl Subnets<'_> {
     fn measured(&self, choice: &[usize]) -> Result<f64, SearchError> {
         self.go_on()?;
         let Source { supernet, data, .. } = self.source;
-        let (theta, moments) = supernet.recalibrated(&self.net, Some(choice), &data);
+        let samples = supernet.options.recalibrate.min(RECALIBRATED_BY);
+        let (theta, moments) = supernet.recalibrated_by(samples, &self.net, Some(choice), &data);
         let picked = data.spaced(MEASURED_BY);
         let batches = data.batches(&self.net, &picked, BATCH);
         let outputs: Vec<f32> = batches.flat_map(|batch| first(self.net.logits(&theta, &moments, &batch))).collect();
