@@ -44,6 +44,15 @@ pub struct CostTable {
     pub kernel: Vec<Kernel>,
 }
 
+/// The tables of the instruction sets that were counted.
+const COUNTED: [(Isa, &str); 5] = [
+    (Isa::ArmV6M, include_str!("../targets/costs/armv6m.toml")),
+    (Isa::ArmV7M, include_str!("../targets/costs/armv7m.toml")),
+    (Isa::ArmDsp, include_str!("../targets/costs/armdsp.toml")),
+    (Isa::Helium, include_str!("../targets/costs/helium.toml")),
+    (Isa::RiscV, include_str!("../targets/costs/riscv.toml")),
+];
+
 /// Counts of an operator, in the order of [`Kernel`]'s factors.
 pub type Features = [f64; 5];
 
@@ -57,23 +66,9 @@ impl Kernel {
 impl CostTable {
     /// The table of an instruction set, none if it was not measured.
     pub fn of(isa: Isa) -> Option<&'static CostTable> {
-        static TABLES: OnceLock<[CostTable; 4]> = OnceLock::new();
-        let tables = TABLES.get_or_init(|| {
-            let parse = |text: &str| toml::from_str(text).unwrap_or_default();
-            [
-                parse(include_str!("../targets/costs/armv6m.toml")),
-                parse(include_str!("../targets/costs/armv7m.toml")),
-                parse(include_str!("../targets/costs/armdsp.toml")),
-                parse(include_str!("../targets/costs/helium.toml")),
-            ]
-        });
-        match isa {
-            Isa::ArmV6M => Some(&tables[0]),
-            Isa::ArmV7M => Some(&tables[1]),
-            Isa::ArmDsp => Some(&tables[2]),
-            Isa::Helium => Some(&tables[3]),
-            _ => None,
-        }
+        static TABLES: OnceLock<[CostTable; COUNTED.len()]> = OnceLock::new();
+        let tables = TABLES.get_or_init(|| COUNTED.map(|(_, text)| toml::from_str(text).unwrap_or_default()));
+        COUNTED.iter().position(|(counted, _)| *counted == isa).map(|at| &tables[at])
     }
 
     /// Instructions of an operator, none for a kernel that is not in the table.
@@ -167,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_core_that_was_counted_has_its_table() {
-        for isa in [Isa::ArmV6M, Isa::ArmV7M, Isa::ArmDsp, Isa::Helium] {
+        for (isa, _) in COUNTED {
             let table = CostTable::of(isa).unwrap();
             for (op, bits) in [("conv", 8), ("linear", 8), ("depthwise_3x3", 8), ("conv_generic", OTHER), ("add", 0)] {
                 let kernel = table.kernel.iter().find(|k| k.op == op && k.bits == bits);

@@ -130,7 +130,7 @@ pub enum SearchError {
         bits: u8,
     },
     /// No table, or kernels that it does not know.
-    #[error("a budget of cycles needs a target whose kernels were counted: a Cortex-M core or a board with one{}", uncounted(.0))]
+    #[error("a budget of cycles needs a target whose kernels were counted: a core or a board with one{}", uncounted(.0))]
     NoCosts(BTreeSet<String>),
     /// Scores that were kept do not serve, or cannot be kept.
     #[error("checkpoint {path}: {what}")]

@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::qemu::run_on_core;
 use crate::{ToolError, root};
 use ndarray::{ArrayD, IxDyn};
-use pith::{Isa, Model};
+use pith::Model;
 use quantize::build::{BuildOptions, build};
 use quantize::calibrate::Observer;
 use quantize::cost::{CostTable, Features, Kernel, OTHER, features};
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Cores, one for each instruction set
-    #[arg(long, value_delimiter = ',', default_value = "m0,m3,m4,m55")]
+    #[arg(long, value_delimiter = ',', default_value = "m0,m3,m4,m55,riscv")]
     core: Vec<Core>,
     /// Do not fit: only count and predict real networks
     #[arg(long)]
@@ -130,13 +130,7 @@ fn fit(core: Core) -> Result<CostTable, ToolError> {
         Kernel { op: op.clone(), bits: *bits, mac, output, patch, position, call }
     });
     let table = CostTable { kernel: kernel.collect() };
-    let name = match core.isa() {
-        Isa::ArmV6M => "armv6m",
-        Isa::ArmV7M => "armv7m",
-        Isa::Helium => "helium",
-        _ => "armdsp",
-    };
-    let path = root().join("quantize/targets/costs").join(name).with_extension("toml");
+    let path = root().join("quantize/targets/costs").join(core.isa().name()).with_extension("toml");
     let text = toml::to_string(&table).map_err(failed)?;
     let head = "# Instructions by what a kernel does; written by `cargo xtask bench cost`.\n\n";
     std::fs::write(&path, format!("{head}{text}")).map_err(|e| ToolError(format!("{}: {e}", path.display())))?;
