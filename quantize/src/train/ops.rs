@@ -406,36 +406,51 @@ pub(super) mod composed {
         B::float_permute(x, &[0, 2, 3, 1])
     }
 
-    /// Every padding as a border of its own, so that the operators need none.
-    fn padded<B: Backend>(x: FloatTensor<B>, g: &Geometry, value: f32) -> FloatTensor<B> {
-        let [top, left, bottom, right] = g.window.pad;
-        if g.window.pad == [0; 4] {
-            return x;
-        }
-        B::float_pad(x, &[(0, 0), (0, 0), (top, bottom), (left, right)], PadMode::Constant(value))
+    /// Rows and columns of the padded picture that windows reach: less than all where a stride leaves a rest, or output padding room.
+    fn reach(g: &Geometry) -> [usize; 2] {
+        let w = &g.window;
+        [0, 1].map(|i| (g.output[i] - 1) * w.stride[i] + (w.kernel[i] - 1) * w.dilation[i] + 1)
     }
 
+    /// What windows reach, with every padding as a border of its own: the operators need none, and what comes out has the geometry's shape.
+    fn padded<B: Backend>(x: FloatTensor<B>, g: &Geometry, value: f32) -> FloatTensor<B> {
+        let [top, left, bottom, right] = g.window.pad;
+        cut::<B>(framed::<B>(x, [(top, bottom), (left, right)], value), [0, 0], reach(g))
+    }
+
+    /// The picture within the gradient by what [`padded`] gives.
     fn cropped<B: Backend>(x: FloatTensor<B>, g: &Geometry) -> FloatTensor<B> {
-        let [top, left, ..] = g.window.pad;
-        let all = |n: usize| Slice::from(0..n);
-        let ranges = [
-            all(x.shape()[0]),
-            all(x.shape()[1]),
-            Slice::from(top..top + g.input[0]),
-            Slice::from(left..left + g.input[1]),
-        ];
-        B::float_slice(x, &ranges)
+        let reach = reach(g);
+        let beyond = |i: usize| (0, (g.window.pad[i] + g.input[i]).saturating_sub(reach[i]));
+        let all = framed::<B>(x, [beyond(0), beyond(1)], 0.0);
+        cut::<B>(all, [g.window.pad[0], g.window.pad[1]], [g.input[0], g.input[1]])
+    }
+
+    /// Rows and columns before and after those of planes.
+    fn framed<B: Backend>(x: FloatTensor<B>, [rows, cols]: [(usize, usize); 2], value: f32) -> FloatTensor<B> {
+        if [rows, cols] == [(0, 0); 2] {
+            return x;
+        }
+        B::float_pad(x, &[(0, 0), (0, 0), rows, cols], PadMode::Constant(value))
+    }
+
+    /// Some rows and columns of planes.
+    fn cut<B: Backend>(x: FloatTensor<B>, [top, left]: [usize; 2], [rows, cols]: [usize; 2]) -> FloatTensor<B> {
+        let [n, c, h, w]: [usize; 4] = x.shape().dims();
+        if [h, w] == [rows, cols] {
+            return x;
+        }
+        B::float_slice(x, &[0..n, 0..c, top..top + rows, left..left + cols].map(Slice::from))
     }
 
     fn options(g: &Geometry) -> ConvOptions<2> {
         ConvOptions::new(g.window.stride, [0, 0], g.window.dilation, g.groups)
     }
 
-    /// Zeros in the shape of the padded input planes: what the backward passes want for shapes.
-    fn like_input<B: Backend>(of: &FloatTensor<B>, g: &Geometry) -> FloatTensor<B> {
-        let [top, left, bottom, right] = g.window.pad;
-        let shape: Shape = [of.shape()[0], g.input[2], g.input[0] + top + bottom, g.input[1] + left + right].into();
-        B::float_zeros(shape, &of.device(), of.dtype().into())
+    /// Zeros in the shape of padded planes: what the backward passes want for shapes.
+    fn like_padded<B: Backend>(of: &FloatTensor<B>, g: &Geometry) -> FloatTensor<B> {
+        let [rows, cols] = reach(g);
+        B::float_zeros([of.shape()[0], g.input[2], rows, cols].into(), &of.device(), of.dtype().into())
     }
 
     pub(in crate::train) fn conv<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, g: Geometry) -> FloatTensor<B> {
@@ -447,7 +462,7 @@ pub(super) mod composed {
         weight: FloatTensor<B>,
         g: Geometry,
     ) -> FloatTensor<B> {
-        let like = like_input::<B>(&grad, &g);
+        let like = like_padded::<B>(&grad, &g);
         let dx = B::conv2d_x_backward(like, planes::<B>(weight), planes::<B>(grad), options(&g));
         pixels::<B>(cropped::<B>(dx, &g))
     }

@@ -26,6 +26,11 @@ fn conv(window: Window, groups: usize, [oc, ic]: [usize; 2], clamp: Clamp, rando
     Op::Conv2d { window, groups, weight, bias, clamp }
 }
 
+fn transpose(window: Window, output_padding: [usize; 2], groups: usize, channels: [usize; 2], r: &mut Random) -> Op {
+    let Op::Conv2d { weight, bias, clamp, .. } = conv(window, groups, channels, Clamp::NONE, r) else { unreachable!() };
+    Op::ConvTranspose2d { window, output_padding, groups, weight, bias, clamp }
+}
+
 fn linear(n: usize, k: usize, random: &mut Random) -> Op {
     Op::Linear { weight: random_array(&[n, k], random) / (k as f32).sqrt(), bias: vec![0.1; n], clamp: Clamp::NONE }
 }
@@ -72,15 +77,8 @@ fn graphs() -> Vec<Graph> {
         single("grouped", |r| conv(window([3, 3], [1, 1], [1, 1], [1; 4]), 2, [6, 4], Clamp::NONE, r)),
         single("multiplier", |r| conv(window([2, 2], [1, 1], [1, 1], [0; 4]), 4, [8, 4], Clamp::NONE, r)),
         single("pointwise stride", |r| conv(window([1, 1], [2, 2], [1, 1], [0; 4]), 1, [5, 4], Clamp::NONE, r)),
-        single("transpose", |r| {
-            let Op::Conv2d { weight, bias, .. } =
-                conv(window([3, 3], [2, 2], [1, 1], [1, 1, 1, 0]), 2, [6, 4], Clamp::NONE, r)
-            else {
-                unreachable!()
-            };
-            let window = window([3, 3], [2, 2], [1, 1], [1, 1, 1, 0]);
-            Op::ConvTranspose2d { window, output_padding: [1, 0], groups: 2, weight, bias, clamp: Clamp::NONE }
-        }),
+        single("transpose", |r| transpose(window([3, 3], [2, 2], [1, 1], [1, 1, 1, 0]), [1, 0], 2, [6, 4], r)),
+        single("transpose with room", |r| transpose(window([2, 3], [1, 2], [2, 1], [0; 4]), [1, 3], 1, [3, 4], r)),
         single("batch norm", |r| norm(4, r)),
         around("clamped batch norm", 8, |g, x, r| {
             let y = g.push("norm", norm(4, r), &[x]).unwrap();
@@ -235,9 +233,15 @@ fn composed_operators_agree() {
             assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{what}: {a} and {b}");
         }
     };
-    for (groups, oc, pad, stride) in [(1, 6, [1, 0, 2, 1], [2, 1]), (4, 4, [1; 4], [2, 2]), (2, 6, [0; 4], [1, 1])] {
+    // The last leaves room for another position in each direction, as output padding does.
+    for (groups, oc, pad, stride, room) in [
+        (1, 6, [1, 0, 2, 1], [2, 1], 0),
+        (4, 4, [1; 4], [2, 2], 0),
+        (2, 6, [0; 4], [1, 1], 0),
+        (1, 6, [0, 0, 1, 0], [1, 2], 1),
+    ] {
         let w = window([3, 2], stride, [1, 1], pad);
-        let out = |axis: usize, n: usize| (n + pad[axis] + pad[axis + 2] - w.kernel[axis]) / stride[axis] + 1;
+        let out = |axis: usize, n: usize| (n + pad[axis] + pad[axis + 2] - w.kernel[axis]) / stride[axis] + 1 - room;
         let g = Geometry { window: w, groups, input: [6, 5, 4], output: [out(0, 6), out(1, 5), oc] };
         let (x, weight) = (tensor(&[2, 6, 5, 4]), tensor(&[oc, 3, 2, 4 / groups]));
         let grad = tensor(&[2, g.output[0], g.output[1], oc]);
