@@ -113,7 +113,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let set = ports.load(&args.data, preprocess.layout)?;
     let test = load_test(args.test.as_deref(), &ports, preprocess.layout)?;
     let affine = affine(&preprocess, &ports.inputs[0].shape)?;
-    let device = args.train.device();
+    let device = &args.train.device()?;
     let judge = |graph: &Graph| match &test {
         Some(test) => accuracy(graph, &data(test, &affine), device),
         None => Ok(None),
@@ -156,7 +156,7 @@ pub(super) fn trained(
     checkpoint: Option<PathBuf>,
     data: &Data<'_>,
 ) -> Result<Trained, Failure> {
-    let device = args.device();
+    let device = &args.device()?;
     let teacher = Teacher::new(teacher, device)?;
     let supernet = Supernet::new(graph, data, options)?;
     let resume = checkpoint.clone().filter(|p| args.resume && p.exists());

@@ -213,7 +213,8 @@ pub(super) fn prune_graph(
         progress.finish();
         return Ok(pruned);
     }
-    let teacher = Teacher::new(graph, train.device())?;
+    let device = &train.device()?;
+    let teacher = Teacher::new(graph, device)?;
     let (fits, progress) = (Progress::new(), TrainProgress::new());
     let report = |phase, status: &crate::train::Status| progress.report(phase, status);
     let fitted = |done: usize, layers: usize| {
@@ -225,7 +226,7 @@ pub(super) fn prune_graph(
     let (checkpoint, resume) = (train.checkpoint()?, train.resume);
     let hooks = PruneHooks { report: &report, fitted: &fitted, stop: stop(), checkpoint, resume };
     let data = data(set, &affine);
-    let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, train.device(), &hooks);
+    let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, device, &hooks);
     progress.finish();
     Ok(pruned?)
 }
@@ -295,7 +296,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &set)?;
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let judge = |graph: &Graph| match &test {
-        Some(test) => accuracy(graph, &data(test, &affine), args.train.device()),
+        Some(test) => accuracy(graph, &data(test, &affine), &args.train.device()?),
         None => Ok(None),
     };
     let before = side(&graph, &set, &recipe, judge(&graph)?)?;

@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let set = ports.load(&args.data, preprocess.layout)?;
     let test = load_test(args.test.as_deref(), &ports, preprocess.layout)?;
     let affine = affine(&preprocess, &ports.inputs[0].shape)?;
-    let device = args.train.device();
+    let device = &args.train.device()?;
     let teacher = args.teacher.as_ref().map(|path| teacher(path, device)).transpose()?;
     let judge = |graph: &Graph| match &test {
         Some(test) => accuracy(graph, &data(test, &affine), device),

@@ -5,7 +5,7 @@ use super::input::{Ports, number};
 use super::output::check_folder;
 use crate::data::{Layout, Set, Targets};
 use crate::recipe::Preprocess;
-use crate::train::{Data, Device, Rule, Status, TrainOptions};
+use crate::train::{Data, Device, Rule, Status, TrainError, TrainOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub(super) struct TrainArgs {
     seed: Option<u64>,
     /// Where to train: cpu, or wgpu and cuda in builds with these features
     #[arg(long, default_value = "cpu", value_parser = device)]
-    device: Device,
+    device: String,
     /// Save the state here after every epoch and on Ctrl-C
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -66,9 +66,10 @@ pub(super) struct TrainArgs {
     pub resume: bool,
 }
 
-fn device(name: &str) -> Result<Device, String> {
-    Device::find(name)
-        .ok_or_else(|| format!("'{name}' is not in this build; choose cpu, or build with --features wgpu or cuda"))
+fn device(name: &str) -> Result<String, String> {
+    let known = Device::NAMES.contains(&name);
+    let absent = || format!("'{name}' is not in this build; choose cpu, or build with --features wgpu or cuda");
+    known.then(|| name.into()).ok_or_else(absent)
 }
 
 impl TrainArgs {
@@ -106,8 +107,8 @@ impl TrainArgs {
         self.over(&TrainOptions::default()) != TrainOptions::default()
     }
 
-    pub(super) fn device(&self) -> &Device {
-        &self.device
+    pub(super) fn device(&self) -> Result<Device, TrainError> {
+        Device::open(&self.device)
     }
 
     /// Where to save, checked early.

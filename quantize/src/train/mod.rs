@@ -44,6 +44,8 @@ pub enum TrainError {
         "the labels 'y' name a class per sample, but the first output holds {values} values, {classes} of them along its last axis; give wanted outputs as floats"
     )]
     Predictions { values: usize, classes: usize },
+    #[error("cannot train on '{name}': {what}")]
+    Device { name: String, what: String },
     #[error("the network has no parameters to train")]
     NoParameters,
     #[error("training option '{field}' must be {wanted}")]

@@ -29,17 +29,45 @@ impl Device {
         Device(burn::tensor::Device::flex().as_dispatch().clone())
     }
 
-    /// `cpu`; `wgpu` and `cuda` where the features of these names are compiled in.
-    pub fn find(name: &str) -> Option<Device> {
-        match name {
-            "cpu" => Some(Device::cpu()),
+    /// What [`Device::open`] knows in this build: `cpu`; `wgpu` and `cuda` where the features of these names are compiled in.
+    pub const NAMES: &[&str] = &[
+        "cpu",
+        #[cfg(feature = "wgpu")]
+        "wgpu",
+        #[cfg(feature = "cuda")]
+        "cuda",
+    ];
+
+    /// A device by name, if the machine has it: burn itself would panic at the first tensor.
+    pub fn open(name: &str) -> Result<Device, TrainError> {
+        let opened = match name {
+            "cpu" => Ok(Device::cpu()),
             #[cfg(feature = "wgpu")]
-            "wgpu" => Some(Device(burn::tensor::Device::wgpu(Default::default()).as_dispatch().clone())),
+            "wgpu" => wgpu(),
             #[cfg(feature = "cuda")]
-            "cuda" => Some(Device(burn::tensor::Device::cuda(0).as_dispatch().clone())),
-            _ => None,
-        }
+            "cuda" => cuda(),
+            _ => Err("not in this build".into()),
+        };
+        opened.map_err(|what: String| TrainError::Device { name: name.into(), what })
     }
+}
+
+/// The first adapter of the first graphics API that has one; burn opens it once per process.
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Result<Device, String> {
+    static OPENED: std::sync::OnceLock<Result<Device, String>> = std::sync::OnceLock::new();
+    let open = || match burn::tensor::Device::wgpu_options().init() {
+        Ok(device) => Ok(Device(device.as_dispatch().clone())),
+        Err(error) => Err(error.to_string()),
+    };
+    OPENED.get_or_init(open).clone()
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Device, String> {
+    let found = burn::tensor::Device::enumerate(burn::tensor::DeviceType::Cuda);
+    let first = found.iter().next().ok_or("no driver or no GPU was found")?;
+    Ok(Device(first.as_dispatch().clone()))
 }
 
 /// Running mean and variance of every batch norm, by node.

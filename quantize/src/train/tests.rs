@@ -15,6 +15,11 @@ fn random_array(shape: &[usize], random: &mut Random) -> ArrayD<f32> {
     ArrayD::from_shape_simple_fn(IxDyn(shape), || random.normal())
 }
 
+/// Where these tests train: the CPU, or what PITH_TEST_DEVICE names in a build that has it.
+fn device() -> Device {
+    Device::open(std::env::var("PITH_TEST_DEVICE").as_deref().unwrap_or("cpu")).unwrap()
+}
+
 fn window(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2], pad: [usize; 4]) -> Window {
     Window { kernel, stride, dilation, pad }
 }
@@ -167,7 +172,7 @@ fn batch_of(samples: &[Vec<ArrayD<f32>>]) -> Batch {
 fn values_are_the_graph_s() {
     for graph in graphs() {
         let samples = samples(3, &[1, 6, 5, 4], 1);
-        let net = Net::new(&graph, &Device::cpu()).unwrap();
+        let net = Net::new(&graph, &device()).unwrap();
         let got = net.predict(&graph.theta(), &Moments::of(&graph), &batch_of(&samples));
         let expected: Vec<f32> =
             samples.iter().flat_map(|s| eval::run(&graph, s).unwrap()[0].iter().copied().collect::<Vec<_>>()).collect();
@@ -181,7 +186,7 @@ fn values_are_the_graph_s() {
 fn gradients_are_slopes() {
     for graph in graphs() {
         let samples = samples(3, &[1, 6, 5, 4], 2);
-        let (net, batch) = (Net::new(&graph, &Device::cpu()).unwrap(), batch_of(&samples));
+        let (net, batch) = (Net::new(&graph, &device()).unwrap(), batch_of(&samples));
         let theta = graph.theta();
         let loss = |theta: &[f32]| {
             let goal = Goal::Values(vec![vec![0.3, -0.2, 0.1, 0.0, 0.5, 0.2, -0.4, 0.6, 0.1]]);
@@ -210,6 +215,31 @@ fn gradients_are_slopes() {
         let good = errors.iter().filter(|e| **e < 2e-2).count();
         assert!(good >= 9, "{}: {errors:?}", graph.name);
     }
+}
+
+/// What a step computes on that device, against the same on the CPU.
+#[test]
+fn devices_agree() {
+    let mut worst = (0.0, String::new());
+    for graph in graphs() {
+        let batch = batch_of(&samples(3, &[1, 6, 5, 4], 2));
+        let goal = Goal::Values(vec![vec![0.3, -0.2, 0.1, 0.0, 0.5, 0.2, -0.4, 0.6, 0.1]]);
+        let step = |device: &Device| {
+            let (net, mut moments) = (Net::new(&graph, device).unwrap(), Moments::of(&graph));
+            let Gradient { loss, theta, outputs } = net.gradient(&graph.theta(), &mut moments, &batch, &goal, 0.1);
+            [vec![loss], theta, outputs.concat(), moments.values.concat()]
+        };
+        for (own, expected) in step(&device()).iter().zip(&step(&Device::cpu())) {
+            let size = expected.iter().fold(0.0f32, |size, v| size.max(v.abs()));
+            for (a, b) in own.iter().zip(expected) {
+                assert!((a - b).abs() <= 1e-4 * (1.0 + size), "{}: {a} for {b}", graph.name);
+                if (a - b).abs() / size > worst.0 {
+                    worst = ((a - b).abs() / size, graph.name.clone());
+                }
+            }
+        }
+    }
+    println!("largest difference of a value, by the largest of its kind: {:.1e}, in '{}'", worst.0, worst.1);
 }
 
 /// Our loops and burn's operators on the same backend: the form that other backends use.
@@ -346,16 +376,16 @@ fn learns_repeats_and_teaches() {
     let data = Data { samples: &samples, targets: Some(&targets), affine: None };
     for rule in [Rule::AdamW, Rule::Sgd { momentum: 0.9 }] {
         let options = TrainOptions { rule, epochs: 10, label_smoothing: 0.05, ..options() };
-        let mut session = Session::new(&graph, &options, &Device::cpu()).unwrap();
+        let mut session = Session::new(&graph, &options, &device()).unwrap();
         train(&mut session, &data, None).unwrap();
         assert!(session.evaluate(&data).unwrap() > 0.95, "{rule:?}: {:?}", session.evaluate(&data));
-        let mut again = Session::new(&graph, &options, &Device::cpu()).unwrap();
+        let mut again = Session::new(&graph, &options, &device()).unwrap();
         train(&mut again, &data, None).unwrap();
         assert_eq!(session.theta, again.theta, "equal seeds, equal networks");
         session.refresh(&data, 64);
         // The student starts anew and sees no labels.
-        let teacher = Teacher::new(&session.graph(), &Device::cpu()).unwrap();
-        let mut student = Session::new(&graph, &TrainOptions { temperature: 2.0, ..options }, &Device::cpu()).unwrap();
+        let teacher = Teacher::new(&session.graph(), &device()).unwrap();
+        let mut student = Session::new(&graph, &TrainOptions { temperature: 2.0, ..options }, &device()).unwrap();
         train(&mut student, &Data { targets: None, ..data }, Some(&teacher)).unwrap();
         assert!(student.evaluate(&data).unwrap() > 0.9);
     }
@@ -366,24 +396,24 @@ fn an_interrupted_run_ends_the_same() {
     let (graph, samples, targets) = task();
     let data = Data { samples: &samples, targets: Some(&targets), affine: None };
     let options = TrainOptions { augment: Augment { flip: true, crop: 1, cutout: 2, noise: 0.1 }, ..options() };
-    let mut whole = Session::new(&graph, &options, &Device::cpu()).unwrap();
+    let mut whole = Session::new(&graph, &options, &device()).unwrap();
     train(&mut whole, &data, None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.npz");
     let stop = AtomicBool::new(false);
     let report = |s: &Status| stop.store(s.step == 21, std::sync::atomic::Ordering::Relaxed);
     let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: &stop, checkpoint: Some(path.clone()) };
-    let mut first = Session::new(&graph, &options, &Device::cpu()).unwrap();
+    let mut first = Session::new(&graph, &options, &device()).unwrap();
     let error = first.run(&data, None, &mut hooks).unwrap_err();
     assert!(matches!(error, TrainError::Interrupted { .. }), "{error}");
-    let mut second = Session::new(&graph, &options, &Device::cpu()).unwrap();
+    let mut second = Session::new(&graph, &options, &device()).unwrap();
     second.resume(&path).unwrap();
     assert_eq!(second.step, 21);
     train(&mut second, &data, None).unwrap();
     assert_eq!(second.theta, whole.theta);
     assert_eq!(second.moments, whole.moments);
     let other = TrainOptions { seed: 2, ..options };
-    let error = Session::new(&graph, &other, &Device::cpu()).unwrap().resume(&path).unwrap_err();
+    let error = Session::new(&graph, &other, &device()).unwrap().resume(&path).unwrap_err();
     assert!(error.to_string().contains("other options"), "{error}");
     std::fs::write(&path, b"nothing").unwrap();
     assert!(second.resume(&path).is_err());
@@ -392,10 +422,10 @@ fn an_interrupted_run_ends_the_same() {
 #[test]
 fn divergence_names_the_layer_and_keeps_what_was_good() {
     let (graph, mut samples, targets) = task();
-    let good = Session::new(&graph, &options(), &Device::cpu()).unwrap();
+    let good = Session::new(&graph, &options(), &device()).unwrap();
     samples[7][0][[0, 0, 0, 0]] = f32::INFINITY;
     let data = Data { samples: &samples, targets: Some(&targets), affine: None };
-    let mut session = Session::new(&graph, &options(), &Device::cpu()).unwrap();
+    let mut session = Session::new(&graph, &options(), &device()).unwrap();
     let error = train(&mut session, &data, None).unwrap_err();
     assert!(matches!(&error, TrainError::Diverged { layer, .. } if layer == "conv"), "{error}");
     assert_eq!(session.theta, good.theta);
@@ -405,7 +435,7 @@ fn divergence_names_the_layer_and_keeps_what_was_good() {
 #[test]
 fn bad_input_is_refused() {
     let (graph, samples, targets) = task();
-    let new = |options: &TrainOptions| Session::new(&graph, options, &Device::cpu());
+    let new = |options: &TrainOptions| Session::new(&graph, options, &device());
     let error = new(&TrainOptions { batch: 0, ..options() }).unwrap_err();
     assert!(error.to_string().contains("'batch'"), "{error}");
     let mut session = new(&options()).unwrap();
@@ -420,7 +450,7 @@ fn bad_input_is_refused() {
     let x = g.add_input("x", &[1, 4]);
     let y = g.push("turned", Op::Transpose { perm: vec![1, 0] }, &[x]).unwrap();
     g.add_output("y", y);
-    let error = Net::new(&g, &Device::cpu()).unwrap_err();
+    let error = Net::new(&g, &device()).unwrap_err();
     assert!(error.to_string().contains("turned"), "{error}");
 }
 
@@ -461,7 +491,7 @@ fn norms_come_and_go() {
         assert_eq!(count(&folded), 1);
         let names = |g: &Graph| g.nodes.iter().map(|n| (n.name.clone(), n.op.name())).collect::<Vec<_>>();
         assert_eq!(names(&folded), names(&graph));
-        let net = Net::new(&normed.graph, &Device::cpu()).unwrap();
+        let net = Net::new(&normed.graph, &device()).unwrap();
         for sample in samples.iter().take(5) {
             let expected = eval::run(&graph, sample).unwrap();
             let trained = net.predict(
