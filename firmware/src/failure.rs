@@ -19,6 +19,7 @@ unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
 
 /// The same on RISC-V.
 #[cfg(target_arch = "riscv32")]
+// SAFETY: riscv-rt calls this symbol with this signature, and its linker script provides another only where there is none.
 #[unsafe(no_mangle)]
 extern "C" fn ExceptionHandler(_: &riscv_rt::TrapFrame) -> ! {
     defmt::error!("exception at {:#x}", riscv::register::mepc::read());

@@ -35,6 +35,7 @@ fn main() -> ! {
 }
 
 fn run() -> Result<(u32, u32), &'static str> {
+    // Switches the core's extensions on.
     counter().ok_or("the counter is taken")?;
     let memory = || singleton!(: [Aligned<[u8; BYTES]>; 4] = [Aligned([0; BYTES]); 4]);
     let [model, data, decoded, arena] = memory().ok_or("the memory is taken")?;

@@ -205,7 +205,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let is_supernet = is_supernet(&args.model);
     let searches = is_supernet && args.search.budget().is_some();
     let trains = target.is_some() || args.elastic_epochs.is_some();
-    if !trains && if searches { args.train.changes() } else { args.train.is_given() } {
+    // A search keeps a checkpoint too.
+    let is_unused = if searches { args.train.changes() } else { args.train.is_given() };
+    if !trains && is_unused {
         return Err(Failure::new(
             "options for training need a budget to prune to (--macs, --bytes, ...) or --elastic-epochs; `quantize train` trains without",
         ));

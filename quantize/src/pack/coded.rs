@@ -314,9 +314,8 @@ pub(super) fn stage_bytes(program: &Program, id: u16) -> usize {
 /// weights, once. Beside weights in tiles that are no blocks they stay raw, as do those of other operators.
 pub(super) fn pack_stages(program: &mut Program, residency: Residency) {
     for id in 0..program.constants.len() {
-        let is_user = |op: &mut Op<'_>| op.constants_mut().into_iter().flatten().any(|own| *own as usize == id);
-        let users: Vec<Op<'_>> =
-            program.ops.iter().map(|spec| spec.record).filter(|op| is_user(&mut op.clone())).collect();
+        let is_user = |mut op: Op<'_>| op.constants_mut().into_iter().flatten().any(|own| *own as usize == id);
+        let users: Vec<Op<'_>> = program.ops.iter().map(|spec| spec.record).filter(|op| is_user(*op)).collect();
         let in_blocks = |op: &Op<'_>| {
             let weights = op.weights().map(|id| program.constants[id as usize].record);
             weights.is_some_and(|w| w.is_coded() && w.kind == Constant::KIND_BLOCKS)
