@@ -176,7 +176,12 @@ pub fn prepare_given(
     let equalizations = equalize_wanted.map_or(vec![false, true], |e| vec![e]);
     let observers =
         wanted.observer.map_or(vec![Observer::MinMax, Observer::Percentile(1e-5), Observer::Mse], |o| vec![o]);
-    let corrections = wanted.bias_correction.map_or(vec![false, true], |b| vec![b]);
+    // Activations that were trained in few bits have their own means, which floats do not tell.
+    let corrections = match (wanted.bias_correction, given.has_activations()) {
+        (Some(wanted), _) => vec![wanted],
+        (None, true) => vec![false],
+        (None, false) => vec![false, true],
+    };
     let mut best: Option<(f64, Graph, bool, Choice)> = None;
     let single = equalizations.len() * observers.len() * corrections.len() == 1;
     let plain = observe(&graph, fit, &|| progress("calibrating", 2 * fit.len()))?;

@@ -44,7 +44,7 @@ pub enum Observer {
     MinMax,
     /// Everything but this share of the values at each end (0.0001 cuts one in ten thousand).
     Percentile(f32),
-    /// The range with the smallest squared error at eight bits.
+    /// The range with the smallest squared error at its bits.
     Mse,
 }
 
@@ -178,12 +178,12 @@ impl Extremes {
 }
 
 impl TensorStats {
-    /// The range that `observer` chooses; with zero included if the tensor's readers need it.
-    pub fn range(&self, observer: Observer, with_zero: bool) -> (f32, f32) {
+    /// The range that `observer` chooses for `2^bits` levels; with zero included if the tensor's readers need it.
+    pub fn range(&self, observer: Observer, with_zero: bool, bits: u8) -> (f32, f32) {
         let (min, max) = match observer {
             Observer::MinMax => (self.min, self.max),
             Observer::Percentile(share) => self.percentile(share),
-            Observer::Mse => self.least_squares(with_zero),
+            Observer::Mse => self.least_squares(with_zero, bits),
         };
         if with_zero { (min.min(0.0), max.max(0.0)) } else { (min, max) }
     }
@@ -207,10 +207,11 @@ impl TensorStats {
     }
 
     /// Shrinks the upper and the lower end in turn, in steps of 2 %, while the squared error falls.
-    fn least_squares(&self, with_zero: bool) -> (f32, f32) {
+    fn least_squares(&self, with_zero: bool, bits: u8) -> (f32, f32) {
         let width = (self.max - self.min) as f64 / BINS as f64;
         let error = |low: f64, high: f64| {
-            let step = if with_zero { high.max(0.0) - low.min(0.0) } else { high - low } / 255.0;
+            let span = if with_zero { high.max(0.0) - low.min(0.0) } else { high - low };
+            let step = span / f64::from((1u32 << bits) - 1);
             self.histogram.iter().enumerate().fold(0.0, |sum, (i, &count)| {
                 let v = self.min as f64 + (i as f64 + 0.5) * width;
                 let clipped = (low - v).max(v - high).max(0.0);
@@ -246,11 +247,13 @@ mod tests {
         let mut values: Vec<f32> = (0..600_000).map(|i| (i % 2000) as f32 / 1000.0 - 1.0).collect();
         values.push(40.0);
         let stats = stats(&values);
-        assert_eq!(stats.range(Observer::MinMax, true), (-1.0, 40.0));
-        assert!(stats.range(Observer::Percentile(0.001), true).1 < 1.1);
+        assert_eq!(stats.range(Observer::MinMax, true, 8), (-1.0, 40.0));
+        assert!(stats.range(Observer::Percentile(0.001), true, 8).1 < 1.1);
         // One value clipped by 20 costs less than a step that is twice as wide for six hundred thousand.
-        let (low, high) = stats.range(Observer::Mse, true);
+        let (low, high) = stats.range(Observer::Mse, true, 8);
         assert!(high < 30.0 && low < -0.9, "{low} {high}");
+        // The fewer the steps, the more a wide range costs.
+        assert!(stats.range(Observer::Mse, true, 3).1 < high);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! [quantize]
 //! weight_bits = 8
 //! granularity = "channel"       # or "tensor"
+//! activation_bits = 8           # absent: 8, or a supernet's widest
 //! observer = "mse"              # or "min_max", { percentile = 0.0001 }; absent: the best of several
 //! bias_correction = true        # absent: tried both ways
 //! equalize = false              # absent: tried both ways
@@ -23,6 +24,7 @@
 //!
 //! [quantize.layers."conv1"]     # by name, as `quantize inspect` lists them; `quantize search` writes these
 //! weight_bits = 4
+//! activation_bits = 8           # of what it reads
 //!
 //! [search]
 //! bits = [8, 4, 2]              # absent: what the target's kernels know
@@ -43,6 +45,7 @@
 //!
 //! [elastic]                     # `quantize elastic`; [elastic.train] has the keys of [train]
 //! bits = [8, 6, 5, 4, 3, 2]
+//! activation_bits = [8]         # eight alone: calibrated afterwards, not trained
 //! granularity = ["channel", "tensor"]
 //! symmetry = ["symmetric", "asymmetric"]
 //! guidance = 0.5                # share of the teacher in the loss of a sub-network

@@ -49,6 +49,10 @@ pub(super) struct Args {
     /// Bits of a weight, 2 to 8
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
     weight_bits: Option<u8>,
+    /// Bits of what layers read, 2 to 8: of a supernet those that it was trained with (`quantize elastic --activation-bits`), else calibrated. Nothing gets
+    /// smaller or faster; it is for comparison with other hardware [default: 8, or a supernet's widest]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
+    activation_bits: Option<u8>,
     /// One file of several precisions, such as 8,4,2 bits of a weight: a device chooses when it starts, and the first bytes of the file are its coarser
     /// precisions alone. Of a supernet (`quantize elastic`) all of them are good and share most of their bytes; rounded without training they share
     /// little. Weights are coded [default: --compress 6]
@@ -410,6 +414,7 @@ fn recipe(args: &Args) -> Result<Recipe, Failure> {
     recipe.calibrate.samples = args.samples.unwrap_or(recipe.calibrate.samples);
     let q = &mut recipe.quantize;
     q.weight_bits = args.weight_bits.unwrap_or(q.weight_bits);
+    q.activation_bits = args.activation_bits.or(q.activation_bits);
     match args.granularity.as_deref() {
         Some("tensor") => q.granularity = Granularity::Tensor,
         Some(_) => q.granularity = Granularity::Channel,

@@ -37,7 +37,7 @@ pub(super) struct Args {
     preprocess: PreprocessArgs,
     #[command(flatten)]
     train: TrainArgs,
-    /// Print JSON: accuracy_before, accuracy_float, loss, uniform (bits, granularity, symmetric, accuracy), seconds
+    /// Print JSON: accuracy_before, accuracy_float, loss, uniform (bits, granularity, symmetric, activation_bits, accuracy), seconds
     #[arg(long)]
     json: bool,
     /// Where the supernet goes
@@ -52,6 +52,9 @@ pub(super) struct ElasticArgs {
     /// Widths of weights [default: 8,6,5,4,3,2]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8))]
     bits: Option<Vec<u8>>,
+    /// Widths of what layers read; 8 alone is calibrated when a sub-network is built, not trained [default: 8]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=8))]
+    activation_bits: Option<Vec<u8>>,
     /// What a step covers [default: channel,tensor]
     #[arg(long, value_delimiter = ',', value_parser = ["channel", "tensor"])]
     granularity: Option<Vec<String>>,
@@ -69,6 +72,7 @@ impl ElasticArgs {
         let symmetry = |name: &String| if name == "symmetric" { Symmetry::Symmetric } else { Symmetry::Asymmetric };
         ElasticOptions {
             bits: self.bits.clone().unwrap_or_else(|| base.bits.clone()),
+            activation_bits: self.activation_bits.clone().unwrap_or_else(|| base.activation_bits.clone()),
             granularity: self
                 .granularity
                 .as_ref()
@@ -98,6 +102,8 @@ struct Report {
 struct Uniform {
     #[serde(flatten)]
     form: Form,
+    /// Where activations are elastic.
+    activation_bits: Option<u8>,
     accuracy: f64,
 }
 
@@ -168,7 +174,7 @@ pub(super) fn trained(
     Ok(done?)
 }
 
-/// Every form as that of all layers, judged as simulated, until the user has seen enough.
+/// Every form as that of all layers, with the widest activations, and with those as wide as the weights; judged as simulated, until the user has seen enough.
 fn uniform(
     supernet: &Supernet,
     set: &Set,
@@ -178,16 +184,25 @@ fn uniform(
 ) -> Result<Vec<Uniform>, Failure> {
     let net = supernet.net(device)?;
     let (mut all, progress) = (Vec::new(), Progress::new());
-    let forms = supernet.options.forms(false);
-    for &form in &forms {
+    let own: Vec<u8> = supernet.options.activation_forms(false, true).iter().map(|f| f.bits).collect();
+    let narrower = |form: &Form| own.contains(&form.bits) && own.first() != Some(&form.bits);
+    let settings: Vec<(Form, Option<u8>)> = supernet
+        .options
+        .forms(false)
+        .into_iter()
+        .flat_map(|form| [Some((form, own.first().copied())), narrower(&form).then_some((form, Some(form.bits)))])
+        .flatten()
+        .collect();
+    for &(form, activation_bits) in &settings {
         if stop().load(Ordering::Relaxed) {
             break;
         }
-        let (theta, moments) = supernet.recalibrated(&net, Some(&supernet.uniform(form)), &data(set, affine));
+        let (theta, moments) =
+            supernet.recalibrated(&net, Some(&supernet.uniform(form, activation_bits)), &data(set, affine));
         if let Some(accuracy) = evaluate(&net, &theta, &moments, &data(test, affine)) {
-            all.push(Uniform { form, accuracy });
+            all.push(Uniform { form, activation_bits, accuracy });
         }
-        progress.advance("judging", forms.len());
+        progress.advance("judging", settings.len());
     }
     progress.finish();
     Ok(all)
@@ -195,8 +210,12 @@ fn uniform(
 
 fn text(report: &Report, args: &Args) -> String {
     let share = |a: Option<f64>| a.map_or("not judged".into(), |a| format!("{:.2} %", 100.0 * a));
+    let setting = |u: &Uniform| match u.activation_bits {
+        Some(bits) => format!("{}, activations {bits}", u.form),
+        None => u.form.to_string(),
+    };
     let rows: Vec<Vec<String>> =
-        report.uniform.iter().map(|u| vec![u.form.to_string(), format!("{:.2} %", 100.0 * u.accuracy)]).collect();
+        report.uniform.iter().map(|u| vec![setting(u), format!("{:.2} %", 100.0 * u.accuracy)]).collect();
     let settings = match rows.is_empty() {
         true => String::new(),
         false => {

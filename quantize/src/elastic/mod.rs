@@ -5,8 +5,9 @@
 //! loss), while the WDR loss keeps the weights' distribution flat. A sub-network is then a choice of forms and batch-norm moments of its own: no
 //! training follows. [`predictor`] learns from some of them what accuracy a choice has, so that [`crate::search`] can judge thousands.
 //!
-//! Weights alone are elastic. Activations keep eight bits, because no kernel gains from fewer and no memory is saved; their ranges are calibrated when
-//! a sub-network is built. Where training simulates, it does so in the integers that a file stores: see `quantizer`.
+//! Weights are elastic, and activations where [`ElasticOptions::activation_bits`] names other widths than eight: fewer bits of those save neither memory nor
+//! time on the cores that there are, so that by default they stay out of the training and are calibrated when a sub-network is built. What training
+//! simulates are the integers that a file stores: see `quantizer`.
 //!
 //! In reading order: `quantizer`, `shape_loss` (WDR), `training`, `supernet` (files, sub-networks), `predictor`.
 
@@ -24,14 +25,14 @@ use serde::{Deserialize, Serialize};
 pub use supernet::{Layer, Lowered, Supernet};
 pub use training::{Trained, train};
 
-/// How the weights of a layer are quantized.
+/// How the weights of a layer, or what it reads, are quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Form {
     /// 2 to 8.
     pub bits: u8,
     /// What a step covers.
     pub granularity: Granularity,
-    /// As many levels below zero as above; else `2^bits` levels from a learned place on. At eight bits all forms are symmetric: an offset gains nothing
+    /// As many levels below zero as above (of an activation one more, and all above zero where it is never negative); else `2^bits` levels from a learned place on. At eight bits all forms are symmetric: an offset gains nothing
     /// there, and a level must fit eight bits.
     pub symmetric: bool,
 }
@@ -42,6 +43,8 @@ pub struct Form {
 pub struct ElasticOptions {
     /// Widths of weights.
     pub bits: Vec<u8>,
+    /// Widths of what layers read; eight alone is not simulated.
+    pub activation_bits: Vec<u8>,
     /// What steps may cover.
     pub granularity: Vec<Granularity>,
     /// Symmetric forms, asymmetric ones, or both.
@@ -76,6 +79,7 @@ impl Default for ElasticOptions {
     fn default() -> ElasticOptions {
         ElasticOptions {
             bits: vec![8, 6, 5, 4, 3, 2],
+            activation_bits: vec![8],
             granularity: vec![Granularity::Channel, Granularity::Tensor],
             symmetry: vec![Symmetry::Symmetric, Symmetry::Asymmetric],
             edge_bits: 8,
@@ -91,9 +95,9 @@ impl Default for ElasticOptions {
 }
 
 impl ElasticOptions {
-    /// Every form of a layer, the widest first; `is_edge` for the first and the last.
-    pub fn forms(&self, is_edge: bool) -> Vec<Form> {
-        let mut bits = self.bits.clone();
+    /// Widths of a list, the widest first; `is_edge` for the first and the last layer.
+    fn widths(&self, all: &[u8], is_edge: bool) -> Vec<u8> {
+        let mut bits = all.to_vec();
         bits.sort_unstable_by(|a, b| b.cmp(a));
         bits.dedup();
         let widest = bits.first().copied().unwrap_or(8);
@@ -103,6 +107,30 @@ impl ElasticOptions {
                 bits.push(self.edge_bits.max(widest));
             }
         }
+        bits
+    }
+
+    /// Every form of what a layer reads, the widest first; none where activations are not simulated. `signed`: it can be negative; else its levels begin at zero.
+    pub fn activation_forms(&self, is_edge: bool, signed: bool) -> Vec<Form> {
+        let mut forms = Vec::new();
+        if self.activation_bits.iter().all(|&b| b == 8) {
+            return forms;
+        }
+        for bits in self.widths(&self.activation_bits, is_edge) {
+            for &symmetry in &self.symmetry {
+                let symmetric = !signed || symmetry == Symmetry::Symmetric;
+                let form = Form { bits, granularity: Granularity::Tensor, symmetric };
+                if !forms.contains(&form) {
+                    forms.push(form);
+                }
+            }
+        }
+        forms
+    }
+
+    /// Every form of a layer's weights, the widest first; `is_edge` for the first and the last.
+    pub fn forms(&self, is_edge: bool) -> Vec<Form> {
+        let bits = self.widths(&self.bits, is_edge);
         let mut forms = Vec::new();
         for bits in bits {
             for &granularity in &self.granularity {
@@ -119,8 +147,10 @@ impl ElasticOptions {
 
     /// Refuses what cannot be trained.
     pub fn check(&self) -> Result<(), ElasticError> {
+        let fit = |bits: &[u8]| !bits.is_empty() && bits.iter().all(|b| (2..=8).contains(b));
         let fails = [
-            (self.bits.is_empty() || self.bits.iter().any(|b| !(2..=8).contains(b)), "bits", "widths from 2 to 8"),
+            (!fit(&self.bits), "bits", "widths from 2 to 8"),
+            (!fit(&self.activation_bits), "activation_bits", "widths from 2 to 8"),
             (self.granularity.is_empty(), "granularity", "\"channel\", \"tensor\" or both"),
             (self.symmetry.is_empty(), "symmetry", "\"symmetric\", \"asymmetric\" or both"),
             (!(0.0..=1.0).contains(&self.guidance), "guidance", "a share"),
@@ -154,6 +184,14 @@ pub enum ElasticError {
     NoForm { layer: String, form: String, has: String },
     #[error("no layer of the supernet has {form}; it has {has}")]
     NoWidth { form: String, has: String },
+    #[error(
+        "the supernet knows no activations of {bits} bits; its activations have {has} (`quantize elastic --activation-bits`)"
+    )]
+    NoActivation { bits: u8, has: String },
+    #[error(
+        "layer '{layer}' reads an activation that keeps eight bits: nothing before it can be limited, or its readers share it with a concatenation"
+    )]
+    FixedActivation { layer: String },
     #[error("the supernet was trained on {own}, but gets {given}; give the same --scale, --mean and --std")]
     Preprocess { own: String, given: String },
     #[error("the supernet cannot be written: {0}")]

@@ -1,4 +1,4 @@
-//! Quantizers of weights with learned steps (LSQ+: Bhalgat et al. 2020; "EQ-Net", section 3.1), in the integers that the device multiplies by.
+//! Quantizers of weights and activations with learned steps (LSQ+: Bhalgat et al. 2020; "EQ-Net", section 3.1), in the integers that the device multiplies.
 //!
 //! A filter's weight `w` becomes the level `n = clamp(round(w / s), lo, hi)` and counts as `s n`. A symmetric form has `lo, hi = -+(2^(b-1) - 1)`, an
 //! asymmetric one `2^b` levels from `lo = -2^(b-1) - z`, with an integer zero point `z`. A level is what a file stores, so what is trained is what the
@@ -6,6 +6,9 @@
 //!
 //! Gradients (straight through the rounding): a weight within the levels passes its gradient on and moves the step by `n - w / s`; one beyond them keeps
 //! its own and moves the step by `n`, and the zero point by `-s`.
+//!
+//! Activations are rounded within the network ([`crate::train::Net::rounding`]), by one step per tensor. Their levels are `-2^(b-1) ..= 2^(b-1) - 1`, or
+//! `0 ..= 2^b - 1` behind a ReLU, or shifted by a zero point.
 
 use super::Form;
 use crate::scheme::Granularity;
@@ -21,6 +24,93 @@ pub(super) struct Quantizer {
     pub zeros: Range<usize>,
 }
 
+/// An activation whose width is elastic: what some layers read.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    /// Node of the supernet's graph whose output is rounded.
+    pub node: usize,
+    /// Indices of the layers that read it.
+    pub layers: Vec<usize>,
+    /// Whether it can be negative.
+    pub signed: bool,
+    /// Values of a sample.
+    pub count: usize,
+    /// Forms that it may take, the widest first.
+    pub forms: Vec<Form>,
+    /// By form: where `ln s` stands, and behind it `z / 2^(b-1)` if the form is shifted.
+    pub places: Vec<usize>,
+}
+
+impl Site {
+    fn kind(&self, form: Form) -> Kind {
+        match (form.symmetric, self.signed) {
+            (false, _) => Kind::Shifted,
+            (true, true) => Kind::Signed,
+            (true, false) => Kind::Unsigned,
+        }
+    }
+
+    /// Step, lowest and highest level.
+    pub fn levels(&self, theta: &[f32], form: usize) -> (f32, i32, i32) {
+        let (own, at) = (self.forms[form], self.places[form]);
+        let half = own.half();
+        let zero = match self.kind(own) {
+            Kind::Shifted => (theta[at + 1] * half).round().clamp(1.0 - half, half - 1.0) as i32,
+            _ => 0,
+        };
+        let (lo, hi) = self.kind(own).levels(own.bits, zero);
+        (theta[at].exp().max(f32::MIN_POSITIVE), lo, hi)
+    }
+
+    /// Adds to `total` what gradients by step, lowest and highest level say of the parameters.
+    pub fn pull_back(&self, theta: &[f32], form: usize, gradient: &[f32], total: &mut [f32]) {
+        let (own, at) = (self.forms[form], self.places[form]);
+        let factor = 1.0 / (self.count as f32 * own.half()).sqrt();
+        let (step, ..) = self.levels(theta, form);
+        total[at] += factor * step * gradient[0];
+        if self.kind(own) == Kind::Shifted {
+            total[at + 1] -= factor * own.half() * (gradient[1] + gradient[2]);
+        }
+    }
+
+    /// First steps, from some of its values.
+    pub fn start(&self, theta: &mut [f32], values: &[f32]) {
+        for (&form, &at) in self.forms.iter().zip(&self.places) {
+            let (step, zero) = first(form, self.kind(form), values);
+            theta[at] = step.ln();
+            if self.kind(form) == Kind::Shifted {
+                theta[at + 1] = zero / form.half();
+            }
+        }
+    }
+}
+
+/// Where `2^b` levels lie, or one less.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// As many below zero as above.
+    Even,
+    /// One more below zero.
+    Signed,
+    /// From zero on.
+    Unsigned,
+    /// By a zero point.
+    Shifted,
+}
+
+impl Kind {
+    /// Lowest and highest level.
+    fn levels(self, bits: u8, zero_point: i32) -> (i32, i32) {
+        let half = 1 << (bits - 1);
+        match self {
+            Kind::Even => (1 - half, half - 1),
+            Kind::Signed => (-half, half - 1),
+            Kind::Unsigned => (0, 2 * half - 1),
+            Kind::Shifted => (-half - zero_point, half - 1 - zero_point),
+        }
+    }
+}
+
 /// Clips that are tried for a first step: the largest weight times `1 - i / 100`.
 const GRID: usize = 80;
 
@@ -28,13 +118,8 @@ const GRID: usize = 80;
 const POWER: f32 = 2.4;
 
 impl Form {
-    /// Lowest and highest level at a zero point.
-    pub fn levels(self, zero_point: i32) -> (i32, i32) {
-        let half = 1 << (self.bits - 1);
-        match self.symmetric {
-            true => (1 - half, half - 1),
-            false => (-half - zero_point, half - 1 - zero_point),
-        }
+    fn of_weights(self) -> Kind {
+        if self.symmetric { Kind::Even } else { Kind::Shifted }
     }
 
     fn half(self) -> f32 {
@@ -54,7 +139,7 @@ impl Quantizer {
                 .round()
                 .clamp(1.0 - self.form.half(), self.form.half() - 1.0) as i32,
         };
-        let (lo, hi) = self.form.levels(zero);
+        let (lo, hi) = self.form.of_weights().levels(self.form.bits, zero);
         (step, lo, hi)
     }
 
@@ -119,7 +204,7 @@ impl Quantizer {
             Granularity::Tensor => vec![weights],
         };
         for (i, part) in parts.into_iter().enumerate() {
-            let (step, zero) = first(self.form, part);
+            let (step, zero) = first(self.form, self.form.of_weights(), part);
             theta[self.steps.start + i] = step.ln();
             if !self.zeros.is_empty() {
                 theta[self.zeros.start + i] = zero / self.form.half();
@@ -132,26 +217,28 @@ fn level(v: f32, lo: i32, hi: i32) -> f32 {
     v.round().clamp(lo as f32, hi as f32)
 }
 
-/// The best step and zero point of some weights.
-fn first(form: Form, weights: &[f32]) -> (f32, f32) {
-    let (min, max) = weights.iter().fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
+/// The best step and zero point of some values.
+fn first(form: Form, kind: Kind, values: &[f32]) -> (f32, f32) {
+    let (min, max) = values.iter().fold((0f32, 0f32), |(lo, hi), &w| (lo.min(w), hi.max(w)));
     if max - min < 1e-20 {
         return (1.0, 0.0);
     }
     let half = form.half();
     let at = |i: usize| {
         let clip = 1.0 - 0.01 * i as f32;
-        match form.symmetric {
-            true => (clip * max.max(-min) / (half - 1.0), 0.0),
-            false => {
+        match kind {
+            Kind::Even => (clip * max.max(-min) / (half - 1.0), 0.0),
+            Kind::Signed => (clip * max.max(-min) / (half - 0.5), 0.0),
+            Kind::Unsigned => (clip * max.max(1e-20) / (2.0 * half - 1.0), 0.0),
+            Kind::Shifted => {
                 let step = clip * (max - min) / (2.0 * half - 1.0);
                 (step, (-half - clip * min / step).round().clamp(1.0 - half, half - 1.0))
             }
         }
     };
     let error = |(step, zero): (f32, f32)| -> f32 {
-        let (lo, hi) = form.levels(zero as i32);
-        weights.iter().map(|w| (w - step * level(w / step, lo, hi)).abs().powf(POWER)).sum()
+        let (lo, hi) = kind.levels(form.bits, zero as i32);
+        values.iter().map(|w| (w - step * level(w / step, lo, hi)).abs().powf(POWER)).sum()
     };
     (0..GRID).map(at).min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or((1.0, 0.0))
 }

@@ -1,16 +1,23 @@
 //! A supernet: its parameters, its sub-networks, and its file.
 
-use super::quantizer::Quantizer;
+use super::quantizer::{Quantizer, Site};
 use super::{ElasticError, ElasticOptions, Form};
 use crate::graph::{Graph, Op, Role, simplify, trainable};
 use crate::random::Random;
-use crate::scheme::{Granularity, LayerOptions, QuantOptions, Rounded};
-use crate::train::{Balance, Data, Device, Moments, Net, TrainError, is_layer, with_norms};
+use crate::scheme::{Granularity, LayerOptions, Levels, QuantOptions, Rounded, limited_at};
+use crate::train::{Balance, Data, Device, LEVELS, Moments, Net, TrainError, is_layer, with_norms};
 use crate::{files, npy, onnx};
 use ndarray::{ArrayD, Axis};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+
+/// Samples that first steps of activations come from, and values of each.
+const FIRST: usize = 256;
+const VALUES: usize = 20_000;
+
+/// Fewer levels than these leave sums of few terms in long steps.
+const COARSE: i32 = 16;
 
 /// A layer whose weights are elastic.
 #[derive(Clone, Debug)]
@@ -35,6 +42,8 @@ pub struct Supernet {
     pub layers: Vec<Layer>,
     /// What it may be.
     pub options: ElasticOptions,
+    /// Activations that are elastic. A choice of forms has those of the layers, then those of the sites.
+    sites: Vec<Site>,
     /// The flat vector of the graph, then the steps and zero points.
     theta: Vec<f32>,
     moments: Moments,
@@ -51,6 +60,8 @@ pub struct Lowered {
     pub graph: Graph,
     /// By layer, with the width in which the levels can be stored: an asymmetric form may need one bit more than it has.
     pub layers: BTreeMap<String, (u8, Rounded)>,
+    /// By layer, the levels of what it reads, where they were trained.
+    pub activations: BTreeMap<String, Levels>,
 }
 
 impl Supernet {
@@ -66,7 +77,24 @@ impl Supernet {
         }
         supernet.theta = theta;
         supernet.affine = data.affine.cloned();
+        supernet.start_sites(data)?;
         Ok(supernet)
+    }
+
+    /// First steps of activations, from what a batch of samples gives.
+    fn start_sites(&mut self, data: &Data<'_>) -> Result<(), ElasticError> {
+        if self.sites.is_empty() {
+            return Ok(());
+        }
+        let net = Net::new(&self.graph, &Device::cpu())?;
+        let Some(batch) = data.batches(&net, &data.spaced(FIRST), FIRST).next() else { return Ok(()) };
+        let nodes: Vec<usize> = self.sites.iter().map(|site| site.node).collect();
+        let found = net.values(&self.theta, &batch, &nodes);
+        for (site, values) in self.sites.iter().zip(found) {
+            let some: Vec<f32> = values.iter().step_by(values.len().div_ceil(VALUES).max(1)).copied().collect();
+            site.start(&mut self.theta, &some);
+        }
+        Ok(())
     }
 
     /// Whether data come as those did that it was trained on.
@@ -104,8 +132,9 @@ impl Supernet {
         if layers.is_empty() {
             return Err(ElasticError::NoLayers);
         }
+        let sites = sites(&graph, &layers, options, &mut theta);
         let moments = Moments::of(&graph);
-        Ok(Supernet { graph, layers, options: options.clone(), theta, moments, affine: None })
+        Ok(Supernet { graph, layers, options: options.clone(), sites, theta, moments, affine: None })
     }
 
     /// Parameters, then steps and zero points.
@@ -133,7 +162,8 @@ impl Supernet {
 
     /// A form for every layer, by `pick` of its forms.
     fn choice(&self, mut pick: impl FnMut(&[Form]) -> usize) -> Vec<usize> {
-        self.layers.iter().map(|l| pick(&l.forms)).collect()
+        let all = self.layers.iter().map(|l| &l.forms).chain(self.sites.iter().map(|s| &s.forms));
+        all.map(|forms| pick(forms)).collect()
     }
 
     /// All layers at their widest, other traits at random.
@@ -156,12 +186,38 @@ impl Supernet {
         })
     }
 
-    /// One form for all layers, or for each the narrowest that is at least as wide.
-    pub fn uniform(&self, wanted: Form) -> Vec<usize> {
-        self.choice(|forms| uniform(forms, wanted))
+    /// One form for all layers, or for each the narrowest that is at least as wide; activations have the width that is given, or the widest.
+    pub fn uniform(&self, wanted: Form, activation_bits: Option<u8>) -> Vec<usize> {
+        let weights = self.layers.iter().map(|l| uniform(&l.forms, wanted));
+        weights.chain(self.sites.iter().map(|s| activation(&s.forms, activation_bits))).collect()
     }
 
-    /// The forms that options name: by layer, else for all layers the narrowest that is at least as wide as the network's.
+    /// The forms of the activations that options name; none that names one: the widest.
+    pub fn choose_activations(&self, wanted: &QuantOptions) -> Result<Vec<usize>, ElasticError> {
+        let all = self.options.activation_forms(false, true);
+        let known = |bits: u8| if all.is_empty() { bits == 8 } else { all.iter().any(|f| f.bits == bits) };
+        let own = |layer: usize| wanted.layers.get(&self.layers[layer].name).and_then(|own| own.activation_bits);
+        for bits in (0..self.layers.len()).filter_map(own).chain(wanted.activation_bits) {
+            if !known(bits) {
+                let mut has: Vec<String> = all.iter().map(|f| f.bits.to_string()).collect();
+                has.dedup();
+                let has = if has.is_empty() { "8 bits".into() } else { has.join(", ") };
+                return Err(ElasticError::NoActivation { bits, has });
+            }
+        }
+        let has_site = |layer: usize| self.sites.iter().any(|site| site.layers.contains(&layer));
+        let fixed = (0..self.layers.len()).find(|&l| own(l).is_some_and(|bits| bits < 8) && !has_site(l));
+        if let Some(layer) = fixed {
+            return Err(ElasticError::FixedActivation { layer: self.layers[layer].name.clone() });
+        }
+        let of = |site: &Site| {
+            let named = site.layers.iter().filter_map(|&layer| own(layer)).max();
+            activation(&site.forms, named.or(wanted.activation_bits))
+        };
+        Ok(self.sites.iter().map(of).collect())
+    }
+
+    /// The forms that options name: by layer, else for all layers the narrowest that is at least as wide as the network's; then those of the activations.
     pub fn choose(&self, wanted: &QuantOptions) -> Result<Vec<usize>, ElasticError> {
         if let Some(layer) = wanted.layers.keys().find(|name| self.layers.iter().all(|l| l.name != **name)) {
             return Err(ElasticError::NoLayer { layer: layer.clone() });
@@ -185,19 +241,26 @@ impl Supernet {
                 has: has(&all),
             })
         };
+        let names_form =
+            |own: &LayerOptions| own.weight_bits.is_some() || own.granularity.is_some() || own.symmetric.is_some();
         let of = |layer: &Layer| match wanted.layers.get(&layer.name) {
-            Some(own) => exactly(layer, own),
-            None => Ok(uniform(&layer.forms, common()?)),
+            Some(own) if names_form(own) => exactly(layer, own),
+            _ => Ok(uniform(&layer.forms, common()?)),
         };
-        self.layers.iter().map(of).collect()
+        let weights: Vec<usize> = self.layers.iter().map(of).collect::<Result<_, _>>()?;
+        Ok([weights, self.choose_activations(wanted)?].concat())
     }
 
-    /// Parameters with quantized weights.
+    /// Parameters with quantized weights, and behind them the levels of activations.
     pub(super) fn quantized(&self, theta: &[f32], choice: &[usize]) -> Vec<f32> {
         let mut quantized = theta.to_vec();
         for (layer, &form) in self.layers.iter().zip(choice) {
             let at = layer.weights.clone();
             layer.quantizers[form].apply(theta, &theta[at.clone()], layer.filters, &mut quantized[at]);
+        }
+        for (site, &form) in self.sites.iter().zip(&choice[self.layers.len()..]) {
+            let (step, lo, hi) = site.levels(theta, form);
+            quantized.extend([step, lo as f32, hi as f32]);
         }
         quantized
     }
@@ -211,7 +274,12 @@ impl Supernet {
             layer.quantizers[form].pull_back(theta, own.clone(), layer.filters, &gradient[own.clone()], total);
             at = own.end;
         }
-        add(&mut total[at..], &gradient[at..]);
+        let count = total.len();
+        add(&mut total[at..], &gradient[at..count]);
+        let levels = gradient[count..].chunks_exact(LEVELS);
+        for ((site, &form), levels) in self.sites.iter().zip(&choice[self.layers.len()..]).zip(levels) {
+            site.pull_back(theta, form, levels, total);
+        }
     }
 
     /// A sub-network's parameters and batch-norm moments, recalibrated on the data; none for the float network.
@@ -237,7 +305,8 @@ impl Supernet {
 
     /// The network that runs sub-networks.
     pub fn net(&self, device: &Device) -> Result<Net, ElasticError> {
-        Ok(Net::new(&self.graph, device)?)
+        let nodes = self.sites.iter().map(|site| site.node).collect();
+        Ok(Net::new(&self.graph, device)?.rounding(nodes, self.theta.len()))
     }
 
     /// A sub-network for inference.
@@ -249,15 +318,25 @@ impl Supernet {
         graph.set_theta(&theta);
         moments.write(&mut graph);
         let graph = simplify(graph);
+        let mut activations = BTreeMap::new();
+        for (site, &form) in self.sites.iter().zip(&choice[self.layers.len()..]) {
+            let (step, lo, hi) = site.levels(&self.theta, form);
+            let readers = site.layers.iter().map(|&layer| self.layers[layer].name.clone());
+            activations.extend(readers.map(|name| (name, Levels { step, lo, hi })));
+        }
         let mut layers = BTreeMap::new();
         for (layer, &form) in self.layers.iter().zip(choice) {
             let weights = &self.theta[layer.weights.clone()];
             let (levels, steps) = layer.quantizers[form].levels(&self.theta, weights, layer.filters);
-            if let Some(rounded) = folded(&graph, &layer.name, levels, &steps) {
+            let reads_few = activations.get(&layer.name).is_some_and(|own: &Levels| own.hi - own.lo < COARSE);
+            if let Some(mut rounded) = folded(&graph, &layer.name, levels, &steps) {
+                if reads_few && graph.nodes.iter().any(|n| n.name == layer.name && is_depthwise(&n.op)) {
+                    refine(&mut rounded);
+                }
                 layers.insert(layer.name.clone(), (layer.forms[form].bits.max(rounded.bits()), rounded));
             }
         }
-        Ok(Lowered { graph, layers })
+        Ok(Lowered { graph, layers, activations })
     }
 
     /// Writes the file: an `.npz` with the float network as ONNX, the options, and the steps.
@@ -346,6 +425,38 @@ fn name_of(granularity: Granularity) -> &'static str {
     }
 }
 
+/// The narrowest form that is at least as wide as wanted; the first of its width.
+fn activation(forms: &[Form], wanted: Option<u8>) -> usize {
+    let bits = forms.iter().rev().map(|f| f.bits).find(|&bits| wanted.is_some_and(|wanted| bits >= wanted));
+    forms.iter().position(|f| Some(f.bits) == bits).unwrap_or(0)
+}
+
+/// What the layers of a graph read, where it can be limited, with steps at the end of the parameter vector.
+fn sites(graph: &Graph, layers: &[Layer], options: &ElasticOptions, theta: &mut Vec<f32>) -> Vec<Site> {
+    let mut sites: Vec<Site> = Vec::new();
+    for (k, layer) in layers.iter().enumerate() {
+        let node = graph.nodes.iter().find(|n| n.name == layer.name);
+        let Some(node) = node.and_then(|n| limited_at(graph, n.inputs[0])) else { continue };
+        if let Some(site) = sites.iter_mut().find(|site| site.node == node) {
+            site.layers.push(k);
+            continue;
+        }
+        let signed = graph.nodes[node].op.clamp().is_none_or(|clamp| clamp.min < 0.0);
+        let count = graph.shape(graph.nodes[node].output).iter().product();
+        sites.push(Site { node, layers: vec![k], signed, count, forms: Vec::new(), places: Vec::new() });
+    }
+    let last = layers.len().saturating_sub(1);
+    for site in &mut sites {
+        site.forms = options.activation_forms(site.layers.contains(&last), site.signed);
+        for _ in &site.forms {
+            site.places.push(theta.len());
+            theta.resize(theta.len() + 2, 0.0);
+        }
+    }
+    sites.retain(|site| !site.forms.is_empty());
+    sites
+}
+
 /// The places of a form's steps at the end of the parameter vector.
 fn place(form: Form, filters: usize, theta: &mut Vec<f32>) -> Quantizer {
     let count = if form.granularity == Granularity::Channel { filters } else { 1 };
@@ -357,6 +468,19 @@ fn place(form: Form, filters: usize, theta: &mut Vec<f32>) -> Quantizer {
 
 fn add(total: &mut [f32], more: &[f32]) {
     total.iter_mut().zip(more).for_each(|(t, m)| *t += m);
+}
+
+fn is_depthwise(op: &Op) -> bool {
+    matches!(op, Op::Conv2d { groups, weight, .. } if *groups > 1 && weight.shape().last() == Some(&1))
+}
+
+/// The same weights in shorter steps, as many as eight bits hold. A bias is a whole number of steps of the sum, which are long where weights and inputs have
+/// few levels: as long as those of the output where a sum has nine terms.
+fn refine(rounded: &mut Rounded) {
+    let largest = rounded.values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+    let factor = 127 / largest.clamp(1, 127);
+    rounded.values.mapv_inplace(|v| v * factor as i8);
+    rounded.scales.iter_mut().for_each(|s| *s /= f32::from(factor));
 }
 
 /// A layer's levels with the steps that they have in the folded graph, where a batch norm may have turned a filter's sign; none where folding

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Window, eval, simplify};
 use crate::pack::ModelFile;
 use crate::random::Random;
 use crate::recipe::Recipe;
-use crate::scheme::{LayerOptions, QuantOptions, Rounding};
+use crate::scheme::{LayerOptions, QuantOptions, Rounding, quantize, quantized_clamp};
 use crate::train::{Data, Device, Hooks, TrainError, evaluate};
 use ndarray::{ArrayD, IxDyn};
 use std::path::Path;
@@ -86,7 +86,7 @@ fn every_setting_works_without_training() {
     let all = supernet.options.forms(false);
     assert_eq!(all.len(), 2 + 3 * 4, "eight bits are symmetric alone: {all:?}");
     for form in all {
-        let accuracy = judge(&supernet.uniform(form));
+        let accuracy = judge(&supernet.uniform(form, None));
         assert!(accuracy > 0.9, "{form}: {accuracy}");
     }
     let mut random = Random::new(3, 3);
@@ -122,7 +122,7 @@ fn what_is_simulated_is_built() {
     for wanted in
         [form(8, Granularity::Channel, true), form(3, Granularity::Tensor, true), form(2, Granularity::Channel, false)]
     {
-        let choice = supernet.uniform(wanted);
+        let choice = supernet.uniform(wanted, None);
         let (quantized, moments) = supernet.recalibrated(&net, Some(&choice), &data);
         let own =
             crate::search::subnet(&supernet, &choice, &data, &Device::cpu(), &recipe, pith::Isa::Generic).unwrap();
@@ -151,6 +151,89 @@ fn what_is_simulated_is_built() {
     }
 }
 
+/// Activations of few bits: every width classifies, training simulates them as files compute them, and their operators stay within so many integers.
+#[test]
+fn activations_are_simulated_too() {
+    let (samples, targets) = stripes(160);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let options = ElasticOptions { bits: vec![8, 4], activation_bits: vec![8, 4, 2], ..options(6) };
+    let supernet = trained(&data, &options);
+    let net = supernet.net(&Device::cpu()).unwrap();
+    let recipe = Recipe::default();
+    let quiet = |_: &'static str, _: usize| ();
+    let noise = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum() };
+    for bits in [8, 4, 2] {
+        let wanted = QuantOptions { activation_bits: Some(bits), ..QuantOptions::default() };
+        let choice = supernet.choose(&wanted).unwrap();
+        assert_eq!(choice, supernet.uniform(form(8, Granularity::Channel, true), Some(bits)));
+        assert_eq!(
+            choice.len(),
+            4 + 2,
+            "four layers; the first reads the input, and the last a mean, which no clamp limits"
+        );
+        let (theta, moments) = supernet.recalibrated(&net, Some(&choice), &data);
+        let accuracy = evaluate(&net, &theta, &moments, &data).unwrap();
+        assert!(accuracy > 0.9, "{bits} bits: {accuracy}");
+        let own =
+            crate::search::subnet(&supernet, &choice, &data, &Device::cpu(), &recipe, pith::Isa::Generic).unwrap();
+        let recipe = Recipe { quantize: own.quantize, ..recipe.clone() };
+        let prepared = prepare_given(own.graph.clone(), &samples, &[false], &recipe, &own.rounding, &quiet).unwrap();
+        let q = quantize(&prepared.graph, &prepared.stats, &recipe.quantize, prepared.choice, &[false], &own.rounding);
+        let q = q.unwrap();
+        let node = |name: &str| q.graph.nodes.iter().find(|n| n.name == name).unwrap();
+        for name in ["first", "depthwise"] {
+            let (lo, hi) = quantized_clamp(node(name).op.clamp().unwrap(), q.activations[node(name).output.0]);
+            assert!(i32::from(hi) - i32::from(lo) < 1 << bits, "{name}, {bits} bits: {lo}..{hi}");
+        }
+        let options = BuildOptions::default();
+        let built = finish_given(prepared, &samples, &[false], &recipe, options, &own.rounding, &quiet).unwrap();
+        let file = ModelFile::new(&built.packed.bytes);
+        let model = pith::Model::parse(file.as_bytes()).unwrap();
+        let mut runner = Runner::new(&model);
+        let (mut signal, mut simulated, mut floats) = (0.0, 0.0, 0.0);
+        for (i, sample) in samples.iter().enumerate() {
+            let int = runner.run(sample).swap_remove(0).into_raw_vec_and_offset().0;
+            let as_trained = net.predict(&theta, &moments, &data.batches(&net, &[i], 1).next().unwrap());
+            let float = eval::run(&own.graph, sample).unwrap().swap_remove(0).into_raw_vec_and_offset().0;
+            signal += noise(&int, &[0.0, 0.0]);
+            simulated += noise(&int, &as_trained[0]);
+            floats += noise(&int, &float);
+        }
+        let db = |noise: f32| 10.0 * (signal / noise).log10();
+        assert!(db(simulated) > 25.0, "{bits} bits: simulated to {} dB", db(simulated));
+        assert!(bits > 2 || db(floats) < db(simulated) - 5.0, "two bits are far from floats: {} dB", db(floats));
+    }
+    let error = |wanted: QuantOptions| supernet.choose(&wanted).unwrap_err().to_string();
+    let message = error(QuantOptions { activation_bits: Some(3), ..QuantOptions::default() });
+    assert!(message.contains("no activations of 3 bits; its activations have 8, 4, 2"), "{message}");
+    let own = LayerOptions { activation_bits: Some(2), ..LayerOptions::default() };
+    let message = error(QuantOptions { layers: [("last".to_string(), own)].into(), ..QuantOptions::default() });
+    assert!(message.contains("layer 'last' reads an activation that keeps eight bits"), "{message}");
+    // One layer's own: what it reads, whoever else does.
+    let wanted = QuantOptions { layers: [("middle".to_string(), own)].into(), ..QuantOptions::default() };
+    let choice = supernet.choose(&wanted).unwrap();
+    assert_ne!(choice[5], supernet.uniform(form(8, Granularity::Channel, true), None)[5]);
+    assert_eq!(choice[..5], supernet.uniform(form(8, Granularity::Channel, true), None)[..5]);
+}
+
+/// Without training too: what layers read stays within so many integers, and the network still works.
+#[test]
+fn activations_of_few_bits_without_training() {
+    let (samples, targets) = stripes(160);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let graph = simplify(trained(&data, &options(4)).graph);
+    let mut before = f32::INFINITY;
+    for bits in [8, 6, 4] {
+        let quantize = QuantOptions { activation_bits: Some(bits), ..QuantOptions::default() };
+        let recipe = Recipe { quantize, ..Recipe::default() };
+        let built =
+            crate::build::build(graph.clone(), &samples, &[false], &recipe, BuildOptions::default(), &|_, _| ());
+        let db = built.unwrap().sqnr_db as f32;
+        assert!(db > 10.0 && db < before, "{bits} bits: {db} dB after {before}");
+        before = db;
+    }
+}
+
 /// What was pruned before stays pruned, in every sub-network.
 #[test]
 fn pruned_weights_stay_zero() {
@@ -172,7 +255,7 @@ fn pruned_weights_stay_zero() {
     let after = supernet.graph.theta();
     assert_eq!(supernet.pruned(), pruned, "zeros, and no others");
     assert!(before.iter().zip(&after).filter(|(a, b)| a != b).count() > before.len() / 3, "the rest was trained");
-    let choice = supernet.uniform(form(3, Granularity::Channel, false));
+    let choice = supernet.uniform(form(3, Granularity::Channel, false), None);
     for (name, (_, rounded)) in &supernet.lower(&choice, &data, &Device::cpu()).unwrap().layers {
         if name != "last" {
             assert!(rounded.values.iter().step_by(3).all(|&n| n == 0), "{name}");
@@ -191,13 +274,14 @@ fn files_and_choices() {
     supernet.write(&path).unwrap();
     let again = Supernet::read(&path).unwrap();
     assert_eq!(again.extra(), supernet.extra());
-    let choice = supernet.uniform(form(3, Granularity::Channel, true));
+    let choice = supernet.uniform(form(3, Granularity::Channel, true), None);
     let lower = |supernet: &Supernet| supernet.lower(&choice, &data, &Device::cpu()).unwrap();
     let (one, two) = (lower(&supernet), lower(&again));
     for (name, (bits, rounded)) in &one.layers {
         assert_eq!((bits, &rounded.values), (&two.layers[name].0, &two.layers[name].1.values), "{name}");
     }
-    assert!(Rounding::given(one.layers.into_iter().map(|(name, (_, r))| (name, r)).collect()).is_given());
+    let layers = one.layers.into_iter().map(|(name, (_, r))| (name, r)).collect();
+    assert!(Rounding::given(layers, one.activations).is_given());
     let mut wanted = QuantOptions { weight_bits: 4, ..QuantOptions::default() };
     let asymmetric = LayerOptions { weight_bits: Some(2), symmetric: Some(false), ..LayerOptions::default() };
     wanted.layers.insert("middle".into(), asymmetric);

@@ -2,7 +2,7 @@
 
 use super::{ElasticError, Supernet, shape_loss};
 use crate::random::Random;
-use crate::train::{Data, Device, Gradient, Hooks, Lesson, Session, Step, Teacher};
+use crate::train::{Data, Device, Gradient, Hooks, Lesson, Net, Session, Step, Teacher};
 use std::path::Path;
 
 /// A trained supernet.
@@ -30,7 +30,8 @@ pub fn train(
         session.resume(path)?;
     }
     let pruned = supernet.pruned();
-    let mut learn = |lesson: Lesson<'_>| gradient(&supernet, lesson);
+    let net = supernet.net(device)?;
+    let mut learn = |lesson: Lesson<'_>| gradient(&supernet, &net, lesson);
     let mut step = |step: &mut Step<'_>| {
         pruned.iter().for_each(|&i| step.theta[i] = 0.0);
         (hooks.step)(step);
@@ -44,8 +45,8 @@ pub fn train(
 
 /// The loss of the widest, of random and of the narrowest sub-network, and of the weights' distribution. The first outputs and the loss are the
 /// widest's.
-fn gradient(supernet: &Supernet, lesson: Lesson<'_>) -> Gradient {
-    let Lesson { net, theta, moments, batch, goal, rate, step } = lesson;
+fn gradient(supernet: &Supernet, net: &Net, lesson: Lesson<'_>) -> Gradient {
+    let Lesson { theta, moments, batch, goal, rate, step, .. } = lesson;
     let options = &supernet.options;
     let mut random = Random::new(options.train.seed ^ 0xE1A5, step as u64);
     let mut choices = vec![supernet.widest(&mut random)];

@@ -222,6 +222,32 @@ impl Op {
             Op::Softmax { .. } => "Softmax",
         }
     }
+
+    /// The clamp that the operator applies to what it gives, or is; none where it can have none.
+    pub fn clamp(&self) -> Option<Clamp> {
+        match self {
+            Op::Conv2d { clamp, .. }
+            | Op::ConvTranspose2d { clamp, .. }
+            | Op::Linear { clamp, .. }
+            | Op::Affine { clamp, .. }
+            | Op::Binary { clamp, .. } => Some(*clamp),
+            Op::Map(f) => f.as_clamp(),
+            _ => None,
+        }
+    }
+
+    /// Adds bounds to that clamp, or to a function of one value; no other operator changes.
+    pub fn limit(&mut self, bounds: Clamp) {
+        match self {
+            Op::Conv2d { clamp, .. }
+            | Op::ConvTranspose2d { clamp, .. }
+            | Op::Linear { clamp, .. }
+            | Op::Affine { clamp, .. }
+            | Op::Binary { clamp, .. } => *clamp = clamp.then(bounds),
+            Op::Map(f) => *f = ScalarFn::Unary(scalar::Unary::Clamp(bounds), Box::new(f.clone())),
+            _ => {}
+        }
+    }
 }
 
 impl Graph {

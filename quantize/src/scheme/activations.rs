@@ -1,8 +1,41 @@
 //! Scales and zero points of activations.
+//!
+//! An activation of fewer than eight bits is an int8 whose operator stays within `2^bits` integers: a step of its own and a clamp, nothing that a kernel must know.
 
-use super::{QParams, RawPort, params_of};
+use super::{QParams, QuantOptions, RawPort, Rounding, params_of};
 use crate::calibrate::{Observer, Stats};
 use crate::graph::{Clamp, Graph, Op, TensorId};
+use std::collections::BTreeMap;
+
+/// Integers `lo ..= hi` of a step that an activation is limited to; zero is one of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Levels {
+    /// Real value of a step.
+    pub step: f32,
+    /// Lowest, at most 0.
+    pub lo: i32,
+    /// Highest, less than 256 above.
+    pub hi: i32,
+}
+
+impl Levels {
+    /// As int8, the lowest at the bottom.
+    fn params(self) -> QParams {
+        QParams { scale: self.step, zero_point: -128 - self.lo }
+    }
+
+    fn clamp(self) -> Clamp {
+        Clamp { min: self.step * self.lo as f32, max: self.step * self.hi as f32 }
+    }
+
+    /// Of a range that holds zero.
+    fn of(min: f32, max: f32, bits: u8) -> Levels {
+        let last = (1 << bits) - 1;
+        let step = (max - min) / last as f32;
+        let lo = ((min / step).round() as i32).clamp(-last, 0);
+        Levels { step, lo, hi: lo + last }
+    }
+}
 
 /// Everything about activations.
 pub(super) struct Activations {
@@ -20,7 +53,14 @@ pub(super) struct Activations {
 const PROBABILITY: QParams = QParams { scale: 1.0 / 256.0, zero_point: -128 };
 
 /// Chooses parameters for every tensor.
-pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_is_u8: &[bool]) -> Activations {
+pub(super) fn assign(
+    mut graph: Graph,
+    stats: &Stats,
+    options: &QuantOptions,
+    observer: Observer,
+    input_is_u8: &[bool],
+    rounding: &Rounding,
+) -> Activations {
     let mut fixed: Vec<Option<QParams>> = vec![None; graph.tensors.len()];
     let mut means: Vec<Vec<f32>> = stats.tensors.iter().map(|t| t.mean.clone()).collect();
     let mut inputs = Vec::new();
@@ -57,15 +97,24 @@ pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_
     let mut ranges: Vec<(f32, f32)> = vec![(f32::INFINITY, f32::NEG_INFINITY); graph.tensors.len()];
     let mut group_params: Vec<Option<QParams>> = vec![None; graph.tensors.len()];
     let needs_zero = needs_zero(&graph, &root);
+    let limits = wanted_limits(&graph, options, rounding, &root);
     for (t, tensor) in stats.tensors.iter().enumerate() {
         if tensor.histogram.is_empty() {
             continue;
         }
         let r = root(t);
-        let (min, max) = tensor.range(observer, needs_zero[r]);
+        let (min, max) = tensor.range(observer, needs_zero[r], limits.get(&r).map_or(8, |limit| limit.1));
         ranges[r] = (ranges[r].0.min(min), ranges[r].1.max(max));
         if group_params[r].is_none() {
             group_params[r] = fixed[t];
+        }
+    }
+    for (r, (source, bits, given)) in limits {
+        let (min, max) = (ranges[r].0.min(0.0), ranges[r].1.max(0.0));
+        let levels = given.or_else(|| (bits < 8 && max - min > 1e-30).then(|| Levels::of(min, max, bits)));
+        if let (Some(levels), None) = (levels, group_params[r]) {
+            group_params[r] = Some(levels.params());
+            graph.nodes[source].op.limit(levels.clamp());
         }
     }
     let params = (0..graph.tensors.len())
@@ -76,6 +125,58 @@ pub(super) fn assign(mut graph: Graph, stats: &Stats, observer: Observer, input_
         })
         .collect();
     Activations { graph, params, inputs, means }
+}
+
+/// By group of tensors that layers read: the node to limit, the bits that its most demanding reader wants, and the levels where a sub-network gives them.
+fn wanted_limits(
+    graph: &Graph,
+    options: &QuantOptions,
+    rounding: &Rounding,
+    root: &dyn Fn(usize) -> usize,
+) -> BTreeMap<usize, (usize, u8, Option<Levels>)> {
+    let mut wanted: BTreeMap<usize, (usize, u8, Option<Levels>)> = BTreeMap::new();
+    for node in &graph.nodes {
+        let Some((_, id)) = crate::least_squares::weights(&node.op).zip(node.inputs.first()) else { continue };
+        let Some(source) = limited_at(graph, *id) else { continue };
+        // What is left of preprocessing gives what the network's input is.
+        let is_input = graph.inputs.iter().any(|p| graph.nodes[source].inputs.contains(&p.tensor));
+        if is_input && matches!(graph.nodes[source].op, Op::Affine { .. }) {
+            continue;
+        }
+        let (bits, given) = (options.activation_bits_of(&node.name), rounding.activation(&node.name));
+        let entry = wanted.entry(root(id.0)).or_insert((source, bits, given));
+        *entry = (source, entry.1.max(bits), entry.2.or(given));
+    }
+    wanted
+}
+
+/// The node that computes the values of a tensor and can keep them within bounds; what only moves them is looked through. None where there is no such
+/// node, or where others would share the step without the bounds.
+pub fn limited_at(graph: &Graph, id: TensorId) -> Option<usize> {
+    let moves = |op: &Op| match op {
+        Op::MaxPool(_) | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => true,
+        Op::Pad { value, .. } => *value == 0.0,
+        _ => false,
+    };
+    let mut source = graph.producer(id)?;
+    while moves(&graph.nodes[source].op) {
+        source = graph.producer(graph.nodes[source].inputs[0])?;
+    }
+    let bounds = match &graph.nodes[source].op {
+        Op::BatchNorm { .. } | Op::Map(_) => true,
+        op => op.clamp().is_some(),
+    };
+    let mut reached = vec![graph.nodes[source].output];
+    while let Some(id) = reached.pop() {
+        for node in graph.consumers(id).into_iter().map(|i| &graph.nodes[i]) {
+            match &node.op {
+                Op::Concat { .. } | Op::Resize { .. } => return None,
+                op if moves(op) => reached.push(node.output),
+                _ => {}
+            }
+        }
+    }
+    bounds.then_some(source)
 }
 
 /// The `Affine` that alone reads input `id`, and the parameters of its output on the input's integers, if one scale and an int8 zero

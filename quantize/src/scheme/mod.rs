@@ -11,6 +11,7 @@ mod weights;
 
 use crate::calibrate::{Observer, Stats};
 use crate::graph::{Clamp, Graph, Node, Op, ScalarFn};
+pub use activations::{Levels, limited_at};
 pub use equalize::equalize;
 use ndarray::ArrayD;
 pub use rounding::{Inputs, Rounded, Rounding};
@@ -76,6 +77,10 @@ pub struct QuantOptions {
     pub weight_bits: u8,
     /// One weight scale per output channel, or one per layer.
     pub granularity: Granularity,
+    /// Bits of what layers read, 2 to 8, wherever the operator that computes it can be limited; none: 8, or the widest that a supernet was trained with. Fewer
+    /// make nothing smaller or faster here: they are for comparison with other hardware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_bits: Option<u8>,
     /// How activation ranges are chosen; none tries several and keeps the best on held-out calibration samples.
     pub observer: Option<Observer>,
     /// Subtract the mean error that weight rounding causes; none tries both.
@@ -102,6 +107,9 @@ pub struct LayerOptions {
     /// What a scale covers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granularity: Option<Granularity>,
+    /// Bits of what it reads, 2 to 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation_bits: Option<u8>,
     /// Whether levels lie evenly about zero; only a supernet's sub-networks have others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
@@ -123,6 +131,7 @@ impl Default for QuantOptions {
         QuantOptions {
             weight_bits: 8,
             granularity: Granularity::Channel,
+            activation_bits: None,
             observer: None,
             bias_correction: None,
             equalize: None,
@@ -144,6 +153,12 @@ impl QuantOptions {
         (own.weight_bits.unwrap_or(self.weight_bits), own.granularity.unwrap_or(self.granularity))
     }
 
+    /// Bits of what a layer reads.
+    pub fn activation_bits_of(&self, layer: &str) -> u8 {
+        let own = self.layers.get(layer).and_then(|own| own.activation_bits);
+        own.or(self.activation_bits).unwrap_or(8)
+    }
+
     /// Whether some weights of the graph are rounded in a way that must know their inputs.
     pub fn is_compensated(&self, graph: &Graph) -> bool {
         let has_few = |n: &Node| crate::least_squares::weights(&n.op).is_some() && self.is_rounded(self.of(n).0);
@@ -160,6 +175,10 @@ impl QuantOptions {
         let bits = std::iter::once(self.weight_bits).chain(self.layers.values().filter_map(|l| l.weight_bits));
         if let Some(bits) = bits.into_iter().find(|bits| !(2..=8).contains(bits)) {
             return Err(SchemeError::WeightBits(bits));
+        }
+        let bits = self.activation_bits.into_iter().chain(self.layers.values().filter_map(|l| l.activation_bits));
+        if let Some(bits) = bits.into_iter().find(|bits| !(2..=8).contains(bits)) {
+            return Err(SchemeError::ActivationBits(bits));
         }
         if !(0.0..=1.0).contains(&self.bit_price) {
             return Err(SchemeError::BitPrice(self.bit_price));
@@ -212,7 +231,7 @@ pub fn quantize(
 ) -> Result<QGraph, SchemeError> {
     options.check(graph)?;
     let activations::Activations { graph, params, inputs, means } =
-        activations::assign(graph.clone(), stats, choice.observer, input_is_u8);
+        activations::assign(graph.clone(), stats, options, choice.observer, input_is_u8, rounding);
     let weights = graph
         .nodes
         .iter()
@@ -231,6 +250,9 @@ pub enum SchemeError {
     /// A width that is not offered.
     #[error("weight_bits is {0}; choose 2 to 8")]
     WeightBits(u8),
+    /// A width that is not offered.
+    #[error("activation_bits is {0}; choose 2 to 8")]
+    ActivationBits(u8),
     /// A price that makes no sense.
     #[error("quantize.bit_price is {0}; choose 0 to 1, such as 0.01")]
     BitPrice(f64),

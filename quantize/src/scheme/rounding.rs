@@ -9,7 +9,7 @@
 //! what is least is the error plus the price of all bits, each integer's by its frequency in the layer (what DeepCABAC does for its own coder,
 //! arXiv 1907.11900, here with errors that count as they reach the output).
 
-use super::{Granularity, QuantOptions, SchemeError};
+use super::{Granularity, Levels, QuantOptions, SchemeError};
 use crate::calibrate::CalibrateError;
 use crate::graph::{Graph, Node, Op, TensorId, eval};
 use crate::least_squares::{Moments, cholesky, gather, groups, matrix, positions, substitute, weights};
@@ -57,6 +57,8 @@ pub struct Rounding {
     inputs: Inputs,
     /// Layers that are integers already, by name.
     given: BTreeMap<String, Arc<Rounded>>,
+    /// What they read, by name.
+    activations: BTreeMap<String, Levels>,
     done: Mutex<HashMap<(TensorId, u8, Granularity), Arc<Rounded>>>,
 }
 
@@ -66,10 +68,20 @@ impl Rounding {
         Rounding { inputs, ..Rounding::default() }
     }
 
-    /// Layers that are integers already, by name, whatever their width: a sub-network's ([`crate::elastic`]).
-    pub fn given(layers: BTreeMap<String, Rounded>) -> Rounding {
+    /// Layers that are integers already, by name, whatever their width, and the levels of what layers read: a sub-network's ([`crate::elastic`]).
+    pub fn given(layers: BTreeMap<String, Rounded>, activations: BTreeMap<String, Levels>) -> Rounding {
         let given = layers.into_iter().map(|(name, rounded)| (name, Arc::new(rounded))).collect();
-        Rounding { given, ..Rounding::default() }
+        Rounding { given, activations, ..Rounding::default() }
+    }
+
+    /// Whether levels of activations were given.
+    pub fn has_activations(&self) -> bool {
+        !self.activations.is_empty()
+    }
+
+    /// The levels of what a layer reads, where they were given.
+    pub fn activation(&self, layer: &str) -> Option<Levels> {
+        self.activations.get(layer).copied()
     }
 
     /// Whether layers were given.

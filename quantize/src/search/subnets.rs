@@ -105,6 +105,7 @@ pub fn subnet(
     let graph = prepend_preprocess(lowered.graph, &recipe.preprocess).map_err(BuildError::from)?;
     let mut quantize = recipe.quantize.clone();
     quantize.layers.clear();
+    quantize.activation_bits = None;
     let mut layers = BTreeMap::new();
     // Preprocessing that went into a layer's weights leaves no levels there.
     for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
@@ -112,7 +113,7 @@ pub fn subnet(
         quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
         layers.insert(name, rounded);
     }
-    Ok(Subnet { graph, rounding: Rounding::given(layers), quantize })
+    Ok(Subnet { graph, rounding: Rounding::given(layers, lowered.activations), quantize })
 }
 
 /// A supernet's candidates.
@@ -124,6 +125,8 @@ struct Subnets<'a> {
     chosen: Vec<usize>,
     /// By layer of the supernet, the form at each width.
     forms: Vec<Vec<(u8, usize)>>,
+    /// Forms of activations: no budget counts what fewer bits would save, so that they are the widest, or what the recipe wants.
+    activations: Vec<usize>,
     truth: Truth,
     predictor: Option<Predictor>,
     journal: Journal,
@@ -170,7 +173,8 @@ pub fn space<'a>(
     let net = supernet.net(source.device)?;
     let truth = truth(&source, &net);
     let journal = Journal::open(source.checkpoint, source.resumes, source.checksum())?;
-    let mut subnets = Subnets { source, net, chosen, forms, truth, predictor: None, journal };
+    let activations = supernet.choose_activations(&recipe.quantize)?;
+    let mut subnets = Subnets { source, net, chosen, forms, activations, truth, predictor: None, journal };
     let layers: Vec<Layer> = subnets
         .chosen
         .iter()
@@ -226,6 +230,7 @@ impl Subnets<'_> {
         for (&layer, bits) in self.chosen.iter().zip(bits) {
             choice[layer] = self.forms[layer].iter().find(|f| f.0 == *bits).map_or(choice[layer], |f| f.1);
         }
+        choice.extend(&self.activations);
         choice
     }
 
@@ -375,12 +380,10 @@ impl Judge for Subnets<'_> {
         let choice = self.choice(bits);
         for (layer, form) in self.source.supernet.layers.iter().zip(choice) {
             let form = layer.forms[form];
-            let own = LayerOptions {
-                weight_bits: Some(form.bits),
-                granularity: Some(form.granularity),
-                symmetric: Some(form.symmetric),
-            };
-            recipe.quantize.layers.insert(layer.name.clone(), own);
+            let own = recipe.quantize.layers.entry(layer.name.clone()).or_default();
+            own.weight_bits = Some(form.bits);
+            own.granularity = Some(form.granularity);
+            own.symmetric = Some(form.symmetric);
         }
         recipe
     }

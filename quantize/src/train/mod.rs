@@ -17,7 +17,7 @@ mod tests;
 mod windows;
 
 pub use augment::Augment;
-pub use net::{Batch, Device, Goal, Gradient, Moments, Net};
+pub use net::{Batch, Device, Goal, Gradient, LEVELS, Moments, Net};
 pub use norms::{Balance, Normed, is_layer, with_norms};
 pub use optimizer::{Optimizer, Rule};
 pub use session::{Data, Hooks, Lesson, Session, Status, Step, Teacher, TrainOptions, accuracy, evaluate};

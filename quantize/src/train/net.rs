@@ -4,6 +4,8 @@
 //! first axis is the batch, so an operator that mixes samples (a reshape or transpose that moves the first axis) is refused.
 //! Batch norms use the batch's own moments when training and the running ones otherwise. A softmax that ends the network is left
 //! out: losses want logits, and predictions put it back.
+//!
+//! Outputs of some nodes may be rounded to levels ([`Net::rounding`]), which then stand behind the parameters.
 
 use super::TrainError;
 use super::ops::WindowOps;
@@ -152,8 +154,13 @@ pub struct Net {
     clamp_of: Vec<Option<usize>>,
     /// Per output, the node of a final softmax, and its axis.
     softmax: Vec<Option<usize>>,
+    /// Nodes whose outputs may be rounded, and where the first of their levels stands.
+    rounded: (Vec<usize>, usize),
     device: Device,
 }
+
+/// Numbers that say how an output is rounded: step, lowest and highest level.
+pub const LEVELS: usize = 3;
 
 /// How batch norms work.
 enum Mode<'a> {
@@ -181,7 +188,13 @@ impl Net {
         let idle = graph.nodes.iter().map(|n| feeds_batch_norm(graph, n)).collect();
         let softmax = graph.outputs.iter().map(|p| final_softmax(graph, p.tensor)).collect();
         let clamp_of = graph.nodes.iter().map(|n| clamps_batch_norm(graph, n)).collect();
-        Ok(Net { graph: graph.clone(), parameters, first, idle, clamp_of, softmax, device: device.clone() })
+        let rounded = (Vec::new(), 0);
+        Ok(Net { graph: graph.clone(), parameters, first, idle, clamp_of, softmax, rounded, device: device.clone() })
+    }
+
+    /// The same with outputs of some nodes that are rounded wherever `theta` has [`LEVELS`] numbers for each of them from `at` on. They get gradients as parameters do.
+    pub fn rounding(self, nodes: Vec<usize>, at: usize) -> Net {
+        Net { rounded: (nodes, at), ..self }
     }
 
     /// The graph as it was given.
@@ -214,6 +227,11 @@ impl Net {
         for (leaf, parameter) in leaves.iter().zip(&self.parameters) {
             if let Some(grad) = Dispatch::grad(leaf, &grads) {
                 gradient[parameter.range.clone()].copy_from_slice(&read(grad));
+            }
+        }
+        for (leaf, range) in leaves[self.parameters.len()..].iter().zip(self.levels(theta)) {
+            if let Some(grad) = Dispatch::grad(leaf, &grads) {
+                gradient[range].copy_from_slice(&read(grad));
             }
         }
         Gradient { loss: value, theta: gradient, outputs: read_outputs }
@@ -267,13 +285,40 @@ impl Net {
         found
     }
 
+    /// What nodes give for a batch, by its own moments.
+    pub fn values(&self, theta: &[f32], batch: &Batch, nodes: &[usize]) -> Vec<Vec<f32>> {
+        let device = self.device.0.clone();
+        let leaves = self.leaves(theta, &device, false);
+        let (mut i, mut found) = (0, vec![Vec::new(); nodes.len()]);
+        let mut visit = |_: &Node, value: &Value| {
+            if let Some(at) = nodes.iter().position(|&n| n == i) {
+                found[at] = read(value.clone());
+            }
+            i += 1;
+        };
+        self.forward_visiting(&leaves, batch, &device, &mut Mode::Train(&mut Vec::new()), &mut visit);
+        found
+    }
+
+    /// Where the levels of every rounded output stand; none if `theta` has none.
+    fn levels(&self, theta: &[f32]) -> Vec<std::ops::Range<usize>> {
+        let (nodes, at) = &self.rounded;
+        let ranges = (0..nodes.len()).map(|k| at + LEVELS * k..at + LEVELS * (k + 1));
+        ranges.filter(|range| range.end <= theta.len()).collect()
+    }
+
+    /// The parameters, then levels.
     fn leaves(&self, theta: &[f32], device: &DispatchDevice, track: bool) -> Vec<Value> {
         let leaf = |p: &Parameter| {
             let value = upload(theta[p.range.clone()].to_vec(), self.parameter_shape(p), device);
             let idle = p.role == Role::Bias && self.idle[p.node];
             if track && !idle { Dispatch::float_set_require_grad(value, true) } else { value }
         };
-        self.parameters.iter().map(leaf).collect()
+        let levels = |range: std::ops::Range<usize>| {
+            let value = upload(theta[range].to_vec(), vec![LEVELS], device);
+            if track { Dispatch::float_set_require_grad(value, true) } else { value }
+        };
+        self.parameters.iter().map(leaf).chain(self.levels(theta).into_iter().map(levels)).collect()
     }
 
     fn parameter_shape(&self, p: &Parameter) -> Vec<usize> {
@@ -317,6 +362,11 @@ impl Net {
             let value = match self.softmax.contains(&Some(i)) {
                 true => args.swap_remove(0),
                 false => self.apply(i, args, leaves, batch.size, device, mode),
+            };
+            let levels = self.rounded.0.iter().position(|&n| n == i).map(|k| self.parameters.len() + k);
+            let value = match levels.and_then(|k| leaves.get(k)) {
+                Some(levels) => Dispatch::rounded(value, levels.clone()),
+                None => value,
             };
             visit(node, &value);
             values[node.output.0] = Some(value);

@@ -62,6 +62,25 @@ pub(super) trait WindowOps: Backend {
         composed::clamp_backward::<Self>(y, grad, clamp)
     }
 
+    /// Values on levels, which are `[3]`: their step, the lowest and the highest.
+    fn rounded(x: FloatTensor<Self>, levels: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::rounded::<Self>(x, levels)
+    }
+
+    /// Gradient of `rounded` by `x`: straight through the rounding, none beyond the levels.
+    fn rounded_x_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        levels: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        composed::rounded_x_backward::<Self>(x, grad, levels)
+    }
+
+    /// Gradient of `rounded` by `levels`.
+    fn rounded_sums(x: FloatTensor<Self>, grad: FloatTensor<Self>, levels: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::rounded_sums::<Self>(x, grad, levels)
+    }
+
     /// Mean and variance of every channel of the last axis: `[2, c]`.
     fn channel_moments(x: FloatTensor<Self>) -> FloatTensor<Self> {
         composed::moments::<Self>(x)
@@ -166,6 +185,20 @@ impl WindowOps for Flex {
     fn bounded_backward(y: Flat, grad: Flat, clamp: Clamp) -> Flat {
         let shape = y.shape().to_vec();
         with([y, grad], shape, |[y, dy]| windows::clamp_backward(y, dy, clamp))
+    }
+
+    fn rounded(x: Flat, levels: Flat) -> Flat {
+        let shape = x.shape().to_vec();
+        with([x, levels], shape, |[x, l]| windows::rounded(x, l))
+    }
+
+    fn rounded_x_backward(x: Flat, grad: Flat, levels: Flat) -> Flat {
+        let shape = x.shape().to_vec();
+        with([x, grad, levels], shape, |[x, dy, l]| windows::rounded_backward(x, dy, l))
+    }
+
+    fn rounded_sums(x: Flat, grad: Flat, levels: Flat) -> Flat {
+        with([x, grad, levels], vec![3], |[x, dy, l]| windows::rounded_sums(x, dy, l))
     }
 
     fn channel_moments(x: Flat) -> Flat {
@@ -288,6 +321,26 @@ impl<B: Backend + WindowOps> Backward<B, 1> for Bounded {
 }
 
 #[derive(Debug)]
+struct Rounded;
+
+impl<B: Backend + WindowOps> Backward<B, 2> for Rounded {
+    /// Input and levels.
+    type State = [B::FloatTensorPrimitive; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [x, levels] = ops.state;
+        let [to_x, to_levels] = ops.parents;
+        if let Some(node) = to_levels {
+            grads.register::<B>(node.id, B::rounded_sums(x.clone(), grad.clone(), levels.clone()));
+        }
+        if let Some(node) = to_x {
+            grads.register::<B>(node.id, B::rounded_x_backward(x, grad, levels));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Normalize;
 
 impl<B: Backend + WindowOps> Backward<B, 3> for Normalize {
@@ -366,6 +419,18 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
         }
     }
 
+    fn rounded(x: FloatTensor<Self>, levels: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prep = Backward::<B, 2>::prepare::<C>(Rounded, [x.node(), levels.node()]).compute_bound().stateful();
+        let (x, levels) = (x.into_primitive(), levels.into_primitive());
+        match prep {
+            OpsKind::Tracked(prep) => {
+                let state = [x.clone(), levels.clone()];
+                prep.finish(state, B::rounded(x, levels))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::rounded(x, levels)),
+        }
+    }
+
     /// No gradient flows here: that of [`WindowOps::channel_normalize`] knows where the moments came from.
     fn channel_moments(x: FloatTensor<Self>) -> FloatTensor<Self> {
         FloatTensor::<Self>::new(B::channel_moments(x.into_primitive()))
@@ -393,7 +458,7 @@ impl<B: Backend + WindowOps, C: CheckpointStrategy> WindowOps for Autodiff<B, C>
 /// The same operators of burn's own, for backends without loops of ours.
 pub(super) mod composed {
     use super::{Clamp, Geometry, Norm, last};
-    use burn::backend::tensor::FloatTensor;
+    use burn::backend::tensor::{BoolTensor, FloatTensor};
     use burn::backend::{Backend, TensorMetadata};
     use burn::tensor::ops::{ConvOptions, PadMode};
     use burn::tensor::{Shape, Slice};
@@ -578,6 +643,68 @@ pub(super) mod composed {
         let low = B::float_lower_equal_elem(y.clone(), min.into(), settings.bool_dtype);
         let high = B::float_greater_equal_elem(y, max.into(), settings.bool_dtype);
         B::float_mask_fill(grad, B::bool_or(low, high), 0.0f32.into())
+    }
+
+    /// One of the levels in the shape of `like`.
+    fn level<B: Backend>(levels: &FloatTensor<B>, i: usize, like: &FloatTensor<B>) -> FloatTensor<B> {
+        let one = B::float_slice(levels.clone(), &[Slice::from(i..i + 1)]);
+        let ones: Shape = vec![1; like.shape().num_dims()].into();
+        B::float_expand(B::float_reshape(one, ones), like.shape())
+    }
+
+    /// `x` in steps, and where that lies below and above the levels.
+    fn in_steps<B: Backend>(
+        x: FloatTensor<B>,
+        levels: &FloatTensor<B>,
+    ) -> (FloatTensor<B>, BoolTensor<B>, BoolTensor<B>) {
+        let settings = burn::backend::get_or_init_device_settings::<B>(&x.device());
+        let [step, lo, hi] = [0, 1, 2].map(|i| level::<B>(levels, i, &x));
+        let v = B::float_div(x, step);
+        let below = B::float_lower(v.clone(), lo, settings.bool_dtype);
+        let above = B::float_greater(v.clone(), hi, settings.bool_dtype);
+        (v, below, above)
+    }
+
+    /// The level of every value.
+    fn nearest<B: Backend>(v: FloatTensor<B>, levels: &FloatTensor<B>) -> FloatTensor<B> {
+        let settings = burn::backend::get_or_init_device_settings::<B>(&v.device());
+        let [lo, hi] = [1, 2].map(|i| level::<B>(levels, i, &v));
+        let n = B::float_floor(B::float_add_scalar(v, 0.5f32.into()));
+        let below = B::float_lower(n.clone(), lo.clone(), settings.bool_dtype);
+        let n = B::float_mask_where(n, below, lo);
+        let above = B::float_greater(n.clone(), hi.clone(), settings.bool_dtype);
+        B::float_mask_where(n, above, hi)
+    }
+
+    pub(in crate::train) fn rounded<B: Backend>(x: FloatTensor<B>, levels: FloatTensor<B>) -> FloatTensor<B> {
+        let step = level::<B>(&levels, 0, &x);
+        let (v, ..) = in_steps::<B>(x, &levels);
+        B::float_mul(nearest::<B>(v, &levels), step)
+    }
+
+    pub(in crate::train) fn rounded_x_backward<B: Backend>(
+        x: FloatTensor<B>,
+        grad: FloatTensor<B>,
+        levels: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let (_, below, above) = in_steps::<B>(x, &levels);
+        B::float_mask_fill(grad, B::bool_or(below, above), 0.0f32.into())
+    }
+
+    pub(in crate::train) fn rounded_sums<B: Backend>(
+        x: FloatTensor<B>,
+        grad: FloatTensor<B>,
+        levels: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let (v, below, above) = in_steps::<B>(x, &levels);
+        let n = nearest::<B>(v.clone(), &levels);
+        let inside = B::float_mask_fill(grad.clone(), B::bool_or(below.clone(), above.clone()), 0.0f32.into());
+        let of = |grad: FloatTensor<B>, mask| {
+            let rest = B::float_mask_fill(grad, B::bool_not(mask), 0.0f32.into());
+            B::float_mul(B::float_sum(rest), B::float_slice(levels.clone(), &[Slice::from(0..1)]))
+        };
+        let to_step = B::float_sub(B::float_mul(grad.clone(), n), B::float_mul(inside, v));
+        B::float_cat(vec![B::float_sum(to_step), of(grad.clone(), below), of(grad, above)], 0)
     }
 
     pub(in crate::train) fn moments<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {

@@ -316,6 +316,13 @@ fn composed_operators_agree() {
     let (x, grad, gamma, beta) = (tensor(&[2, 3, 5, 4]), tensor(&[2, 3, 5, 4]), tensor(&[4]), tensor(&[4]));
     let m = Flex::channel_moments(x.clone());
     agree("moments", m.clone(), composed::moments::<Flex>(x.clone()));
+    let l = Flat::from_data(TensorData::new(vec![0.4f32, -2.0, 3.0], vec![3]));
+    let dy = tensor(&[2, 3, 5, 4]);
+    agree("rounded", Flex::rounded(x.clone(), l.clone()), composed::rounded::<Flex>(x.clone(), l.clone()));
+    let ours = Flex::rounded_x_backward(x.clone(), dy.clone(), l.clone());
+    agree("rounded x", ours, composed::rounded_x_backward::<Flex>(x.clone(), dy.clone(), l.clone()));
+    let ours = Flex::rounded_sums(x.clone(), dy.clone(), l.clone());
+    agree("rounded levels", ours, composed::rounded_sums::<Flex>(x.clone(), dy, l));
     for clamp in [Clamp::NONE, Clamp::RELU, Clamp { min: -0.5, max: 0.5 }] {
         let norm = Norm { epsilon: 1e-3, clamp };
         let [x, grad, gamma, beta, m] = [&x, &grad, &gamma, &beta, &m].map(Clone::clone);
@@ -332,6 +339,37 @@ fn composed_operators_agree() {
         let (x, dy, g, b, m) = all();
         agree("normalize x", ours, composed::normalize_x_backward::<Flex>(x, dy, g, b, m, sums, norm));
     }
+}
+
+/// A rounded value's gradients: by its ends exactly, by the step but for the share that moves with what is rounded (LSQ, Esser et al. 2020, equation 3).
+#[test]
+fn rounding_has_the_gradients_of_lsq() {
+    use super::windows::{rounded, rounded_backward, rounded_sums};
+    // Well within a level, so that none changes; the first and the last lie beyond.
+    let steps = [-5.3, -2.7, -1.8, -0.3, 0.2, 0.9, 1.7, 2.8, 4.2, 9.1];
+    let (step, lo, hi) = (0.4f32, -2.0, 3.0);
+    let x: Vec<f32> = steps.iter().map(|v| v * step).collect();
+    let grad: Vec<f32> = (0..10).map(|i| 0.5 - 0.2 * i as f32).collect();
+    let value = |levels: [f32; 3]| -> f32 { rounded(&x, &levels).iter().zip(&grad).map(|(y, g)| y * g).sum() };
+    let slope = |i: usize| {
+        let at = |by: f32| {
+            let mut levels = [step, lo, hi];
+            levels[i] += by;
+            value(levels)
+        };
+        (at(1e-3) - at(-1e-3)) / 2e-3
+    };
+    let inside = |v: f32| (lo..=hi).contains(&v);
+    let moves: f32 = steps.iter().zip(&grad).filter(|(v, _)| inside(**v)).map(|(v, g)| v * g).sum();
+    let sums = rounded_sums(&x, &grad, &[step, lo, hi]);
+    assert!((sums[0] - (slope(0) - moves)).abs() < 1e-2, "{} for {}", sums[0], slope(0) - moves);
+    assert_eq!(rounded(&x, &[step, lo, hi])[..3], [-0.8, -0.8, -0.8]);
+    let beyond: Vec<f32> = x.iter().map(|x| 100.0 * x).collect();
+    let sums = rounded_sums(&beyond, &grad, &[step, lo, hi]);
+    let end = |below: bool| -> f32 { x.iter().zip(&grad).filter(|(x, _)| (**x < 0.0) == below).map(|(_, g)| g).sum() };
+    assert!((sums[1] - step * end(true)).abs() < 1e-6 && (sums[2] - step * end(false)).abs() < 1e-6, "{sums:?}");
+    let straight = rounded_backward(&x, &grad, &[step, lo, hi]);
+    assert!(steps.iter().zip(straight).zip(&grad).all(|((&v, dx), &g)| dx == if inside(v) { g } else { 0.0 }));
 }
 
 /// Two classes that a small network can tell apart.

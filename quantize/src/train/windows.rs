@@ -1,4 +1,4 @@
-//! Pools, batch norms and clamps on NHWC pictures, forward and backward, on plain slices: what the CPU backend computes.
+//! Pools, batch norms, clamps and rounding on NHWC pictures, forward and backward, on plain slices: what the CPU backend computes.
 //!
 //! Pictures run in parallel; sums over them are formed in blocks of a fixed size and joined in order, so that results do not depend on the
 //! number of threads.
@@ -397,6 +397,83 @@ pub(super) fn clamp_backward(y: &[f32], grad: &[f32], clamp: Clamp) -> Vec<f32> 
 fn clamp_backward_all<S: Simd>(_: S, dx: &mut [f32], y: &[f32], dy: &[f32], clamp: Clamp) {
     for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
         *dx = passed(y, dy, clamp);
+    }
+}
+
+/// Values on the levels `lo ..= hi` of a step: half a level is rounded up, as the runtime does.
+pub(super) fn rounded(x: &[f32], levels: &[f32]) -> Vec<f32> {
+    let (level, levels) = (Level::new(), Levels::of(levels));
+    let mut y = zeros(x.len());
+    let blocks = y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK));
+    blocks.for_each(|(y, x)| dispatch!(level, simd => rounded_all(simd, y, x, levels)));
+    y
+}
+
+#[inline(always)]
+fn rounded_all<S: Simd>(_: S, y: &mut [f32], x: &[f32], levels: Levels) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = levels.step * clamped((x / levels.step + 0.5).floor(), levels.ends());
+    }
+}
+
+/// Gradient of [`rounded`] by its input: that of a clamp.
+pub(super) fn rounded_backward(x: &[f32], grad: &[f32], levels: &[f32]) -> Vec<f32> {
+    let (level, levels) = (Level::new(), Levels::of(levels));
+    let mut dx = zeros(x.len());
+    let blocks = dx.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK).zip(grad.par_chunks(BLOCK)));
+    blocks.for_each(|(dx, (x, dy))| dispatch!(level, simd => rounded_backward_all(simd, dx, x, dy, levels)));
+    dx
+}
+
+#[inline(always)]
+fn rounded_backward_all<S: Simd>(_: S, dx: &mut [f32], x: &[f32], dy: &[f32], levels: Levels) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        let v = x / levels.step;
+        *dx = if v < levels.lo || v > levels.hi { 0.0 } else { dy };
+    }
+}
+
+/// Gradients of [`rounded`] by the step, the lowest and the highest level. Sums are made block by block, so that threads do not matter.
+pub(super) fn rounded_sums(x: &[f32], grad: &[f32], levels: &[f32]) -> Vec<f32> {
+    let (level, levels) = (Level::new(), Levels::of(levels));
+    let blocks = x.par_chunks(BLOCK).zip(grad.par_chunks(BLOCK));
+    let sums: Vec<[f32; 3]> =
+        blocks.map(|(x, dy)| dispatch!(level, simd => rounded_sums_of(simd, x, dy, levels))).collect();
+    let total = |i: usize| sums.iter().map(|s| f64::from(s[i])).sum::<f64>() as f32;
+    vec![total(0), levels.step * total(1), levels.step * total(2)]
+}
+
+#[inline(always)]
+fn rounded_sums_of<S: Simd>(_: S, x: &[f32], dy: &[f32], levels: Levels) -> [f32; 3] {
+    let mut sums = [0.0; 3];
+    for (&x, &dy) in x.iter().zip(dy) {
+        let v = x / levels.step;
+        let n = clamped((v + 0.5).floor(), levels.ends());
+        let (below, above) = (if v < levels.lo { dy } else { 0.0 }, if v > levels.hi { dy } else { 0.0 });
+        sums[0] += dy * n - (dy - below - above) * v;
+        sums[1] += below;
+        sums[2] += above;
+    }
+    sums
+}
+
+/// What values are rounded to.
+#[derive(Clone, Copy)]
+struct Levels {
+    step: f32,
+    lo: f32,
+    hi: f32,
+}
+
+impl Levels {
+    fn of(levels: &[f32]) -> Levels {
+        let at = |i: usize| levels.get(i).copied().unwrap_or(0.0);
+        Levels { step: at(0), lo: at(1), hi: at(2) }
+    }
+
+    #[inline(always)]
+    fn ends(self) -> Clamp {
+        Clamp { min: self.lo, max: self.hi }
     }
 }
 

@@ -137,6 +137,29 @@ fn several_precisions(folder: &Folder, supernet: &str) {
     refused(budget, &["--elastic", "--max-flash"], None);
 }
 
+/// Activations of few bits: trained, judged and built alike, and refused where they were not trained.
+#[test]
+fn activations_too() {
+    let folder = Folder::new();
+    let (supernet, model) = (folder.path("d.supernet"), folder.path("d.pith"));
+    let (onnx, test) = (digits("digits.onnx"), digits("digits_test.npz"));
+    let space = ["--bits", "8,4", "--activation-bits", "8,4", "--granularity", "channel", "--symmetry", "symmetric"];
+    let train = [&space[..], &["--epochs", "4", "--test", &test, "-o", &supernet, "--json"]].concat();
+    let run = report(with_data("elastic", &onnx, &train));
+    let uniform = run["uniform"].as_array().unwrap();
+    let settings: Vec<_> = uniform.iter().map(|u| (u["bits"].as_u64(), u["activation_bits"].as_u64())).collect();
+    assert_eq!(settings, [(8, 8), (4, 8), (4, 4)].map(|(a, b)| (Some(a), Some(b))));
+    let bits = ["--weight-bits", "4", "--activation-bits", "4", "--test", &test, "-o", &model, "--json"];
+    let built = report(with_data("build", &supernet, &bits));
+    let (simulated, right) = (&uniform[2]["accuracy"], &built["accuracy"]["int8"]);
+    assert!((simulated.as_f64().unwrap() - right.as_f64().unwrap()).abs() < 0.01, "{simulated}, built {right}");
+    assert!(right.as_f64().unwrap() > 0.95, "{right}");
+    refused(with_data("build", &supernet, &["--activation-bits", "2", "-o", &model]), &["2 bits", "8, 4"], None);
+    // Without training, on calibrated ranges.
+    let built = report(with_data("build", &onnx, &["--activation-bits", "4", "--test", &test, "-o", &model, "--json"]));
+    assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.9, "{}", built["accuracy"]);
+}
+
 /// Pruned, trained elastically and coded in one command.
 #[test]
 fn all_in_one() {

@@ -192,7 +192,7 @@ impl<'s> Bench<'s> {
     fn uniform(&self, run: &str, supernet: &Supernet) -> Result<Vec<Uniform>, ToolError> {
         let net = supernet.net(&Device::cpu()).map_err(failed)?;
         let judge = |form: Form| {
-            let choice = supernet.uniform(form);
+            let choice = supernet.uniform(form, None);
             let (theta, moments) = supernet.recalibrated(&net, Some(&choice), &self.data(&self.train));
             let accuracy = evaluate(&net, &theta, &moments, &self.data(&self.test)).unwrap_or(0.0);
             Uniform { run: run.into(), form, accuracy }
