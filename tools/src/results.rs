@@ -24,6 +24,11 @@ struct Row {
 
 /// The verb.
 pub fn run() -> Result<(), ToolError> {
+    // From cold this takes minutes, and shows them.
+    let built = Command::new("cargo").current_dir(root()).args(["build", "--release", "--bin", "quantize"]).status();
+    if !built.map_err(|e| ToolError(format!("cannot run cargo: {e}")))?.success() {
+        return Err(ToolError("the quantize command does not build".into()));
+    }
     let scratch = tempfile::tempdir().map_err(|e| ToolError(e.to_string()))?;
     println!(
         "| network | test images | float | int8 | weights B | file B | RAM B | MACs | M0 instructions | M4 | M55 |"

@@ -58,7 +58,7 @@ pub(super) struct TrainArgs {
     /// Where to train: cpu, or wgpu and cuda in builds with these features
     #[arg(long, default_value = "cpu", value_parser = device)]
     device: String,
-    /// Save the state here after every epoch and on Ctrl-C
+    /// Save the state here after every epoch and on Ctrl-C; a search of a supernet keeps here what it measured
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// Go on from the checkpoint if it is there
