@@ -18,6 +18,7 @@ use crate::least_squares::{Moments, cholesky, gather, groups, matrix, positions,
 use ndarray::{Array1, Array2, ArrayD, Axis};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 /// How much is solved, and how cautiously.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +78,9 @@ pub enum ReconstructError {
         /// Name of the layer.
         layer: String,
     },
+    /// The caller wanted no more.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Bytes of activations that are held at once; fewer samples are used where they would not fit.
@@ -92,13 +96,13 @@ const PARTS: usize = 16;
 const ROUNDING: f64 = 1e-10;
 
 /// Fits `pruned`, a copy of the simplified graph `original` with zeros in its weights, on calibration inputs in graph
-/// axes. `progress` is called with the layers done and their number.
+/// axes. `progress` is called with the layers done and their number, and may end the work.
 pub fn reconstruct(
     original: &Graph,
     pruned: &Graph,
     samples: &[Vec<ArrayD<f32>>],
     options: &Options,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Reconstruction, ReconstructError> {
     reconstruct_then(original, pruned, samples, options, progress, &mut |_, _| None)
 }
@@ -121,7 +125,7 @@ pub fn reconstruct_then(
     pruned: &Graph,
     samples: &[Vec<ArrayD<f32>>],
     options: &Options,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     then: &mut dyn FnMut(&Node, Option<Vec<Rows>>) -> Option<Op>,
 ) -> Result<Reconstruction, ReconstructError> {
     check(original, pruned)?;
@@ -139,7 +143,9 @@ pub fn reconstruct_then(
                 graph.nodes[i].op = op;
             }
             fits.push(fit);
-            progress(fits.len(), layers);
+            if progress(fits.len(), layers).is_break() {
+                return Err(ReconstructError::Interrupted);
+            }
         }
         states.par_iter_mut().for_each(|state| state.step(original, &graph, i, &last_use));
     }
@@ -581,7 +587,9 @@ mod tests {
             let (samples, held_out) = (images(&mut random, 100), images(&mut random, 50));
             let mut pruned = original.clone();
             [0, 1, 3, 4].iter().for_each(|&node| mask(&mut pruned, node, is_structured));
-            let fitted = reconstruct(&original, &pruned, &samples, &Options::default(), &mut |_, _| ()).unwrap();
+            let fitted =
+                reconstruct(&original, &pruned, &samples, &Options::default(), &mut |_, _| ControlFlow::Continue(()))
+                    .unwrap();
             let (before, after) = (error(&original, &pruned, &held_out), error(&original, &fitted.graph, &held_out));
             assert!(after < 0.1 * before, "structured {is_structured}: {before} became {after}");
             let weights: Vec<bool> = zeros(&fitted.graph);
@@ -590,7 +598,9 @@ mod tests {
                 "zeros came to life"
             );
             assert!(fitted.layers.iter().all(|l| l.after <= l.before * (1.0 + 1e-9)), "{:?}", fitted.layers);
-            let again = reconstruct(&original, &pruned, &samples, &Options::default(), &mut |_, _| ()).unwrap();
+            let again =
+                reconstruct(&original, &pruned, &samples, &Options::default(), &mut |_, _| ControlFlow::Continue(()))
+                    .unwrap();
             assert_eq!(again.graph.theta(), fitted.graph.theta());
         }
     }
@@ -601,7 +611,17 @@ mod tests {
         let (original, samples) = (network(&mut random), images(&mut random, 4));
         let mut calls = Vec::new();
         let options = Options { rows: 100, ridge: 1e-6 };
-        let fitted = reconstruct(&original, &original, &samples, &options, &mut |n, of| calls.push((n, of))).unwrap();
+        let fitted = reconstruct(&original, &original, &samples, &options, &mut |n, of| {
+            calls.push((n, of));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let fit = |layers: usize| {
+            let mut progress =
+                |n: usize, _: usize| if n < layers { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            reconstruct(&original, &original, &samples, &options, &mut progress)
+        };
+        assert!(matches!(fit(1), Err(ReconstructError::Interrupted)) && fit(usize::MAX).is_ok());
         assert_eq!(fitted.graph.theta(), original.theta());
         assert_eq!(calls, [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]);
         assert!(fitted.layers.iter().all(|l| l.before == 0.0 && l.after == 0.0));
@@ -652,7 +672,7 @@ mod tests {
         let mut random = Random::new(5, 0);
         let (original, samples) = (network(&mut random), images(&mut random, 2));
         let fit = |pruned: &Graph, samples: &[Vec<ArrayD<f32>>]| {
-            reconstruct(&original, pruned, samples, &Options::default(), &mut |_, _| ())
+            reconstruct(&original, pruned, samples, &Options::default(), &mut |_, _| ControlFlow::Continue(()))
                 .map(|_| ())
                 .unwrap_err()
                 .to_string()

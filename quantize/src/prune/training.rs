@@ -32,8 +32,9 @@ use crate::train::{
 };
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What pulls groups to zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -146,8 +147,11 @@ pub fn prune(
     let before = costs.total(&vec![true; groups.len()]);
     let (sparse, kept, trajectory) = if options.method == Method::Reconstruct {
         let samples: Vec<Vec<ArrayD<f32>>> = data.spaced(FITTED).into_iter().map(|i| data.sample(i)).collect();
-        let (fitted, kept) =
-            removed_at_once(graph, &groups, &costs, target, &samples, &mut |done, all| (hooks.fitted)(done, all))?;
+        let mut progress = |done: usize, all: usize| {
+            (hooks.fitted)(done, all);
+            if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (fitted, kept) = removed_at_once(graph, &groups, &costs, target, &samples, &mut progress)?;
         (fitted, kept, Trajectory::new(&groups.layers, &groups.layer, 200))
     } else {
         let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
@@ -179,7 +183,11 @@ pub fn prune_post_training(
     let graph = simplify(graph.clone());
     let groups = Groups::find(&graph, kind)?;
     let costs = Costs::new(&graph, &groups).on(target.isa());
-    let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, progress)?;
+    let mut progress = |done: usize, all: usize| {
+        progress(done, all);
+        ControlFlow::Continue(())
+    };
+    let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, &mut progress)?;
     Ok(Pruned {
         graph: remove(fitted, &groups, &kept),
         layers: counts(&groups, &kept),
@@ -196,14 +204,18 @@ fn removed_at_once(
     costs: &Costs,
     target: Target,
     samples: &[Vec<ArrayD<f32>>],
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<(Graph, Vec<bool>), PruneError> {
     let by_norm = worth(groups, &groups.norms(&graph.theta()));
     let missed = redundancy::worth(graph, groups, samples).map_err(ReconstructError::from)?;
     let score: Vec<f64> = missed.into_iter().zip(by_norm).map(|(missed, by_norm)| missed.unwrap_or(by_norm)).collect();
     let kept = select(&score, costs, target, groups)?;
     let masked = mask(graph.clone(), groups, &kept);
-    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress)?;
+    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress).map_err(|e| match e {
+        // Fitting is done again by a run that goes on: it has no checkpoint.
+        ReconstructError::Interrupted => PruneError::Train(TrainError::Interrupted { checkpoint: None }),
+        e => e.into(),
+    })?;
     Ok((fitted.graph, kept))
 }
 
@@ -603,6 +615,12 @@ mod tests {
         let (_, samples, targets) = task();
         let data = Data { samples: &samples, targets: Some(&targets), affine: None };
         assert!(crate::train::accuracy(&pruned.graph, &data, &Device::cpu()).unwrap().unwrap() > 0.9);
+        // Whoever stops waits for one layer, not for all.
+        fits.set(0);
+        stop.store(true, Ordering::Relaxed);
+        let error = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap_err();
+        assert!(matches!(error, PruneError::Train(TrainError::Interrupted { checkpoint: None })), "{error}");
+        assert_eq!(fits.get(), 1);
     }
 
     #[test]

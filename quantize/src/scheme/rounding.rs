@@ -17,6 +17,7 @@ use crate::prune::reconstruct::{Options, ReconstructError, Rows, reconstruct_the
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 /// Weights of a layer and their scales.
@@ -130,7 +131,11 @@ impl Rounding {
             done.insert((node.output, bits, granularity), Arc::new(rounded));
             Some(op)
         };
-        reconstruct_then(graph, graph, samples, &Options::default(), progress, &mut round)?;
+        let mut progress = |done: usize, layers: usize| {
+            progress(done, layers);
+            ControlFlow::Continue(())
+        };
+        reconstruct_then(graph, graph, samples, &Options::default(), &mut progress, &mut round)?;
         Ok(Rounding { done: Mutex::new(done), ..Rounding::default() })
     }
 
