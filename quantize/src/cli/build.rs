@@ -227,6 +227,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         ));
     }
     recipe.elastic.check()?;
+    if args.elastic_epochs.is_some() {
+        // Before anything is trained.
+        recipe.elastic.check_activations(&recipe.quantize)?;
+    }
     let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
     let graph = match &known {
         Some(supernet) => supernet.graph.clone(),

@@ -19,7 +19,7 @@ mod supernet;
 mod tests;
 mod training;
 
-use crate::scheme::Granularity;
+use crate::scheme::{Granularity, QuantOptions};
 use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 pub use supernet::{Layer, Lowered, Supernet};
@@ -49,7 +49,7 @@ pub struct ElasticOptions {
     pub granularity: Vec<Granularity>,
     /// Symmetric forms, asymmetric ones, or both.
     pub symmetry: Vec<Symmetry>,
-    /// Least width of the first and the last layer.
+    /// Least width of the first and the last layer, and of what the last one reads.
     pub edge_bits: u8,
     /// Random sub-networks of a step, beside the widest and the narrowest.
     pub random_subnets: usize,
@@ -145,6 +145,19 @@ impl ElasticOptions {
         forms
     }
 
+    /// Refuses widths of activations that a supernet of these options would not have.
+    pub fn check_activations(&self, wanted: &QuantOptions) -> Result<(), ElasticError> {
+        let known = |bits: &u8| self.activation_bits.contains(bits);
+        let named = wanted.layers.values().filter_map(|own| own.activation_bits);
+        match named.chain(wanted.activation_bits).find(|bits| !known(bits)) {
+            Some(bits) => Err(ElasticError::NoActivation {
+                bits,
+                has: self.widths(&self.activation_bits, false).iter().map(u8::to_string).collect::<Vec<_>>().join(", "),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what cannot be trained.
     pub fn check(&self) -> Result<(), ElasticError> {
         let fit = |bits: &[u8]| !bits.is_empty() && bits.iter().all(|b| (2..=8).contains(b));
@@ -185,13 +198,11 @@ pub enum ElasticError {
     #[error("no layer of the supernet has {form}; it has {has}")]
     NoWidth { form: String, has: String },
     #[error(
-        "the supernet knows no activations of {bits} bits; its activations have {has} (`quantize elastic --activation-bits`)"
+        "the supernet knows no activations of {bits} bits; its activations have {has} (--activation-bits of `quantize elastic`, or elastic.activation_bits of a recipe)"
     )]
     NoActivation { bits: u8, has: String },
-    #[error(
-        "layer '{layer}' reads an activation that keeps eight bits: nothing before it can be limited, or its readers share it with a concatenation"
-    )]
-    FixedActivation { layer: String },
+    #[error(transparent)]
+    Scheme(#[from] crate::scheme::SchemeError),
     #[error("the supernet was trained on {own}, but gets {given}; give the same --scale, --mean and --std")]
     Preprocess { own: String, given: String },
     #[error("the supernet cannot be written: {0}")]

@@ -4,7 +4,7 @@ use super::quantizer::{Quantizer, Site};
 use super::{ElasticError, ElasticOptions, Form};
 use crate::graph::{Graph, Op, Role, simplify, trainable};
 use crate::random::Random;
-use crate::scheme::{Granularity, LayerOptions, Levels, QuantOptions, Rounded, limited_at};
+use crate::scheme::{Granularity, LayerOptions, Levels, QuantOptions, Rounded, SchemeError, limited_at};
 use crate::train::{Balance, Data, Device, LEVELS, Moments, Net, TrainError, is_layer, with_norms};
 use crate::{files, npy, onnx};
 use ndarray::{ArrayD, Axis};
@@ -194,21 +194,12 @@ impl Supernet {
 
     /// The forms of the activations that options name; none that names one: the widest.
     pub fn choose_activations(&self, wanted: &QuantOptions) -> Result<Vec<usize>, ElasticError> {
-        let all = self.options.activation_forms(false, true);
-        let known = |bits: u8| if all.is_empty() { bits == 8 } else { all.iter().any(|f| f.bits == bits) };
+        self.options.check_activations(wanted)?;
         let own = |layer: usize| wanted.layers.get(&self.layers[layer].name).and_then(|own| own.activation_bits);
-        for bits in (0..self.layers.len()).filter_map(own).chain(wanted.activation_bits) {
-            if !known(bits) {
-                let mut has: Vec<String> = all.iter().map(|f| f.bits.to_string()).collect();
-                has.dedup();
-                let has = if has.is_empty() { "8 bits".into() } else { has.join(", ") };
-                return Err(ElasticError::NoActivation { bits, has });
-            }
-        }
         let has_site = |layer: usize| self.sites.iter().any(|site| site.layers.contains(&layer));
         let fixed = (0..self.layers.len()).find(|&l| own(l).is_some_and(|bits| bits < 8) && !has_site(l));
         if let Some(layer) = fixed {
-            return Err(ElasticError::FixedActivation { layer: self.layers[layer].name.clone() });
+            return Err(SchemeError::FixedActivation { name: self.layers[layer].name.clone() }.into());
         }
         let of = |site: &Site| {
             let named = site.layers.iter().filter_map(|&layer| own(layer)).max();

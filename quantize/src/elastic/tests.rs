@@ -232,6 +232,14 @@ fn activations_of_few_bits_without_training() {
         assert!(db > 10.0 && db < before, "{bits} bits: {db} dB after {before}");
         before = db;
     }
+    let own = LayerOptions { activation_bits: Some(4), ..LayerOptions::default() };
+    let check = |layer: &str| {
+        QuantOptions { layers: [(layer.to_string(), own)].into(), ..QuantOptions::default() }.check(&graph)
+    };
+    assert!(check("middle").is_ok());
+    for layer in ["first", "last"] {
+        assert!(check(layer).unwrap_err().to_string().contains("reads an activation that keeps eight bits"), "{layer}");
+    }
 }
 
 /// What was pruned before stays pruned, in every sub-network.

@@ -138,11 +138,6 @@ fn wanted_limits(
     for node in &graph.nodes {
         let Some((_, id)) = crate::least_squares::weights(&node.op).zip(node.inputs.first()) else { continue };
         let Some(source) = limited_at(graph, *id) else { continue };
-        // What is left of preprocessing gives what the network's input is.
-        let is_input = graph.inputs.iter().any(|p| graph.nodes[source].inputs.contains(&p.tensor));
-        if is_input && matches!(graph.nodes[source].op, Op::Affine { .. }) {
-            continue;
-        }
         let (bits, given) = (options.activation_bits_of(&node.name), rounding.activation(&node.name));
         let entry = wanted.entry(root(id.0)).or_insert((source, bits, given));
         *entry = (source, entry.1.max(bits), entry.2.or(given));
@@ -151,7 +146,7 @@ fn wanted_limits(
 }
 
 /// The node that computes the values of a tensor and can keep them within bounds; what only moves them is looked through. None where there is no such
-/// node, or where others would share the step without the bounds.
+/// node, where it does no more than preprocess an input, or where others would share the step without the bounds.
 pub fn limited_at(graph: &Graph, id: TensorId) -> Option<usize> {
     let moves = |op: &Op| match op {
         Op::MaxPool(_) | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } => true,
@@ -162,8 +157,10 @@ pub fn limited_at(graph: &Graph, id: TensorId) -> Option<usize> {
     while moves(&graph.nodes[source].op) {
         source = graph.producer(graph.nodes[source].inputs[0])?;
     }
+    let is_input = graph.inputs.iter().any(|p| graph.nodes[source].inputs.contains(&p.tensor));
     let bounds = match &graph.nodes[source].op {
-        Op::BatchNorm { .. } | Op::Map(_) => true,
+        Op::Affine { .. } | Op::BatchNorm { .. } => !is_input,
+        Op::Map(_) => true,
         op => op.clamp().is_some(),
     };
     let mut reached = vec![graph.nodes[source].output];

@@ -192,8 +192,14 @@ impl QuantOptions {
         if let Some((name, _)) = self.layers.iter().find(|(_, l)| l.symmetric == Some(false)) {
             return Err(SchemeError::Asymmetric { name: name.clone() });
         }
-        match self.layers.keys().find(|name| !is_there(name)) {
-            Some(name) => Err(SchemeError::NoLayer { name: name.clone() }),
+        if let Some(name) = self.layers.keys().find(|name| !is_there(name)) {
+            return Err(SchemeError::NoLayer { name: name.clone() });
+        }
+        let is_fixed =
+            |name: &String| graph.nodes.iter().any(|n| n.name == *name && limited_at(graph, n.inputs[0]).is_none());
+        let few = |own: &LayerOptions| own.activation_bits.is_some_and(|bits| bits < 8);
+        match self.layers.iter().find(|(name, own)| few(own) && is_fixed(name)) {
+            Some((name, _)) => Err(SchemeError::FixedActivation { name: name.clone() }),
             None => Ok(()),
         }
     }
@@ -253,6 +259,14 @@ pub enum SchemeError {
     /// A width that is not offered.
     #[error("activation_bits is {0}; choose 2 to 8")]
     ActivationBits(u8),
+    /// A width for what keeps eight bits.
+    #[error(
+        "layer '{name}' reads an activation that keeps eight bits: nothing before it can be limited, or its readers share it with a concatenation; leave out its activation_bits"
+    )]
+    FixedActivation {
+        /// Name of the layer.
+        name: String,
+    },
     /// A price that makes no sense.
     #[error("quantize.bit_price is {0}; choose 0 to 1, such as 0.01")]
     BitPrice(f64),

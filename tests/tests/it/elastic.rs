@@ -155,6 +155,9 @@ fn activations_too() {
     assert!((simulated.as_f64().unwrap() - right.as_f64().unwrap()).abs() < 0.01, "{simulated}, built {right}");
     assert!(right.as_f64().unwrap() > 0.95, "{right}");
     refused(with_data("build", &supernet, &["--activation-bits", "2", "-o", &model]), &["2 bits", "8, 4"], None);
+    // Before minutes of training, too.
+    let late = ["--elastic-epochs", "1", "--activation-bits", "2", "-o", &model];
+    refused(with_data("build", &onnx, &late), &["2 bits", "elastic.activation_bits"], None);
     // Without training, on calibrated ranges.
     let built = report(with_data("build", &onnx, &["--activation-bits", "4", "--test", &test, "-o", &model, "--json"]));
     assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.9, "{}", built["accuracy"]);
