@@ -713,7 +713,7 @@ fn merge(dims: &[usize], lhs: &[usize], rhs: &[usize]) -> Option<([u32; 4], [u32
 }
 
 /// Values as a little-endian bit stream of `bits` each.
-fn pack_bits(values: &[i8], bits: u8) -> Vec<u8> {
+pub(crate) fn pack_bits(values: &[i8], bits: u8) -> Vec<u8> {
     let mut bytes = vec![0u8; (values.len() * bits as usize).div_ceil(8)];
     for (i, &v) in values.iter().enumerate() {
         let at = i * bits as usize;

@@ -74,6 +74,8 @@ pub(crate) fn model<const USES: u64>(model: &Model<'_>) -> Result<(), Error> {
 
 type Check = Result<(), &'static str>;
 
+const OWN_ZERO_POINTS: &str = "zero points of weights: blocks bring their own";
+
 fn ensure(condition: bool, what: &'static str) -> Check {
     if condition { Ok(()) } else { Err(what) }
 }
@@ -329,7 +331,6 @@ impl View<'_, '_> {
         let fields = [c.kernel_h, c.kernel_w, c.stride_h, c.stride_w, c.dilation_h, c.dilation_w, c.groups];
         ensure(!fields.contains(&0), "zero in kernel, stride, dilation or groups")?;
         ensure(c.act_min <= c.act_max && c.reserved == 0, "activation bounds")?;
-        ensure(c.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.dims(c.input, &[c.in_h, c.in_w, c.in_c])?;
         self.dims(c.output, &[c.out_h, c.out_w, c.out_c])
     }
@@ -368,7 +369,10 @@ impl View<'_, '_> {
         } else {
             ensure(channels == NONE, "channels: weights in blocks bring their own")?;
             let layout = Layout::from_code(constant.layout).ok_or("layout of the weights")?;
-            Blocks::new_checked(layout, constant.bits, n, k, self.model.stored_bytes(weights))?;
+            let blocks = Blocks::new_checked(layout, constant.bits, n, k, self.model.stored_bytes(weights))?;
+            if blocks.is_asymmetric() {
+                self.requires_asymmetric()?;
+            }
         }
         let needed = ops::scratch_bytes(op, &constant, false);
         ensure(
@@ -381,6 +385,28 @@ impl View<'_, '_> {
     fn weights(&self, id: u16, dims: &[u32]) -> Check {
         let len = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).ok_or("weight shape")?;
         self.constant(id, Constant::KIND_WEIGHTS, len)
+    }
+
+    /// Zero points of row-major weights, `n` of them if there are any.
+    fn weight_zero_points(&self, id: u16, weights: u16, n: u64) -> Check {
+        if id == NONE {
+            return Ok(());
+        }
+        self.requires_asymmetric()?;
+        let weights = self.model.constant(weights);
+        ensure(!weights.is_coded() && weights.bits < 8, "zero points: only raw weights below 8 bits have some")?;
+        let zero_points = self.find(id, Constant::KIND_WEIGHTS)?;
+        let is_bytes = zero_points.bits == 8 && zero_points.encoding == Constant::ENCODING_RAW;
+        ensure(is_bytes && zero_points.len as u64 == n, "zero points of weights: their constant")?;
+        // Zero is one of the levels.
+        let half = 1i32 << (weights.bits - 1);
+        let fits = |&byte: &u8| (-half..half).contains(&(byte as i8 as i32));
+        ensure(self.model.stored_bytes(id).iter().all(fits), "zero point of weights")
+    }
+
+    fn requires_asymmetric(&self) -> Check {
+        let required = self.model.header().required_features & Header::ASYMMETRIC != 0;
+        ensure(required, "zero points of weights: the header does not require them")
     }
 
     /// A convolution whose weights may lie in blocks.
@@ -401,6 +427,7 @@ impl View<'_, '_> {
         // Borders of the ring hold it.
         self.zero_is_int8(c.input)?;
         self.blocks::<USES>(op, c.weights, c.channels)?;
+        ensure(c.weight_zero_points == NONE, OWN_ZERO_POINTS)?;
         self.memory(&[c.input], c.output, self.is_one_tile::<USES>(op) && ops::runs_in_place(c))
     }
 
@@ -414,6 +441,7 @@ impl View<'_, '_> {
         ensure(c.in_c.is_multiple_of(c.groups) && c.out_c.is_multiple_of(c.groups), "groups")?;
         self.stages(c.channels, c.out_c as u64)?;
         self.weights(c.weights, &[c.out_c, c.kernel_h, c.kernel_w, c.in_c / c.groups].map(u32::from))?;
+        self.weight_zero_points(c.weight_zero_points, c.weights, c.out_c as u64)?;
         self.memory(&[c.input], c.output, false)
     }
 
@@ -422,6 +450,7 @@ impl View<'_, '_> {
         ensure(c.groups == 1 && c.in_c == c.out_c, "groups")?;
         self.stages(c.channels, c.out_c as u64)?;
         self.weights(c.weights, &[c.kernel_h, c.kernel_w, c.out_c].map(u32::from))?;
+        self.weight_zero_points(c.weight_zero_points, c.weights, c.out_c as u64)?;
         let in_place = self.tensor(c.input)?.offset == self.tensor(c.output)?.offset;
         ensure(!in_place || self.head.scratch_bytes as usize >= ops::depthwise_scratch_bytes(c), "scratch: too small")?;
         self.memory(&[c.input], c.output, true)
@@ -429,15 +458,16 @@ impl View<'_, '_> {
 
     fn linear<const USES: u64>(&self, op: &Op<'_>, l: &op::Linear) -> Check {
         ensure(l.act_min <= l.act_max, "activation bounds")?;
-        ensure(l.weight_zero_points == NONE, "asymmetric weights (they need a newer runtime)")?;
         self.elements(l.input, &[l.rows, l.k])?;
         self.elements(l.output, &[l.rows, l.n])?;
         if self.blocks::<USES>(op, l.weights, l.channels)? {
+            ensure(l.weight_zero_points == NONE, OWN_ZERO_POINTS)?;
             // All of a row is read before anything is written.
             let in_place = self.is_one_tile::<USES>(op) && (l.rows == 1 || l.n <= l.k);
             return self.memory(&[l.input], l.output, in_place);
         }
         self.weights(l.weights, &[l.n, l.k])?;
+        self.weight_zero_points(l.weight_zero_points, l.weights, l.n as u64)?;
         self.stages(l.channels, l.n as u64)?;
         self.memory(&[l.input], l.output, false)
     }

@@ -273,7 +273,8 @@ fn read_header<'m, const USES: u64>(bytes: &'m [u8], before: &[u8]) -> Result<(H
     }
     let coded = if uses::decodes(USES) { Header::CODED } else { 0 };
     let refined = if before.is_empty() { 0 } else { Header::REFINED };
-    let known = coded | refined | if uses::has_sparse(USES) { Header::SPARSE } else { 0 };
+    let asymmetric = if uses::has_asymmetric(USES) { Header::ASYMMETRIC } else { 0 };
+    let known = asymmetric | coded | refined | if uses::has_sparse(USES) { Header::SPARSE } else { 0 };
     if header.required_features & !known != 0 {
         return Err(Error::Unsupported { what: "a required feature of this model" });
     }

@@ -28,6 +28,14 @@ pub const TILES: u64 = 1 << 29;
 /// Weights that are decoded once.
 pub const RESIDENT: u64 = 1 << 30;
 
+/// Weights with zero points.
+pub const ASYMMETRIC: u64 = 1 << 31;
+
+/// Whether weights may have zero points.
+pub const fn has_asymmetric(uses: u64) -> bool {
+    uses & ASYMMETRIC != 0
+}
+
 /// Whether any weights are coded.
 pub const fn decodes(uses: u64) -> bool {
     uses & (TILES | RESIDENT) != 0
@@ -109,7 +117,9 @@ pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
 pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
     let constant = op.weights().map_or(Constant::default(), |id| model.constant(id));
     let stages = op.stages().map_or(Constant::default(), |id| model.constant(id));
+    let asymmetric = if model.header().required_features & Header::ASYMMETRIC != 0 { ASYMMETRIC } else { 0 };
     used_decoded(model, op)
+        | asymmetric
         | coded(constant.encoding, constant.residency as usize)
         | unpacked(stages.encoding, stages.residency as usize)
 }
@@ -142,7 +152,8 @@ macro_rules! fields {
 pub const fn uses(file: &[u8]) -> u64 {
     let (mut at, mut left) = (u32_at(file, offset_of!(Header, ops_offset)), u16_at(file, offset_of!(Header, op_count)));
     let constants = u32_at(file, offset_of!(Header, constants_offset));
-    let mut uses = 0;
+    let features = u32_at(file, offset_of!(Header, required_features)) as u32;
+    let mut uses = if features & Header::ASYMMETRIC != 0 { ASYMMETRIC } else { 0 };
     while left > 0 {
         let kind = byte_at(file, at + offset_of!(Head, kind));
         let body = at + size_of::<Head>();

@@ -678,7 +678,7 @@ impl<'m> Source<'m> {
                 Some(Source { weights: Weights::Blocks(blocks), layout: Some(layout), zero_point: -layout.offset() })
             }
             None => {
-                let packed = Packed { bytes, bits: constant.bits };
+                let packed = ops::packed::<{ crate::uses::ALL }>(model, op, bytes, constant.bits);
                 Some(Source {
                     weights: Weights::RowMajor(packed, Stages::of(model, channels, n)),
                     layout: None,

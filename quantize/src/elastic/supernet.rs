@@ -58,7 +58,7 @@ type Affine = Option<(Vec<f32>, Vec<f32>)>;
 pub struct Lowered {
     /// For inference: batch norms are folded into steps and biases.
     pub graph: Graph,
-    /// By layer, with the width in which the levels can be stored: an asymmetric form may need one bit more than it has.
+    /// By layer, with the width in which the levels can be stored without zero points: an asymmetric form may need one bit more than it has.
     pub layers: BTreeMap<String, (u8, Rounded)>,
     /// By layer, the levels of what it reads, where they were trained.
     pub activations: BTreeMap<String, Levels>,

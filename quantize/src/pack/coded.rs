@@ -17,6 +17,7 @@ use pith::kernels::generic::Packed;
 use pith::{Isa, Model, ops};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Most bytes of a decoder's state and a row of weights that an operator with tiles may want.
 const MAX_WORK_BYTES: usize = 4096;
@@ -96,7 +97,7 @@ impl Matrix {
     /// None of an operator without weights or whose weights are not row-major.
     pub(super) fn of(program: &Program, op: &Op<'_>) -> Option<Matrix> {
         let constant = program.constants.get(op.weights()? as usize).filter(|c| is_row_major(c))?;
-        let packed = Packed { bytes: &constant.bytes, bits: constant.record.bits };
+        let packed = Packed::new(&constant.bytes, constant.record.bits);
         let len = constant.record.len as usize;
         let (rows, positions) = match op {
             Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
@@ -157,16 +158,19 @@ pub(super) struct Code {
     pub refines: u16,
 }
 
-/// The code of every operator's weights, none where `floor` (bytes that raw weights take in its place) is not undercut.
+/// The code of every operator's weights, none where `floor` (bytes that raw weights take in its place) is not undercut. `width` is that of what weights
+/// of some bits are decoded to.
 pub(super) fn encode_all(
     program: &Program,
+    width: impl Fn(u8) -> u8,
     coarser: Option<&Coarser<'_>>,
     options: CompressOptions,
     floor: impl Fn(usize) -> Option<usize> + Sync,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Vec<Option<Code>> {
+    let matrix = |op: &Op<'_>| Matrix::of(program, op).map(|m| Matrix { bits: width(m.bits), ..m });
     let matrices: Vec<Option<(Matrix, usize)>> =
-        (0..program.ops.len()).map(|i| Matrix::of(program, &program.ops[i].record).zip(floor(i))).collect();
+        (0..program.ops.len()).map(|i| matrix(&program.ops[i].record).zip(floor(i))).collect();
     let total = matrices.iter().flatten().count();
     let smaller = |bytes: Vec<u8>, floor: usize| Some(Code { bytes, refines: NONE }).filter(|c| c.bytes.len() < floor);
     let mut codes: Vec<Option<Code>> = matrices
@@ -210,23 +214,28 @@ pub(super) fn refuses_tiles(op: &Op<'_>, weights: &ConstantSpec) -> Option<Strin
     }
 }
 
+/// Raw weights that are smaller than what a coded constant decodes to, by the constant.
+pub(super) type Smaller = BTreeMap<u16, ConstantSpec>;
+
 /// Bytes of file that an operator's coded weights save; none if they are not coded.
-fn saved(program: &Program, op: &Op<'_>) -> Option<usize> {
-    let weights = &program.constants[op.weights()? as usize];
+fn saved(program: &Program, smaller: &Smaller, op: &Op<'_>) -> Option<usize> {
+    let id = op.weights()?;
+    let weights = &program.constants[id as usize];
+    let raw = smaller.get(&id).map_or(weights.decoded.len(), |spec| spec.bytes.len());
     let stage = stage_of(op).filter(|_| weights.record.kind == Constant::KIND_BLOCKS);
     let stage = stage.map_or(0, |id| stage_bytes(program, id));
-    weights.record.is_coded().then(|| weights.decoded.len().saturating_sub(weights.bytes.len() + stage))
+    weights.record.is_coded().then(|| raw.saturating_sub(weights.bytes.len() + stage))
 }
 
 /// Leaves weights raw that cannot be decoded in tiles, or whose tiles take more memory than their code saves. Returns what is to be said of them.
-pub(super) fn leave_raw(program: &mut Program, plan: PlanOptions, isa: Isa) -> Vec<String> {
+pub(super) fn leave_raw(program: &mut Program, smaller: &Smaller, plan: PlanOptions, isa: Isa) -> Vec<String> {
     let mut raw: Vec<(u16, String)> = Vec::new();
     for spec in &program.ops {
         let id = spec.record.weights().filter(|&id| program.constants[id as usize].record.is_in_tiles());
         let why = id.and_then(|id| refuses_tiles(&spec.record, &program.constants[id as usize]));
         raw.extend(id.zip(why));
     }
-    raw.iter().for_each(|(id, _)| make_raw(program, *id));
+    raw.iter().for_each(|(id, _)| make_raw(program, smaller, *id));
     let mut reasons: Vec<&String> = raw.iter().map(|(_, why)| why).collect();
     reasons.dedup();
     let count = |why: &String| raw.iter().filter(|(_, other)| other == why).count();
@@ -234,7 +243,7 @@ pub(super) fn leave_raw(program: &mut Program, plan: PlanOptions, isa: Isa) -> V
         .iter()
         .map(|why| format!("{}: {why}; --decode ram or flash has no such limit", stay_raw(count(why))))
         .collect();
-    let saved: Vec<Option<usize>> = program.ops.iter().map(|spec| saved(program, &spec.record)).collect();
+    let saved: Vec<Option<usize>> = program.ops.iter().map(|spec| saved(program, smaller, &spec.record)).collect();
     let tiled = worthwhile_tiles(program, plan, isa, &saved);
     let dear: Vec<usize> = (0..tiled.len()).filter(|&i| saved[i].is_some() && !tiled[i]).collect();
     if !dear.is_empty() {
@@ -243,7 +252,7 @@ pub(super) fn leave_raw(program: &mut Program, plan: PlanOptions, isa: Isa) -> V
         notes.push(format!("{what}: tiles would take more RAM than the {bytes} B of file that they save"));
     }
     for i in dear {
-        program.ops[i].record.weights().iter().for_each(|&id| make_raw(program, id));
+        program.ops[i].record.weights().iter().for_each(|&id| make_raw(program, smaller, id));
     }
     notes
 }
@@ -253,16 +262,20 @@ fn stay_raw(layers: usize) -> String {
 }
 
 /// The constant as it is without code, for all operators that name it.
-fn make_raw(program: &mut Program, id: u16) {
+fn make_raw(program: &mut Program, smaller: &Smaller, id: u16) {
     let constant = &mut program.constants[id as usize];
     if !constant.record.is_coded() {
         return;
     }
-    constant.bytes = std::mem::take(&mut constant.decoded);
-    let record = &mut constant.record;
-    (record.encoding, record.residency) = (Constant::ENCODING_RAW, 0);
-    record.bytes = constant.bytes.len() as u32;
-    if record.kind == Constant::KIND_BLOCKS {
+    if let Some(spec) = smaller.get(&id) {
+        *constant = spec.clone();
+    } else {
+        constant.bytes = std::mem::take(&mut constant.decoded);
+        let record = &mut constant.record;
+        (record.encoding, record.residency) = (Constant::ENCODING_RAW, 0);
+        record.bytes = constant.bytes.len() as u32;
+    }
+    if constant.record.kind == Constant::KIND_BLOCKS {
         let users = program.ops.iter_mut().filter(|spec| spec.record.weights() == Some(id));
         users.for_each(|spec| set_weights(&mut spec.record, id, true));
     }

@@ -2,7 +2,7 @@
 
 use super::coded::{self, Code, Residency};
 use super::precisions::Coarser;
-use super::{PackOptions, sparse};
+use super::{PackOptions, asymmetric, sparse};
 use crate::lower::{ConstantSpec, Program};
 use pith::format::NONE;
 use pith::format::blocks::{self, Layout, MAX_K};
@@ -10,10 +10,13 @@ use pith::format::op::Op;
 use pith::format::stages::Stage;
 use pith::format::tensor::Constant;
 use pith::kernels::generic::Packed;
-use pith::ops;
+use pith::{Isa, ops};
 
 /// Lays the weights of convolutions and linear layers out for `isa`, each with its output stage; constants that nobody names any more are
 /// removed. What has no such kernel (groups, dilation, other widths, a convolution's zero point outside of int8) stays row-major.
+///
+/// Raw weights whose levels lie beside zero get zero points where they are narrower then. Coded ones have none, as the code tells their levels, and become
+/// blocks of the next width that has a kernel.
 ///
 /// Weights of 8 bits whose blocks are mostly zeros become block-sparse where that is smaller and predicted to be faster, unless `options` forbid it or
 /// weights are coded: a code takes zeros for nearly nothing, and decodes to dense weights.
@@ -28,7 +31,8 @@ pub(super) fn lay_out(
 ) -> Vec<String> {
     let PackOptions { isa, plan, compress, .. } = options;
     sparse::make_dense(program);
-    let blocks = |i: usize| isa.layout().and_then(|layout| in_blocks(program, &program.ops[i].record, layout));
+    asymmetric::make_symmetric(program);
+    let blocks = |i: usize| isa.layout().and_then(|layout| raw_blocks(program, &program.ops[i].record, layout));
     let mut blocks: Vec<Option<ConstantSpec>> = (0..program.ops.len()).map(blocks).collect();
     let mut codes: Vec<Option<Code>> = vec![None; program.ops.len()];
     if options.sparse && compress.level == 0 {
@@ -41,19 +45,33 @@ pub(super) fn lay_out(
         let floor = |i: usize| {
             let op = &program.ops[i].record;
             let weights = program.constants[op.weights()? as usize].bytes.len();
+            let weights = asymmetric::narrowed(program, op).map_or(weights, |both| asymmetric::bytes(&both));
             // The output stage that blocks hold is then stored beside them.
             let stage = coded::stage_of(op).map_or(0, |id| coded::stage_bytes(program, id));
             Some(blocks[i].as_ref().map_or(weights, |blocks| blocks.bytes.len().saturating_sub(stage)))
         };
-        codes = coded::encode_all(program, coarser, compress, floor, progress);
+        codes = coded::encode_all(program, |bits| decoded_bits(isa, bits), coarser, compress, floor, progress);
     }
+    let mut smaller = coded::Smaller::new();
     for i in 0..program.ops.len() {
+        let op = &program.ops[i].record;
         let spec = match (blocks[i].take(), codes[i].take()) {
             (Some(blocks), None) => blocks,
-            (None, None) => continue,
-            (blocks, Some(code)) => {
-                let id = program.ops[i].record.weights().unwrap_or(NONE) as usize;
-                coded_constant(blocks.unwrap_or_else(|| program.constants[id].clone()), code, compress.residency)
+            (None, None) => {
+                asymmetric::narrow(program, i);
+                continue;
+            }
+            (raw, Some(code)) => {
+                let id = op.weights().unwrap_or(NONE) as usize;
+                let row_major = &program.constants[id];
+                let wide = decoded_bits(isa, row_major.record.bits);
+                let blocks = isa.layout().and_then(|layout| wide_blocks(program, op, layout, wide));
+                let decoded = blocks.unwrap_or_else(|| asymmetric::widened(row_major, wide));
+                let raw = raw.unwrap_or_else(|| row_major.clone());
+                if raw.bytes.len() < decoded.bytes.len() {
+                    smaller.insert(program.constants.len() as u16, raw);
+                }
+                coded_constant(decoded, code, compress.residency)
             }
         };
         let with_stage = !spec.record.is_coded();
@@ -64,7 +82,8 @@ pub(super) fn lay_out(
         });
         coded::set_weights(&mut program.ops[i].record, id as u16, with_stage);
     }
-    let notes = if compress.residency == Residency::Tile { coded::leave_raw(program, plan, isa) } else { Vec::new() };
+    let notes =
+        if compress.residency == Residency::Tile { coded::leave_raw(program, &smaller, plan, isa) } else { Vec::new() };
     remove_unused(program);
     if compress.level > 0 {
         coded::pack_stages(program, compress.residency);
@@ -114,14 +133,7 @@ impl<'p> RowMajor<'p> {
             return None;
         }
         let stages = &program.constants.get(channels as usize)?.bytes;
-        Some(RowMajor {
-            record,
-            weights: Packed { bytes: &weights.bytes, bits: record.bits },
-            stages,
-            n,
-            k,
-            zero_point,
-        })
+        Some(RowMajor { record, weights: Packed::new(&weights.bytes, record.bits), stages, n, k, zero_point })
     }
 
     pub(super) fn weight(&self, row: usize, column: usize) -> i8 {
@@ -145,23 +157,44 @@ pub(super) fn stage(bytes: &[u8], n: usize, i: usize) -> Stage {
     (word(4 * i), word(4 * (n + i)), bytes[8 * n + i])
 }
 
-fn in_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {
+/// The width in which coded weights are decoded: the narrowest that holds them and has kernels.
+fn decoded_bits(isa: Isa, bits: u8) -> u8 {
+    isa.layout().and_then(|layout| (bits..=8).find(|&bits| layout.holds(bits))).unwrap_or(bits)
+}
+
+/// Blocks as a file stores them: of narrow weights the narrowest that hold them, with zero points if need be.
+fn raw_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<ConstantSpec> {
     let matrix = RowMajor::of(program, op)?;
-    let (n, k, bits) = (matrix.n, matrix.k, matrix.record.bits);
-    if !layout.holds(bits) {
-        return None;
+    let bits = matrix.record.bits;
+    let narrow = (2..bits).filter(|&narrower| bits < 8 && layout.holds(narrower));
+    let matrix = &matrix;
+    let weights = || (0..matrix.n).map(|row| (0..matrix.k).map(move |column| matrix.weight(row, column)));
+    let shifted = |narrower: u8| Some(narrower).zip(asymmetric::zero_points(weights(), narrower));
+    match narrow.filter_map(shifted).next() {
+        Some((narrower, zero_points)) => Some(in_blocks(matrix, op, layout, narrower, &zero_points)),
+        None => layout.holds(bits).then(|| in_blocks(matrix, op, layout, bits, &[])),
     }
+}
+
+/// Blocks that code becomes.
+fn wide_blocks(program: &Program, op: &Op<'_>, layout: Layout, bits: u8) -> Option<ConstantSpec> {
+    Some(in_blocks(&RowMajor::of(program, op)?, op, layout, bits, &[]))
+}
+
+fn in_blocks(matrix: &RowMajor<'_>, op: &Op<'_>, layout: Layout, bits: u8, zero_points: &[i8]) -> ConstantSpec {
+    let (n, k) = (matrix.n, matrix.k);
     let weight = |row: usize, column: usize| matrix.weight(row, ops::matrix_column(op, layout, column));
     let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
-    blocks::emit(layout, bits, (n, k), matrix.zero_point, weight, |row| matrix.stage(row), &mut bytes);
+    blocks::emit(layout, bits, (n, k), matrix.zero_point, zero_points, weight, |row| matrix.stage(row), &mut bytes);
     let record = Constant {
+        bits,
         kind: Constant::KIND_BLOCKS,
         layout: layout.code(),
         bytes: bytes.len() as u32,
         offset: 0,
         ..matrix.record
     };
-    Some(ConstantSpec { record, bytes, decoded: Vec::new() })
+    ConstantSpec { record, bytes, decoded: Vec::new() }
 }
 
 /// Renumbers what is left.

@@ -1,5 +1,6 @@
 //! Program → bytes: memory plan, sections, checksum. The runtime itself checks the result.
 
+mod asymmetric;
 mod coded;
 mod layout;
 mod plan;
@@ -197,8 +198,10 @@ fn pack_behind(
     let is_coded = constants.iter().any(Constant::is_coded);
     let file_bytes = u32::try_from(bytes.len()).map_err(|_| PackError::TooLarge)?;
     let is_sparse = constants.iter().any(|c| c.encoding == Constant::ENCODING_SPARSE);
+    let is_asymmetric = program.ops.iter().any(|spec| asymmetric::has_zero_points(&spec.record, &program.constants));
     let feature = |used: bool, bit: u32| if used { bit } else { 0 };
     let required_features = feature(is_coded, Header::CODED)
+        | feature(is_asymmetric, Header::ASYMMETRIC)
         | feature(is_sparse, Header::SPARSE)
         | feature(coarser.is_some(), Header::REFINED);
     let mut header = Header { file_bytes, required_features, decoded_bytes: decoded_bytes(&program), ..header };

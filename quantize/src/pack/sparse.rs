@@ -139,7 +139,7 @@ fn row_major(program: &Program, op: &Op<'_>) -> Option<(ConstantSpec, ConstantSp
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::pack) mod tests {
     use super::*;
     use crate::calibrate::{Observer, observe};
     use crate::execute::Runner;
@@ -183,7 +183,8 @@ mod tests {
         g
     }
 
-    fn program(graph: &Graph) -> Program {
+    /// A network lowered to 8 bits, whose input has 12 by 12 by 8.
+    pub(in crate::pack) fn program(graph: &Graph) -> Program {
         let mut state = 9;
         let sample = || vec![ArrayD::from_shape_simple_fn(IxDyn(&[1, 12, 12, 8]), || real(&mut state))];
         let samples: Vec<Vec<ArrayD<f32>>> = std::iter::repeat_with(sample).take(4).collect();
@@ -193,7 +194,8 @@ mod tests {
             .unwrap()
     }
 
-    fn outputs(packed: &Packed) -> Vec<Vec<Vec<i8>>> {
+    /// What every instruction set of this machine gives.
+    pub(in crate::pack) fn outputs(packed: &Packed) -> Vec<Vec<Vec<i8>>> {
         let file = ModelFile::new(&packed.bytes);
         let model = Model::parse(file.as_bytes()).unwrap();
         let input: Vec<i8> = (0..12 * 12 * 8).map(|i| (i * 37 % 251) as u8 as i8).collect();

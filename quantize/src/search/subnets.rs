@@ -9,7 +9,7 @@ use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
 use crate::data::Targets;
 use crate::elastic::predictor::{Predictor, Quality};
 use crate::elastic::{ElasticError, Form, Supernet};
-use crate::graph::Graph;
+use crate::graph::{Graph, Op};
 use crate::pack::{PackOptions, Packed};
 use crate::random::Random;
 use crate::recipe::Recipe;
@@ -91,7 +91,8 @@ pub struct Subnet {
     pub quantize: QuantOptions,
 }
 
-/// A sub-network, with preprocessing in front. Levels are stored in the least width that holds them and has kernels of the set.
+/// A sub-network, with preprocessing in front. Levels are stored in the least width that holds them and has kernels of the set; where zero points make
+/// that a narrower one, packing finds it.
 pub fn subnet(
     supernet: &Supernet,
     choice: &[usize],
@@ -109,11 +110,22 @@ pub fn subnet(
     let mut layers = BTreeMap::new();
     // Preprocessing that went into a layer's weights leaves no levels there.
     for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
-        let bits = widths.iter().rev().copied().find(|&w| w >= bits).unwrap_or(bits);
+        let kernel = |bits: u8| widths.iter().rev().copied().find(|&w| w >= bits);
+        let narrower = kernel(rounded.bits_with_zero_points()).filter(|&narrower| narrower < bits);
+        let shifted = narrower.is_some() && (isa.layout().is_none() || is_matrix(&graph, &name));
+        let bits = if shifted { bits } else { kernel(bits).unwrap_or(bits) };
         quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
         layers.insert(name, rounded);
     }
     Ok(Subnet { graph, rounding: Rounding::given(layers, lowered.activations), quantize })
+}
+
+/// Whether a core's kernels read a layer's weights as a matrix in blocks; what they read row by row is fastest in 8 bits.
+fn is_matrix(graph: &Graph, name: &str) -> bool {
+    graph.nodes.iter().any(|node| {
+        let is_full = matches!(&node.op, Op::Conv2d { window, groups: 1, .. } if window.dilation == [1; 2]);
+        node.name == name && (is_full || matches!(node.op, Op::Linear { .. }))
+    })
 }
 
 /// A supernet's candidates.

@@ -3,7 +3,7 @@
 //! A weight matrix `[n, k]` (of a convolution `k = kernel_h * kernel_w * in_c`) is cut into blocks of [`Layout::rows`] rows. A block holds
 //!
 //! ```text
-//! bias: i32[rows]   multiplier: i32[rows]   shift: u8[rows]   zeros to a multiple of 4 * rows
+//! bias: i32[rows]   multiplier: i32[rows]   shift: u8[rows]   zero point of the weights: i8[rows]   zeros to a multiple of 4 * rows
 //! for each run of `depth` consecutive k:  for each row:  `depth` weights
 //! ```
 //!
@@ -13,6 +13,10 @@
 //! so that a kernel reads one stream from the first byte to the last. Rows beyond `n` have shift 33 and zeros, `k` is padded with zeros.
 //! The input's zero point is folded into the bias: `acc = bias + sum (q + o) * w` over **all** taps, where a tap outside of the input reads
 //! the zero point and `o` is [`Layout::offset`]. That equals the row-major meaning, since sums wrap.
+//!
+//! Narrow weights may have a zero point in every row, which makes of `2^bits` levels around zero as many around another middle: asymmetric weights. As
+//! kernels multiply what is stored, at least zero, they owe every row a multiple of the sum of its activations anyway: `2^(bits - 1)` of it, and a
+//! zero point more or less ("row-sum correction").
 
 use crate::fixed::{HighWord, SHIFT_RANGE};
 
@@ -162,9 +166,14 @@ impl<'a> Blocks<'a> {
         }
         let blocks = Blocks::new(layout, bits, n, k, bytes);
         let padded_n = n.next_multiple_of(layout.rows());
-        match (0..padded_n).all(|i| SHIFT_RANGE.contains(&blocks.stage(i).2)) {
+        if !(0..padded_n).all(|i| SHIFT_RANGE.contains(&blocks.stage(i).2)) {
+            return Err("shift in blocks");
+        }
+        // Zero is one of the levels, which bounds sums. Kernels of 8 bits know no zero points.
+        let half = if bits < 8 { 1 << (bits - 1) } else { 0 };
+        match (0..padded_n).all(|i| (-half..half.max(1)).contains(&blocks.zero_point(i))) {
             true => Ok(blocks),
-            false => Err("shift in blocks"),
+            false => Err("zero point of weights in blocks"),
         }
     }
 
@@ -220,7 +229,17 @@ impl<'a> Blocks<'a> {
     pub fn weight(&self, row: usize, k: usize) -> i32 {
         let (byte, bit) = place(self.layout, self.bits, row % self.layout.rows(), k);
         let raw = self.block(row).get(byte).copied().unwrap_or(0);
-        decode(self.layout, self.bits, raw >> bit)
+        decode(self.layout, self.bits, raw >> bit) - self.zero_point(row)
+    }
+
+    /// Zero point of a row's weights.
+    fn zero_point(&self, row: usize) -> i32 {
+        zero_point(self.layout, row % self.layout.rows(), self.block(row)).into()
+    }
+
+    /// Whether any row has a zero point.
+    pub fn is_asymmetric(&self) -> bool {
+        (0..self.n.next_multiple_of(self.layout.rows())).any(|row| self.zero_point(row) != 0)
     }
 
     /// Whether a kernel may rescale every row by the high word of a product.
@@ -271,13 +290,23 @@ fn encode(layout: Layout, bits: u8, weight: i8) -> u8 {
     }
 }
 
-/// Writes a matrix: `weight(row, k)` and `stage(row)`, whose bias is the row-major one, for an input with this zero point. `out` has exactly
-/// [`Layout::matrix_bytes`].
+/// Where the zero point of a row's weights lies in its block.
+const fn zero_point_at(layout: Layout, lane: usize) -> usize {
+    9 * layout.rows() + lane
+}
+
+fn zero_point(layout: Layout, lane: usize, block: &[u8]) -> i8 {
+    block.get(zero_point_at(layout, lane)).map_or(0, |&byte| byte as i8)
+}
+
+/// Writes a matrix: `weight(row, k)` and `stage(row)`, whose bias is the row-major one, for an input with this zero point. `weight_zero_points` of
+/// rows are those of narrow weights, none if all are zero. `out` has exactly [`Layout::matrix_bytes`].
 pub fn emit(
     layout: Layout,
     bits: u8,
     (n, k): (usize, usize),
     zero_point: i32,
+    weight_zero_points: &[i8],
     weight: impl Fn(usize, usize) -> i8,
     stage: impl Fn(usize) -> (i32, i32, u8),
     out: &mut [u8],
@@ -287,6 +316,8 @@ pub fn emit(
         begin(layout, bits, block);
         let first = index * layout.rows();
         for (lane, row) in (first..n.min(first + layout.rows())).enumerate() {
+            let zero_point_of_weights = weight_zero_points.get(row).map_or(0, |&zero| zero as u8);
+            block.iter_mut().skip(zero_point_at(layout, lane)).take(1).for_each(|to| *to = zero_point_of_weights);
             let run = |at: usize| {
                 let columns = (k - at).min(RUN);
                 let weights: [i8; RUN] = core::array::from_fn(|i| if i < columns { weight(row, at + i) } else { 0 });
@@ -309,12 +340,13 @@ pub fn begin(layout: Layout, bits: u8, block: &mut [u8]) {
 }
 
 /// Writes weights of a row from column `at` on, in the layout's order of columns, and returns their sum. Narrow weights begin at a multiple of
-/// [`Layout::depth`].
+/// [`Layout::depth`] and are stored around the zero point that the block has for the row.
 pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], block: &mut [u8]) -> i32 {
     let (depth, rows) = (layout.depth(bits), layout.rows());
+    let zero_point = zero_point(layout, lane, block);
     let block = block.get_mut(layout.stage_bytes()..).unwrap_or(&mut []);
     if bits < 8 {
-        return put_narrow(layout, bits, lane, at, weights, block);
+        return put_narrow(layout, bits, lane, at, weights, zero_point, block);
     }
     let place = |at: usize| (at / depth * rows + lane) * depth + at % depth;
     let flip = encode(layout, bits, 0);
@@ -336,7 +368,15 @@ pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], blo
     sum
 }
 
-fn put_narrow(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], block: &mut [u8]) -> i32 {
+fn put_narrow(
+    layout: Layout,
+    bits: u8,
+    lane: usize,
+    at: usize,
+    weights: &[i8],
+    zero_point: i8,
+    block: &mut [u8],
+) -> i32 {
     let (depth, rows) = (layout.depth(bits), layout.rows());
     let bytes = depth * bits as usize / 8;
     let mut sum = 0i32;
@@ -345,7 +385,7 @@ fn put_narrow(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], 
         for j in 0..depth {
             let w = weights.get(j).copied().unwrap_or(0);
             sum = sum.wrapping_add(w as i32);
-            word |= (encode(layout, bits, w) as u32) << bit_in_run(layout, bits, j);
+            word |= (encode(layout, bits, w.wrapping_add(zero_point)) as u32) << bit_in_run(layout, bits, j);
         }
         let to = block.get_mut((run * rows + lane) * bytes..).and_then(|to| to.get_mut(..bytes)).unwrap_or(&mut []);
         to.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
@@ -386,10 +426,15 @@ mod tests {
             for bits in [8, 4, 2].into_iter().filter(|&b| layout.holds(b)) {
                 for (n, k) in [(1, 1), (3, 27), (17, 40), (16, 64)] {
                     let half = 1i32 << (bits - 1);
-                    let value = |row: usize, k: usize| ((row * 37 + k * 11) as i32 % (2 * half) - half) as i8;
+                    // Without zero points, then with all there are.
+                    let zero = |row: usize| if k % 8 != 0 || bits == 8 { 0 } else { row as i32 % (2 * half) - half };
+                    let value =
+                        |row: usize, k: usize| ((row * 37 + k * 11) as i32 % (2 * half) - half - zero(row)) as i8;
+                    let zeros: Vec<i8> = (0..n).map(|row| zero(row) as i8).collect();
                     let mut bytes = vec![0xEE; layout.matrix_bytes(bits, n, k)];
-                    emit(layout, bits, (n, k), 3, value, |row| (row as i32, 7, 40), &mut bytes);
+                    emit(layout, bits, (n, k), 3, &zeros, value, |row| (row as i32, 7, 40), &mut bytes);
                     let blocks = Blocks::new_checked(layout, bits, n, k, &bytes).unwrap();
+                    assert_eq!(blocks.is_asymmetric(), zeros.iter().any(|&zero| zero != 0));
                     for row in 0..n {
                         let read: Vec<i32> = (0..blocks.padded_k()).map(|k| blocks.weight(row, k)).collect();
                         let expected = |c: usize| if c < k { value(row, c) as i32 } else { 0 };
@@ -399,6 +444,8 @@ mod tests {
                     }
                     assert!(blocks.rescales_by_high_word(-128));
                     assert!(Blocks::new_checked(layout, bits, n, k, &bytes[1..]).is_err());
+                    bytes[zero_point_at(layout, 0)] = if bits == 8 { 1 } else { half as u8 };
+                    assert!(Blocks::new_checked(layout, bits, n, k, &bytes).is_err(), "zero is no level");
                 }
             }
         }

@@ -75,7 +75,9 @@ pub struct Conv {
     pub pad_left: u16,
     /// Number of groups; 1 for depthwise records, whose kind says it.
     pub groups: u16,
-    /// Reserved for the zero points of asymmetric weights: [`super::NONE`].
+    /// Constant of the zero points of asymmetric weights, one for each output channel
+    /// ([`super::tensor::Constant::KIND_WEIGHTS`], 8 bits): what is stored less its zero point is the weight. [`super::NONE`]: all are zero.
+    /// Only for raw row-major weights narrower than 8 bits.
     pub weight_zero_points: u16,
     /// Lowest output.
     pub act_min: i8,
@@ -103,7 +105,7 @@ pub struct Linear {
     pub k: u32,
     #[allow(missing_docs)]
     pub n: u32,
-    /// Reserved, see [`Conv::weight_zero_points`].
+    /// See [`Conv::weight_zero_points`].
     pub weight_zero_points: u16,
     /// Lowest output.
     pub act_min: i8,
@@ -595,19 +597,21 @@ impl<'a> Op<'a> {
     }
 
     /// The constants that the operator names, for renumbering.
-    pub fn constants_mut(&mut self) -> [Option<&mut u16>; 2] {
-        let [first, second] = match self {
-            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => [Some(&mut op.weights), Some(&mut op.channels)],
-            Op::Linear(op) => [Some(&mut op.weights), Some(&mut op.channels)],
-            Op::Add(op) | Op::Mul(op) => [(op.rhs_is_constant == 1).then_some(&mut op.rhs), None],
-            Op::Lookup(op) => [Some(&mut op.table), None],
-            Op::PRelu(op) => [Some(&mut op.channels), None],
-            Op::AveragePool(op) => [Some(&mut op.channels), None],
-            Op::Softmax(op) => [Some(&mut op.table), None],
-            Op::ResizeNearest(op) | Op::ResizeBilinear(op) => [Some(&mut op.rows), Some(&mut op.columns)],
-            Op::MaxPool(_) | Op::Mean(_) | Op::Pad(_) | Op::Rearrange(_) | Op::Concat(..) => [None, None],
+    pub fn constants_mut(&mut self) -> [Option<&mut u16>; 3] {
+        let [first, second, third] = match self {
+            Op::Conv(op) | Op::Depthwise(op) | Op::ConvTranspose(op) => {
+                [Some(&mut op.weights), Some(&mut op.channels), Some(&mut op.weight_zero_points)]
+            }
+            Op::Linear(op) => [Some(&mut op.weights), Some(&mut op.channels), Some(&mut op.weight_zero_points)],
+            Op::Add(op) | Op::Mul(op) => [(op.rhs_is_constant == 1).then_some(&mut op.rhs), None, None],
+            Op::Lookup(op) => [Some(&mut op.table), None, None],
+            Op::PRelu(op) => [Some(&mut op.channels), None, None],
+            Op::AveragePool(op) => [Some(&mut op.channels), None, None],
+            Op::Softmax(op) => [Some(&mut op.table), None, None],
+            Op::ResizeNearest(op) | Op::ResizeBilinear(op) => [Some(&mut op.rows), Some(&mut op.columns), None],
+            Op::MaxPool(_) | Op::Mean(_) | Op::Pad(_) | Op::Rearrange(_) | Op::Concat(..) => [None, None, None],
         };
-        [first.filter(|id| **id != super::NONE), second.filter(|id| **id != super::NONE)]
+        [first, second, third].map(|id| id.filter(|id| **id != super::NONE))
     }
 
     /// Multiply-accumulates of one run.

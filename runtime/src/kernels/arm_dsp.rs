@@ -16,7 +16,7 @@ use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::fixed::HighWord;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::sparse::Sparse;
-use crate::uses::has_blocks;
+use crate::uses::{has_asymmetric, has_blocks};
 
 /// A naked function's body. The assembler must be told of the extension where it is an option.
 #[cfg(feature = "dsp")]
@@ -47,7 +47,7 @@ struct Call {
     to_multipliers: i32,
     /// Quads of `k` that the unrolled loop skips in its first round.
     skip: usize,
-    /// Narrow weights: what the sums begin with.
+    /// Narrow weights: what the sums begin with; of those with zero points, for every unit that is added to weights where they are stored.
     sums: [i32; 3],
 }
 
@@ -76,13 +76,15 @@ pub fn pairs<const USES: u64>(
     if !served {
         return false;
     }
-    let kernel = match (bits, pixels) {
+    type Kernel = unsafe extern "C" fn(&Call);
+    let either = |symmetric: Kernel, asymmetric: Kernel| if has_asymmetric(USES) { asymmetric } else { symmetric };
+    let kernel: Kernel = match (bits, pixels) {
         (8, 3) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x3,
         (8, _) if has_blocks(USES, Layout::Pairs, 8) => pairs_s8_x1,
-        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x3,
-        (4, _) if has_blocks(USES, Layout::Pairs, 4) => pairs_s4_x1,
-        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x3,
-        (2, _) if has_blocks(USES, Layout::Pairs, 2) => pairs_s2_x1,
+        (4, 3) if has_blocks(USES, Layout::Pairs, 4) => either(pairs_s4_x3, pairs_s4_x3_asymmetric),
+        (4, _) if has_blocks(USES, Layout::Pairs, 4) => either(pairs_s4_x1, pairs_s4_x1_asymmetric),
+        (2, 3) if has_blocks(USES, Layout::Pairs, 2) => either(pairs_s2_x3, pairs_s2_x3_asymmetric),
+        (2, _) if has_blocks(USES, Layout::Pairs, 2) => either(pairs_s2_x1, pairs_s2_x1_asymmetric),
         _ => return false,
     };
     let unroll = match (bits, pixels) {
@@ -93,7 +95,7 @@ pub fn pairs<const USES: u64>(
     let block_bytes = Layout::Pairs.block_bytes(bits, blocks.k());
     let bytes = blocks.as_bytes();
     let whole = n / 2 * block_bytes;
-    let offset = (1i32 << (bits - 1)) << sum_shift(bits, pixels);
+    let offset = if has_asymmetric(USES) { 1 } else { 1i32 << (bits - 1) } << sum_shift(bits, pixels);
     let mut call = Call {
         acts: patches.as_ptr(),
         acts_end: patches.as_ptr_range().end,
@@ -375,7 +377,23 @@ unsafe extern "C" fn pairs_s8_x3(_: &Call) {
     )
 }
 
-/// Before the first `k` of narrow weights: sums begin with what their offset will add.
+/// What is added to the weights of a block's two rows, to r7 and r8: the middle of the levels and the rows' zero points.
+macro_rules! offsets {
+    ($middle:literal) => {
+        concat!(
+            "ldrsb r7, [r12, #18]\n",
+            "ldrsb r8, [r12, #19]\n",
+            "add r7, r7, #",
+            $middle,
+            "\n",
+            "add r8, r8, #",
+            $middle,
+            "\n",
+        )
+    };
+}
+
+/// Before the first `k` of narrow weights: sums begin with what their offset will add. With zero points every row has an offset of its own, around `$middle`.
 macro_rules! begin_narrow_x3 {
     () => {
         concat!(
@@ -387,6 +405,22 @@ macro_rules! begin_narrow_x3 {
             "mov r3, r0\n",
             "mov r4, r1\n",
             "mov r5, r2\n",
+        )
+    };
+    ($middle:literal) => {
+        concat!(
+            "1:\n",
+            "add r6, sp, #40\n",
+            "ldm r6, {{r0, r1, r2}}\n",
+            "ldr lr, [sp, #0]\n",
+            offsets!($middle),
+            "adds r12, r12, #24\n",
+            "mul r3, r0, r8\n",
+            "mul r4, r1, r8\n",
+            "mul r5, r2, r8\n",
+            "mul r0, r0, r7\n",
+            "mul r1, r1, r7\n",
+            "mul r2, r2, r7\n",
         )
     };
 }
@@ -432,44 +466,66 @@ macro_rules! step_s4 {
     };
 }
 
+macro_rules! s4_x3 {
+    ($begin:expr) => {
+        frame!(
+            $begin,
+            "ldr r6, [sp, #36]",
+            "cbz r6, 2f",
+            "b 3f",
+            "2:",
+            step_s4!(),
+            "3:",
+            step_s4!(),
+            "ldr r6, [sp, #4]",
+            "cmp lr, r6",
+            "bne 2b",
+            end_narrow_x3!("4"),
+            finish_x3!(),
+        )
+    };
+}
+
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s4_x3(_: &Call) {
-    frame!(
-        begin_narrow_x3!(),
-        "ldr r6, [sp, #36]",
-        "cbz r6, 2f",
-        "b 3f",
-        "2:",
-        step_s4!(),
-        "3:",
-        step_s4!(),
-        "ldr r6, [sp, #4]",
-        "cmp lr, r6",
-        "bne 2b",
-        end_narrow_x3!("4"),
-        finish_x3!(),
-    )
+    s4_x3!(begin_narrow_x3!())
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s4_x3_asymmetric(_: &Call) {
+    s4_x3!(begin_narrow_x3!("8"))
+}
+
+macro_rules! s2_x3 {
+    ($begin:expr) => {
+        frame!(
+            $begin,
+            "2:",
+            quad_narrow!("ldrd r6, r8, [r12]", "", "0x00030003", "0x000C000C"),
+            three_pixels!(),
+            quad_narrow!("ldrd r6, r8, [r12]", "", "0x00300030", "0x00C000C0"),
+            three_pixels!(),
+            quad_narrow!("ldrd r6, r8, [r12]", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00030003", "0x000C000C"),
+            three_pixels!(),
+            quad_narrow!("ldrd r6, r8, [r12], #8", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00300030", "0x00C000C0"),
+            three_pixels!(),
+            "ldr r6, [sp, #4]",
+            "cmp lr, r6",
+            "bne 2b",
+            end_narrow_x3!("6"),
+            finish_x3!(),
+        )
+    };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s2_x3(_: &Call) {
-    frame!(
-        begin_narrow_x3!(),
-        "2:",
-        quad_narrow!("ldrd r6, r8, [r12]", "", "0x00030003", "0x000C000C"),
-        three_pixels!(),
-        quad_narrow!("ldrd r6, r8, [r12]", "", "0x00300030", "0x00C000C0"),
-        three_pixels!(),
-        quad_narrow!("ldrd r6, r8, [r12]", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00030003", "0x000C000C"),
-        three_pixels!(),
-        quad_narrow!("ldrd r6, r8, [r12], #8", "lsr r6, r6, #8\nlsr r8, r8, #8", "0x00300030", "0x00C000C0"),
-        three_pixels!(),
-        "ldr r6, [sp, #4]",
-        "cmp lr, r6",
-        "bne 2b",
-        end_narrow_x3!("6"),
-        finish_x3!(),
-    )
+    s2_x3!(begin_narrow_x3!())
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s2_x3_asymmetric(_: &Call) {
+    s2_x3!(begin_narrow_x3!("2"))
 }
 
 /// Four `k` of one pixel: words of both rows in `$w0`, `$w1`, activations in `$a0`, `$a1`.
@@ -607,6 +663,7 @@ unsafe extern "C" fn pairs_s8_x1(_: &Call) {
     )
 }
 
+/// As [`begin_narrow_x3`], and the mask of weights.
 macro_rules! begin_narrow_x1 {
     ($mask:literal) => {
         concat!(
@@ -616,6 +673,21 @@ macro_rules! begin_narrow_x1 {
             "ldr r3, [sp, #4]\n",
             "adds r12, r12, #24\n",
             "mov r1, r0\n",
+            "mov r6, #",
+            $mask,
+            "\n"
+        )
+    };
+    ($mask:literal, $middle:literal) => {
+        concat!(
+            "1:\n",
+            "ldr r0, [sp, #40]\n",
+            "ldr lr, [sp, #0]\n",
+            "ldr r3, [sp, #4]\n",
+            offsets!($middle),
+            "adds r12, r12, #24\n",
+            "mul r1, r0, r8\n",
+            "mul r0, r0, r7\n",
             "mov r6, #",
             $mask,
             "\n"
@@ -666,37 +738,59 @@ macro_rules! step_s4_x1 {
     };
 }
 
+macro_rules! s4_x1 {
+    ($begin:expr) => {
+        frame!(
+            $begin,
+            "ldr r7, [sp, #36]",
+            "cbz r7, 2f",
+            "b 3f",
+            "2:",
+            step_s4_x1!(),
+            "3:",
+            step_s4_x1!(),
+            "cmp lr, r3",
+            "bne 2b",
+            end_narrow_x1!(),
+            finish_x1!(),
+        )
+    };
+}
+
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s4_x1(_: &Call) {
-    frame!(
-        begin_narrow_x1!("0x000F000F"),
-        "ldr r7, [sp, #36]",
-        "cbz r7, 2f",
-        "b 3f",
-        "2:",
-        step_s4_x1!(),
-        "3:",
-        step_s4_x1!(),
-        "cmp lr, r3",
-        "bne 2b",
-        end_narrow_x1!(),
-        finish_x1!(),
-    )
+    s4_x1!(begin_narrow_x1!("0x000F000F"))
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s4_x1_asymmetric(_: &Call) {
+    s4_x1!(begin_narrow_x1!("0x000F000F", "8"))
+}
+
+macro_rules! s2_x1 {
+    ($begin:expr) => {
+        frame!(
+            $begin,
+            "2:",
+            "ldrd r4, r5, [r12], #8",
+            four_pairs_x1!("", ", lsr #2", ", lsr #4", ", lsr #6"),
+            four_pairs_x1!(", lsr #8", ", lsr #10", ", lsr #12", ", lsr #14"),
+            "cmp lr, r3",
+            "bne 2b",
+            end_narrow_x1!(),
+            finish_x1!(),
+        )
+    };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn pairs_s2_x1(_: &Call) {
-    frame!(
-        begin_narrow_x1!("0x00030003"),
-        "2:",
-        "ldrd r4, r5, [r12], #8",
-        four_pairs_x1!("", ", lsr #2", ", lsr #4", ", lsr #6"),
-        four_pairs_x1!(", lsr #8", ", lsr #10", ", lsr #12", ", lsr #14"),
-        "cmp lr, r3",
-        "bne 2b",
-        end_narrow_x1!(),
-        finish_x1!(),
-    )
+    s2_x1!(begin_narrow_x1!("0x00030003"))
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_s2_x1_asymmetric(_: &Call) {
+    s2_x1!(begin_narrow_x1!("0x00030003", "2"))
 }
 
 /// Block-sparse: one or two rows times three pixels or one, for matrices that [`Sparse::rescales_by_high_word`]. Of a block, 2 rows: 23 instructions for 24

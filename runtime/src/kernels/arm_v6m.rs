@@ -13,13 +13,13 @@
 use super::arm_quads::{self, Pixel};
 use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
-use crate::uses::has_blocks;
+use crate::uses::{has_asymmetric, has_blocks};
 use core::arch::naked_asm;
 
 /// What the matrix kernels read beside what those of all cores do.
 #[repr(C)]
 struct Rest {
-    /// What sums begin with.
+    /// What sums begin with; of weights with zero points, what is added to them for every unit that is added to weights where they are stored.
     low: i32,
     high: i32,
     /// Bytes of weights that the unrolled loop skips in its first round.
@@ -39,16 +39,20 @@ pub fn matrix<const USES: u64>(
     at: [usize; 3],
 ) -> bool {
     let bits = blocks.bits();
-    let kernel: unsafe extern "C" fn(&Call) = match (bits, pixels) {
+    type Kernel = unsafe extern "C" fn(&Call);
+    let either = |symmetric: Kernel, asymmetric: Kernel| if has_asymmetric(USES) { asymmetric } else { symmetric };
+    let kernel: Kernel = match (bits, pixels) {
         (8, 1) if has_blocks(USES, Layout::Quads, 8) => quads_x1,
         (8, _) if has_blocks(USES, Layout::Quads, 8) => quads_x2,
-        (4, _) if has_blocks(USES, Layout::Quads, 4) => quads_s4_x2,
-        (2, _) if has_blocks(USES, Layout::Quads, 2) => quads_s2_x2,
+        (4, _) if has_blocks(USES, Layout::Quads, 4) => either(quads_s4_x2, quads_s4_x2_asymmetric),
+        (2, _) if has_blocks(USES, Layout::Quads, 2) => either(quads_s2_x2, quads_s2_x2_asymmetric),
         _ => return false,
     };
-    let [low, high] = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-1 << (bits - 1)));
+    let by_row = has_asymmetric(USES) && bits < 8;
+    let offset = if by_row { -1 } else { -1 << (bits - 1) };
+    let [low, high] = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(offset));
     let rest = Rest {
-        low: if pixels == 2 { low.wrapping_add(high << 16) } else { low },
+        low: if pixels == 2 && !by_row { low.wrapping_add(high << 16) } else { low },
         high,
         skip: if bits == 8 { blocks.padded_k() % 8 * 4 } else { 0 },
     };
@@ -250,9 +254,30 @@ macro_rules! double {
     };
 }
 
-/// Output stage of one row.
+/// Makes up for what is added to the weights of a row where they are stored, `$middle` and their zero point: the block at r7, sums in r0 and r1.
+macro_rules! offset_x2 {
+    ($middle:literal, $zero:literal) => {
+        concat!(
+            "movs r4, #",
+            $zero,
+            "\n",
+            "ldrsb r4, [r7, r4]\n",
+            "adds r4, #",
+            $middle,
+            "\n",
+            "ldr r2, [sp, #28]\n",
+            "muls r2, r4, r2\n",
+            "adds r0, r0, r2\n",
+            "ldr r2, [sp, #32]\n",
+            "muls r2, r4, r2\n",
+            "adds r1, r1, r2\n",
+        )
+    };
+}
+
+/// Output stage of one row; `$offset` makes up for what is added to weights with zero points.
 macro_rules! finish_x2 {
-    ($row:literal, $bias:literal, $multiplier:literal, $shift:literal, $low:literal, $high:literal) => {
+    ($row:literal, $bias:literal, $multiplier:literal, $shift:literal, $low:literal, $high:literal, $offset:expr) => {
         concat!(
             "ldr r7, [sp, #8]\n",
             "mov r0, ",
@@ -268,6 +293,7 @@ macro_rules! finish_x2 {
             "]\n",
             "adds r0, r0, r2\n",
             "adds r1, r1, r2\n",
+            $offset,
             factor!($multiplier, $shift),
             "bge 7f\n",
             "6:\n",
@@ -301,12 +327,12 @@ macro_rules! finish_x2 {
 
 /// Output stage of four rows; the last row's sums lie in r5 and r6, which it overwrites.
 macro_rules! finish_rows_x2 {
-    () => {
+    ($a:expr, $b:expr, $c:expr, $d:expr) => {
         concat!(
-            finish_x2!("3", "12", "28", "35", "r5", "r6"),
-            finish_x2!("0", "0", "16", "32", "r8", "r9"),
-            finish_x2!("1", "4", "20", "33", "r10", "r11"),
-            finish_x2!("2", "8", "24", "34", "r12", "lr"),
+            finish_x2!("3", "12", "28", "35", "r5", "r6", $d),
+            finish_x2!("0", "0", "16", "32", "r8", "r9", $a),
+            finish_x2!("1", "4", "20", "33", "r10", "r11", $b),
+            finish_x2!("2", "8", "24", "34", "r12", "lr", $c),
             "adds r4, #4\n",
             "adds r5, #4\n",
             "str r4, [sp, #16]\n",
@@ -341,7 +367,7 @@ unsafe extern "C" fn quads_x2(_: &Call) {
         "b 2b",
         "4:",
         "str r3, [sp, #40]",
-        finish_rows_x2!(),
+        finish_rows_x2!("", "", "", ""),
     )
 }
 
@@ -421,12 +447,11 @@ macro_rules! row_s2 {
 }
 
 /// Two pixels and narrow weights, eight `k` of which have `$step` bytes in four rows. The last row's sums lie in r6 and r7 until the output
-/// stage.
+/// stage. Sums begin as `$begin` leaves them in r6 and r7.
 macro_rules! narrow_x2 {
-    ($step:literal, $($row:expr),*) => {
+    ($begin:expr, $finish:expr, $step:literal, $($row:expr),*) => {
         frame!(
-            "mov r7, r6",
-            "mov r6, r5",
+            $begin,
             "mov r8, r6",
             "mov r9, r7",
             "mov r10, r6",
@@ -445,31 +470,83 @@ macro_rules! narrow_x2 {
             "str r3, [sp, #40]",
             "mov r5, r6",
             "mov r6, r7",
-            finish_rows_x2!(),
+            $finish,
+        )
+    };
+}
+
+/// The offset of narrow weights, to r6 and r7.
+macro_rules! begin_with_offsets {
+    () => {
+        "mov r7, r6\nmov r6, r5\n"
+    };
+}
+
+/// Nothing: offsets come at the end.
+macro_rules! begin_with_zeros {
+    () => {
+        "movs r6, #0\nmovs r7, #0\n"
+    };
+}
+
+/// Output stage of four rows whose weights have zero points.
+macro_rules! finish_rows_asymmetric {
+    ($middle:literal) => {
+        finish_rows_x2!(
+            offset_x2!($middle, "36"),
+            offset_x2!($middle, "37"),
+            offset_x2!($middle, "38"),
+            offset_x2!($middle, "39")
+        )
+    };
+}
+
+macro_rules! s4_x2 {
+    ($begin:expr, $finish:expr) => {
+        narrow_x2!(
+            $begin,
+            $finish,
+            "16",
+            row_s4!("r8", "r9", "0", "1", "2", "3"),
+            row_s4!("r10", "r11", "4", "5", "6", "7"),
+            row_s4!("r12", "lr", "8", "9", "10", "11"),
+            row_s4!("r6", "r7", "12", "13", "14", "15")
         )
     };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn quads_s4_x2(_: &Call) {
-    narrow_x2!(
-        "16",
-        row_s4!("r8", "r9", "0", "1", "2", "3"),
-        row_s4!("r10", "r11", "4", "5", "6", "7"),
-        row_s4!("r12", "lr", "8", "9", "10", "11"),
-        row_s4!("r6", "r7", "12", "13", "14", "15")
-    )
+    s4_x2!(begin_with_offsets!(), finish_rows_x2!("", "", "", ""))
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_s4_x2_asymmetric(_: &Call) {
+    s4_x2!(begin_with_zeros!(), finish_rows_asymmetric!("8"))
+}
+
+macro_rules! s2_x2 {
+    ($begin:expr, $finish:expr) => {
+        narrow_x2!(
+            $begin,
+            $finish,
+            "8",
+            row_s2!("r8", "r9", "0", "1"),
+            row_s2!("r10", "r11", "2", "3"),
+            row_s2!("r12", "lr", "4", "5"),
+            row_s2!("r6", "r7", "6", "7")
+        )
+    };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn quads_s2_x2(_: &Call) {
-    narrow_x2!(
-        "8",
-        row_s2!("r8", "r9", "0", "1"),
-        row_s2!("r10", "r11", "2", "3"),
-        row_s2!("r12", "lr", "4", "5"),
-        row_s2!("r6", "r7", "6", "7")
-    )
+    s2_x2!(begin_with_offsets!(), finish_rows_x2!("", "", "", ""))
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_s2_x2_asymmetric(_: &Call) {
+    s2_x2!(begin_with_zeros!(), finish_rows_asymmetric!("2"))
 }
 
 /// One product of the weight at `$at`.

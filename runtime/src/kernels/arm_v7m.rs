@@ -12,7 +12,7 @@
 use super::arm_quads::{self, Pixel};
 use super::{DepthwiseRow, Output, quads};
 use crate::format::blocks::{Blocks, Layout};
-use crate::uses::has_blocks;
+use crate::uses::{has_asymmetric, has_blocks};
 use core::arch::naked_asm;
 
 /// What the matrix kernels read beside what those of all cores do.
@@ -20,7 +20,7 @@ use core::arch::naked_asm;
 struct Rest {
     /// Whether the unrolled loop's first round is half of one.
     odd: usize,
-    /// What sums begin with.
+    /// What sums begin with; of weights with zero points, what is added to them for every unit that is added to weights where they are stored.
     offsets: [i32; 2],
 }
 
@@ -37,14 +37,17 @@ pub fn matrix<const USES: u64>(
     at: [usize; 3],
 ) -> bool {
     let bits = blocks.bits();
-    let kernel: unsafe extern "C" fn(&Call) = match (bits, pixels) {
+    type Kernel = unsafe extern "C" fn(&Call);
+    let either = |symmetric: Kernel, asymmetric: Kernel| if has_asymmetric(USES) { asymmetric } else { symmetric };
+    let kernel: Kernel = match (bits, pixels) {
         (8, 1) if has_blocks(USES, Layout::Quads, 8) => quads_x1,
         (8, _) if has_blocks(USES, Layout::Quads, 8) => quads_x2,
-        (4, _) if has_blocks(USES, Layout::Quads, 4) => quads_s4_x2,
-        (2, _) if has_blocks(USES, Layout::Quads, 2) => quads_s2_x2,
+        (4, _) if has_blocks(USES, Layout::Quads, 4) => either(quads_s4_x2, quads_s4_x2_asymmetric),
+        (2, _) if has_blocks(USES, Layout::Quads, 2) => either(quads_s2_x2, quads_s2_x2_asymmetric),
         _ => return false,
     };
-    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(-1 << (bits - 1)));
+    let offset = if has_asymmetric(USES) && bits < 8 { -1 } else { -1 << (bits - 1) };
+    let offsets = [sums[0], sums[1]].map(|sum| sum.wrapping_mul(offset));
     let rest = Rest { odd: blocks.padded_k() / 4 % 2, offsets };
     arm_quads::matrix(blocks, patches, pixels, to, output, at, kernel, rest)
 }
@@ -344,19 +347,69 @@ macro_rules! take_apart {
     };
 }
 
+/// Makes up for what is added to the weights of a row where they are stored, `$middle` and their zero point.
+macro_rules! offset {
+    ($middle:literal, $first:literal, $second:literal, $zero:literal) => {
+        concat!(
+            "ldrsb r10, [lr, #",
+            $zero,
+            "]\n",
+            "ldrd r8, r9, [sp, #32]\n",
+            "add r10, r10, #",
+            $middle,
+            "\n",
+            "mla ",
+            $first,
+            ", r8, r10, ",
+            $first,
+            "\n",
+            "mla ",
+            $second,
+            ", r9, r10, ",
+            $second,
+            "\n",
+        )
+    };
+}
+
+/// What sums of narrow weights begin with, to r0 and r1.
+macro_rules! begin_with_offsets {
+    () => {
+        "ldrd r0, r1, [sp, #32]\nadd r0, r0, r1, lsl #16\n"
+    };
+}
+
+/// Nothing: offsets come at the end.
+macro_rules! begin_with_zeros {
+    () => {
+        "movs r0, #0\nmovs r1, #0\n"
+    };
+}
+
+/// [`offset`] of all rows.
+macro_rules! offsets {
+    ($middle:literal) => {
+        concat!(
+            offset!($middle, "r0", "r1", "36"),
+            offset!($middle, "r2", "r3", "37"),
+            offset!($middle, "r4", "r5", "38"),
+            offset!($middle, "r6", "r7", "39"),
+        )
+    };
+}
+
 /// Two pixels and weights of `$bits` bits, of which `$load` brings eight of four rows; places of the seven behind the first follow.
 macro_rules! narrow_x2 {
-    ($bits:literal, $load:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal, $g:literal, $h:literal) => {
+    ($bits:literal, $begin:expr, $offsets:expr, $load:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal, $g:literal, $h:literal) => {
         frame!(
             "ldr r12, [sp, #8]",
-            "ldrd r8, r9, [sp, #32]",
+            $begin,
             "add r12, r12, #48",
             "ldr lr, [sp, #0]",
-            "add r8, r8, r9, lsl #16",
-            "strd r8, r9, [sp, #40]",
-            "strd r8, r9, [sp, #48]",
-            "strd r8, r9, [sp, #56]",
-            "strd r8, r9, [sp, #64]",
+            "strd r0, r1, [sp, #40]",
+            "strd r0, r1, [sp, #48]",
+            "strd r0, r1, [sp, #56]",
+            "strd r0, r1, [sp, #64]",
             "2:",
             $load,
             "ldrd r8, r9, [lr], #8",
@@ -384,29 +437,54 @@ macro_rules! narrow_x2 {
             take_apart!("r2", "r3", "48", "4"),
             take_apart!("r4", "r5", "56", "8"),
             take_apart!("r6", "r7", "64", "12"),
+            $offsets,
             finish_x2!(),
         )
     };
 }
 
+macro_rules! s4_x2 {
+    ($begin:expr, $offsets:expr) => {
+        narrow_x2!("4", $begin, $offsets, "ldm r12!, {{r4-r7}}", "4", "8", "12", "16", "20", "24", "28")
+    };
+}
+
 #[unsafe(naked)]
 unsafe extern "C" fn quads_s4_x2(_: &Call) {
-    narrow_x2!("4", "ldm r12!, {{r4-r7}}", "4", "8", "12", "16", "20", "24", "28")
+    s4_x2!(begin_with_offsets!(), "")
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_s4_x2_asymmetric(_: &Call) {
+    s4_x2!(begin_with_zeros!(), offsets!("8"))
+}
+
+macro_rules! s2_x2 {
+    ($begin:expr, $offsets:expr) => {
+        narrow_x2!(
+            "2",
+            $begin,
+            $offsets,
+            "ldrh r4, [r12], #2\nldrh r5, [r12], #2\nldrh r6, [r12], #2\nldrh r7, [r12], #2",
+            "2",
+            "4",
+            "6",
+            "8",
+            "10",
+            "12",
+            "14"
+        )
+    };
 }
 
 #[unsafe(naked)]
 unsafe extern "C" fn quads_s2_x2(_: &Call) {
-    narrow_x2!(
-        "2",
-        "ldrh r4, [r12], #2\nldrh r5, [r12], #2\nldrh r6, [r12], #2\nldrh r7, [r12], #2",
-        "2",
-        "4",
-        "6",
-        "8",
-        "10",
-        "12",
-        "14"
-    )
+    s2_x2!(begin_with_offsets!(), "")
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn quads_s2_x2_asymmetric(_: &Call) {
+    s2_x2!(begin_with_zeros!(), offsets!("2"))
 }
 
 /// Four `k` of one row, activations in r4..r7.

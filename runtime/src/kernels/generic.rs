@@ -37,6 +37,10 @@ pub struct Packed<'a> {
     pub bytes: &'a [u8],
     /// Width of one weight.
     pub bits: u8,
+    /// Of asymmetric weights, else none.
+    pub zero_points: &'a [i8],
+    /// Consecutive weights that share a zero point; after the last zero point the first follows.
+    pub run: usize,
 }
 
 /// Weights that [`Packed`] expands at a time, on the stack.
@@ -63,10 +67,28 @@ impl Weights for Bytes<'_> {
     }
 }
 
-impl Packed<'_> {
-    /// Weight `index`, sign-extended; 0 beyond the end.
+impl<'a> Packed<'a> {
+    /// Symmetric weights.
+    pub fn new(bytes: &'a [u8], bits: u8) -> Packed<'a> {
+        Packed { bytes, bits, zero_points: &[], run: 1 }
+    }
+
+    /// Weight `index`; beyond the end 0, less a zero point.
     #[inline(always)]
     pub fn get(self, index: usize) -> i8 {
+        self.stored(index).wrapping_sub(self.zero_point(index))
+    }
+
+    fn zero_point(self, index: usize) -> i8 {
+        match (index.checked_div(self.run), self.zero_points.len()) {
+            (_, 0) | (None, _) => 0,
+            (Some(number), len) => self.zero_points.get(number % len).copied().unwrap_or(0),
+        }
+    }
+
+    /// What is stored for weight `index`, sign-extended.
+    #[inline(always)]
+    fn stored(self, index: usize) -> i8 {
         let bits = (self.bits as usize).clamp(1, 8);
         let at = index * bits;
         let byte = |i: usize| self.bytes.get(i).copied().unwrap_or(0) as u16;
@@ -78,9 +100,22 @@ impl Packed<'_> {
     fn tile(self, start: usize, len: usize) -> [i8; TILE] {
         let mut tile = [0; TILE];
         for (i, value) in tile.iter_mut().take(len).enumerate() {
-            *value = self.get(start + i);
+            *value = self.stored(start + i);
+        }
+        if !self.zero_points.is_empty() {
+            self.shift(start, tile.get_mut(..len).unwrap_or(&mut []));
         }
         tile
+    }
+}
+
+impl Packed<'_> {
+    /// Takes the zero points of the weights from `start` on from what is stored.
+    #[inline(never)]
+    fn shift(self, start: usize, stored: &mut [i8]) {
+        for (i, value) in stored.iter_mut().enumerate() {
+            *value = value.wrapping_sub(self.zero_point(start + i));
+        }
     }
 }
 

@@ -66,30 +66,33 @@ pub fn matrix(
         return false;
     }
     let by = HighWord::new(to.zero_point);
-    let offset = |sum: i32| sum.wrapping_mul(-1 << (blocks.bits() - 1));
-    let (offset_0, offset_1) = (offset(sums[0]), offset(sums[1]));
+    let middle = 1i32 << (blocks.bits() - 1);
     for (first, block) in (0..blocks.n()).step_by(4).zip(blocks.blocks()) {
         let Some((head, weights)) = block.split_at_checked(Layout::Quads.stage_bytes()) else { return false };
-        let Ok([b0, b1, b2, b3, m0, m1, m2, m3, shifts, ..]) = bytemuck::try_cast_slice(head) else { return false };
-        let shifts = u32::to_le_bytes(*shifts);
+        let Ok([b0, b1, b2, b3, m0, m1, m2, m3, shifts, zeros, ..]) = bytemuck::try_cast_slice(head) else {
+            return false;
+        };
+        let (shifts, zeros) = (u32::to_le_bytes(*shifts), u32::to_le_bytes(*zeros));
         let rows = match (pixels, blocks.bits()) {
             (1, _) => one_pixel(weights, bytemuck::cast_slice(patches)),
             (_, 8) => two_pixels(weights, words),
             (_, bits) => two_pixels_narrow(bits, weights, words),
         };
         let stages = [(b0, m0), (b1, m1), (b2, m2), (b3, m3)];
-        for (row, ((sums, (bias, multiplier)), &shift)) in
-            (first..blocks.n()).zip(rows.iter().zip(&stages).zip(&shifts))
+        for (row, ((products, (bias, multiplier)), (&shift, &zero))) in
+            (first..blocks.n()).zip(rows.iter().zip(&stages).zip(shifts.iter().zip(&zeros)))
         {
             let (bias, multiplier) = (u32::from_le(**bias) as i32, u32::from_le(**multiplier) as i32);
-            let mut put = |at: usize, sum: u32, offset: i32| {
+            let offset = middle + zero as i8 as i32;
+            let mut put = |at: usize, products: u32, sum: i32| {
                 if let Some(out) = output.get_mut(at + row) {
-                    *out = stage(by, to, bias.wrapping_add(offset).wrapping_add(sum as i32), multiplier, shift);
+                    let acc = bias.wrapping_add(products as i32).wrapping_sub(sum.wrapping_mul(offset));
+                    *out = stage(by, to, acc, multiplier, shift);
                 }
             };
-            put(at[0], sums[0], offset_0);
+            put(at[0], products[0], sums[0]);
             if pixels == 2 {
-                put(at[1], sums[1], offset_1);
+                put(at[1], products[1], sums[1]);
             }
         }
     }

@@ -16,6 +16,7 @@ mod softmax;
 mod tiles;
 
 use crate::coded::{self, Source};
+use crate::format::NONE;
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op::{self, Head, Op, kind};
 use crate::format::sparse::Sparse;
@@ -295,7 +296,7 @@ fn multiply<const USES: u64>(
     }
     let weights = match constant.bits {
         8 => Either::Bytes(Bytes(bytemuck::cast_slice(part.bytes))),
-        bits => Either::Packed(Packed { bytes: part.bytes, bits }),
+        bits => Either::Packed(packed::<USES>(model, op, part.bytes, bits)),
     };
     if let (Op::Depthwise(c), true) = (op, has(USES, kind::DEPTHWISE)) {
         let stage = Stage::of::<USES>(model, c);
@@ -353,6 +354,24 @@ fn multiply<const USES: u64>(
         _ => return None,
     }
     Some(())
+}
+
+/// Narrow row-major weights of an operator: `bytes` of `bits` each.
+pub(crate) fn packed<'m, const USES: u64>(model: &Model<'m>, op: &Op<'_>, bytes: &'m [u8], bits: u8) -> Packed<'m> {
+    if !uses::has_asymmetric(USES) {
+        return Packed::new(bytes, bits);
+    }
+    let (zero_points, run) = match op {
+        Op::Depthwise(c) => (c.weight_zero_points, 1),
+        Op::Conv(c) | Op::ConvTranspose(c) => (
+            c.weight_zero_points,
+            [c.kernel_h, c.kernel_w, c.in_c / c.groups.max(1)].iter().map(|&d| d as usize).product(),
+        ),
+        Op::Linear(l) => (l.weight_zero_points, l.k as usize),
+        _ => (NONE, 1),
+    };
+    let zero_points = if zero_points == NONE { &[] } else { bytemuck::cast_slice(model.stored_bytes(zero_points)) };
+    Packed { bytes, bits, zero_points, run }
 }
 
 /// Where the outputs of a pixel lie: from `first` on, `pitch` behind those of the pixel before.

@@ -92,6 +92,14 @@ fn bits(r: &mut Random) -> u8 {
     [8, 8, 4, 2, r.within(2, 8) as u8][r.below(5)]
 }
 
+/// Zero points of asymmetric weights of `n` channels; mostly none.
+fn zero_points(r: &mut Random, bits: u8, n: usize) -> Vec<i8> {
+    if bits == 8 || r.below(3) > 0 {
+        return Vec::new();
+    }
+    (0..n).map(|_| r.weight(bits)).collect()
+}
+
 fn fill(r: &mut Random, n: usize) -> Vec<i8> {
     (0..n).map(|_| r.s8()).collect()
 }
@@ -209,9 +217,14 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let in_blocks = !depthwise && ops::conv_fits(&c) && (-128..=127).contains(&zero);
     let bits = bits(r);
     let sparse = (in_blocks && bits == 8 && r.below(2) == 0).then(|| block_sparse(r, oc, taps * g_in));
+    let zeros = zero_points(r, bits, oc);
+    let run = if depthwise { 1 } else { taps * g_in };
     let weights: Vec<i8> = match &sparse {
         Some((_, weights)) => weights.clone(),
-        None => (0..oc * taps * if depthwise { 1 } else { g_in }).map(|_| r.weight(bits)).collect(),
+        None => {
+            let zero_of = |i: usize| zeros.get(i / run % oc).copied().unwrap_or(0);
+            (0..oc * taps * if depthwise { 1 } else { g_in }).map(|i| r.weight(bits) - zero_of(i)).collect()
+        }
     };
     let channels = entries(r, oc);
     let shape = [c.in_h, c.in_w, c.in_c].map(usize::from);
@@ -250,15 +263,21 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let layout = isa.layout().filter(|layout| in_blocks && layout.holds(bits));
         let repeats = isa != Isa::Generic && !depthwise && layout.is_none();
         let overwrites = fits && (depthwise || layout.is_some() && ops::runs_in_place(&c));
-        if repeats || in_place && !overwrites {
+        // Codes hold weights as they are.
+        if repeats || in_place && !overwrites || coded.is_some() && !zeros.is_empty() {
             return None;
         }
         let mut b = Builder { skew, ..Builder::default() };
         let x = b.tensor(&shape, zero);
         let y = output(&mut b, &[c.out_h, c.out_w, c.out_c].map(usize::from), out_zero, x, in_place);
+        let mut weight_zero_points = NONE;
         let (w, ch) = match (layout, coded) {
-            (Some(layout), None) => (b.blocks(layout, bits, zero, kernel, &weights, &channels), NONE),
-            (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
+            (Some(layout), None) => (b.blocks(layout, bits, zero, kernel, &weights, &zeros, &channels), NONE),
+            (None, None) => {
+                let (w, zeros) = b.asymmetric(&weights, bits, &zeros, run);
+                weight_zero_points = zeros;
+                (w, b.channels(&channels))
+            }
             (layout, Some(residency)) if depthwise => {
                 let rows: Vec<i8> = (0..oc * taps).map(|i| weights[i % taps * oc + i / taps]).collect();
                 (b.coded(layout, bits, &rows, code, residency), b.stages(&channels, false, residency))
@@ -268,7 +287,7 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
                 (b.coded(layout, bits, &weights, code, residency), stages)
             }
         };
-        let record = op::Conv { input: x, output: y, weights: w, channels: ch, ..c };
+        let record = op::Conv { input: x, output: y, weights: w, channels: ch, weight_zero_points, ..c };
         let record = if depthwise { Op::Depthwise(record) } else { Op::Conv(record) };
         let least = ops::scratch_bytes(&record, &b.record(w), in_place);
         let most = ops::wanted_scratch_bytes(&record, &b.record(w), in_place, isa);
@@ -317,7 +336,9 @@ fn conv_transpose(r: &mut Random, round: usize, _: &[Isa]) -> Vec<Case> {
     let bits = r.within(2, 8) as u8;
     let (g_in, g_out) = ((c.in_c / groups) as usize, (c.out_c / groups) as usize);
     let taps = c.kernel_h as usize * c.kernel_w as usize;
-    let weights: Vec<i8> = (0..c.out_c as usize * taps * g_in).map(|_| r.weight(bits)).collect();
+    let zeros = zero_points(r, bits, c.out_c as usize);
+    let zero_of = |i: usize| zeros.get(i / (taps * g_in)).copied().unwrap_or(0);
+    let weights: Vec<i8> = (0..c.out_c as usize * taps * g_in).map(|i| r.weight(bits) - zero_of(i)).collect();
     let channels = entries(r, c.out_c as usize);
     let input = fill(r, c.in_h as usize * c.in_w as usize * c.in_c as usize);
     // Scattered, where the runtime gathers.
@@ -354,12 +375,16 @@ fn conv_transpose(r: &mut Random, round: usize, _: &[Isa]) -> Vec<Case> {
     let ch = b.channels(&channels);
     let code = Shape { rows: c.out_c as usize, positions: taps, channels: g_in };
     let case = |coded: Option<u16>| {
+        if coded.is_some() && !zeros.is_empty() {
+            return None;
+        }
         let mut b = b.clone();
-        let w = match coded {
-            None => b.weights(&weights, bits),
-            Some(residency) => b.coded(None, bits, &weights, code, residency),
+        let (w, weight_zero_points) = match coded {
+            None => b.asymmetric(&weights, bits, &zeros, taps * g_in),
+            Some(residency) => (b.coded(None, bits, &weights, code, residency), NONE),
         };
-        let record = Op::ConvTranspose(op::Conv { input: x, output: y, weights: w, channels: ch, ..c });
+        let record = op::Conv { input: x, output: y, weights: w, channels: ch, weight_zero_points, ..c };
+        let record = Op::ConvTranspose(record);
         let scratch = with_tile(&b, &record, false, 0)?;
         b.op_with_scratch(record, scratch);
         (b.inputs, b.outputs) = (vec![x], vec![y]);
@@ -378,9 +403,11 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     // Long rows have gaps that one byte does not tell.
     let k = if bits == 8 && r.below(8) == 0 { 4 * k } else { k };
     let sparse = (bits == 8 && r.below(2) == 0).then(|| block_sparse(r, n, k));
+    let zeros = zero_points(r, bits, n);
+    let zero_of = |i: usize| zeros.get(i / k).copied().unwrap_or(0);
     let weights: Vec<i8> = match &sparse {
         Some((_, weights)) => weights.clone(),
-        None => (0..n * k).map(|_| r.weight(bits)).collect(),
+        None => (0..n * k).map(|i| r.weight(bits) - zero_of(i)).collect(),
     };
     let mut channels = entries(r, n);
     // A bias near the end makes the sum wrap.
@@ -399,16 +426,22 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let case = |isa: Isa, in_place: bool, coded: Option<u16>, sparse: Option<usize>| -> Option<Case> {
         let layout = isa.layout().filter(|layout| layout.holds(bits));
         let overwrites = (layout.is_some() || sparse.is_some()) && n <= k;
-        if in_place && !overwrites || isa != Isa::Generic && layout.is_none() {
+        let coded_as_is = coded.is_none() || zeros.is_empty();
+        if in_place && !overwrites || isa != Isa::Generic && layout.is_none() || !coded_as_is {
             return None;
         }
         let mut b = Builder { skew, ..Builder::default() };
         let x = b.tensor(&[rows, k], zero);
         let y = output(&mut b, &[rows, n], out_zero, x, in_place);
+        let mut weight_zero_points = NONE;
         let (weights, channels) = match (layout, coded) {
             _ if let Some(rows) = sparse => (b.sparse(rows, zero, &weights, &channels), NONE),
-            (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &channels), NONE),
-            (None, None) => (b.weights(&weights, bits), b.channels(&channels)),
+            (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &zeros, &channels), NONE),
+            (None, None) => {
+                let (weights, zeros) = b.asymmetric(&weights, bits, &zeros, k);
+                weight_zero_points = zeros;
+                (weights, b.channels(&channels))
+            }
             (layout, Some(residency)) => {
                 let stages = b.stages(&channels, layout.is_some(), residency);
                 (b.coded(layout, bits, &weights, code, residency), stages)
@@ -422,7 +455,7 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
             rows: rows as u32,
             k: k as u32,
             n: n as u32,
-            weight_zero_points: NONE,
+            weight_zero_points,
             act_min,
             act_max,
         });

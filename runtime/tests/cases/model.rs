@@ -28,6 +28,8 @@ pub struct Builder {
     pub decoded_bytes: usize,
     /// Files of coarser precisions that the model stands behind, to a multiple of 16.
     pub before: Vec<u8>,
+    /// Some weights have zero points.
+    pub is_asymmetric: bool,
 }
 
 impl Builder {
@@ -76,6 +78,18 @@ impl Builder {
         self.constant(Constant::KIND_WEIGHTS, bits, values.len(), bytes)
     }
 
+    /// Asymmetric weights, each stored with the zero point of its channel added, and their zero points; without any, symmetric ones. `run` weights of a
+    /// channel lie together.
+    pub fn asymmetric(&mut self, values: &[i8], bits: u8, zeros: &[i8], run: usize) -> (u16, u16) {
+        if zeros.is_empty() {
+            return (self.weights(values, bits), NONE);
+        }
+        self.is_asymmetric = true;
+        let stored = values.iter().enumerate().map(|(i, w)| w + zeros[i / run % zeros.len()]);
+        let stored: Vec<i8> = stored.collect();
+        (self.weights(&stored, bits), self.weights(zeros, 8))
+    }
+
     pub fn channels(&mut self, entries: &[(i32, i32, u8)]) -> u16 {
         let mut bytes: Vec<u8> = entries.iter().flat_map(|e| e.0.to_le_bytes()).collect();
         bytes.extend(entries.iter().flat_map(|e| e.1.to_le_bytes()));
@@ -106,12 +120,14 @@ impl Builder {
         zero_point: i32,
         kernel: [usize; 3],
         weights: &[i8],
+        zeros: &[i8],
         entries: &[(i32, i32, u8)],
     ) -> u16 {
         let (n, k) = (entries.len(), weights.len() / entries.len());
         let mut bytes = vec![0; layout.matrix_bytes(bits, n, k)];
         let weight = |row: usize, column: usize| weights[row * k + layout.column(kernel, column)];
-        emit(layout, bits, (n, k), zero_point, weight, |row| entries[row], &mut bytes);
+        emit(layout, bits, (n, k), zero_point, zeros, weight, |row| entries[row], &mut bytes);
+        self.is_asymmetric |= zeros.iter().any(|&zero| zero != 0);
         let id = self.constant(Constant::KIND_BLOCKS, bits, n * k, bytes);
         self.constants[id as usize].0.layout = layout.code();
         id
@@ -234,7 +250,9 @@ impl Builder {
             op_count: self.op_count,
             input_count: self.inputs.len() as u8,
             output_count: self.outputs.len() as u8,
-            required_features: required_features(&constants) | if self.before.is_empty() { 0 } else { Header::REFINED },
+            required_features: required_features(&constants)
+                | if self.is_asymmetric { Header::ASYMMETRIC } else { 0 }
+                | if self.before.is_empty() { 0 } else { Header::REFINED },
             decoded_bytes: self.decoded_bytes as u32,
             ..Header::default()
         };

@@ -246,6 +246,44 @@ fn coded(residency: u16) -> Vec<u8> {
     b.finish()
 }
 
+/// Asymmetric weights: of 5 bits in a convolution, of 3 bits in a depthwise one, of 4 bits in blocks of a linear layer.
+pub fn asymmetric(layout: Layout) -> Vec<u8> {
+    let mut r = Random(41);
+    let mut b = Builder::default();
+    let x = b.tensor(&[4, 4, 2], -3);
+    let window = op::Conv { in_c: 2, out_c: 2, in_h: 4, in_w: 4, out_h: 4, out_w: 4, ..window() };
+    let channels = b.channels(&[(100, 1 << 30, 36); 2]);
+    let mut add = |b: &mut Builder, input: u16, bits: u8, len: usize, zeros: [i8; 2], run: usize| {
+        let values: Vec<i8> = (0..len).map(|i| r.weight(bits) - zeros[i / run % 2]).collect();
+        let (weights, weight_zero_points) = b.asymmetric(&values, bits, &zeros, run);
+        let output = b.tensor(&[4, 4, 2], 0);
+        op::Conv { input, output, weights, channels, weight_zero_points, ..window }
+    };
+    let conv = add(&mut b, x, 5, 36, [15, -16], 18);
+    b.op(Op::Conv(conv));
+    let depthwise = add(&mut b, conv.output, 3, 18, [-4, 1], 1);
+    b.op(Op::Depthwise(depthwise));
+    let y = b.tensor(&[5], 0);
+    let zeros = [-8, 7, 0, 3, -1];
+    let weights: Vec<i8> = (0..160).map(|i| r.weight(4) - zeros[i / 32]).collect();
+    let weights = b.blocks(layout, 4, 0, [1, 1, 32], &weights, &zeros, &[(100, 1 << 30, 36); 5]);
+    let record = Op::Linear(op::Linear {
+        input: depthwise.output,
+        output: y,
+        weights,
+        channels: NONE,
+        rows: 1,
+        k: 32,
+        n: 5,
+        weight_zero_points: NONE,
+        act_min: -128,
+        act_max: 127,
+    });
+    b.op_with_scratch(record, pith::ops::scratch_bytes(&record, &b.record(weights), false) as u32);
+    (b.inputs, b.outputs) = (vec![x], vec![y]);
+    b.finish()
+}
+
 /// Three precisions of a small network, 2, 4 and 8 bits, of which each stands behind the coarser ones; for a layout or row-major.
 pub fn several_precisions(layout: Option<Layout>, residency: u16) -> Vec<u8> {
     let mut r = Random(31);
@@ -454,10 +492,11 @@ fn mutate(bytes: &mut Vec<u8>, r: &mut Random) {
 fn mutants_do_not_panic() {
     let default = if cfg!(miri) { 200 } else { 1_000_000 };
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let parts: Vec<(Vec<u8>, usize)> = [(every_operator(), count / 6), (block_sparse(), count / 6)]
+    let parts: Vec<(Vec<u8>, usize)> = [every_operator(), block_sparse(), asymmetric(Layout::Pairs)]
         .into_iter()
-        .chain(RESIDENCIES.map(|residency| (coded(residency), count / 6)))
-        .chain([(several_precisions(Some(Layout::Pairs), Constant::IN_RAM), count / 6)])
+        .map(|good| (good, count / 7))
+        .chain(RESIDENCIES.map(|residency| (coded(residency), count / 7)))
+        .chain([(several_precisions(Some(Layout::Pairs), Constant::IN_RAM), count / 7)])
         .collect();
     let part = |(index, (good, count)): (usize, &(Vec<u8>, usize))| {
         let (mut arena, mut r) = (Memory::new(1 << 16, 0), Random(99 + index as u64));
@@ -571,7 +610,7 @@ fn errors_say_what_and_where() {
     };
     assert_eq!(changed(4, 2, true), Error::Version { found: 2 });
     assert!(matches!(changed(200, 0xEE, false), Error::Checksum { .. }));
-    assert!(matches!(changed(16, 8, true), Error::Unsupported { .. }));
+    assert!(matches!(changed(16, 16, true), Error::Unsupported { .. }));
     assert!(changed(16, 4, true).to_string().contains("behind the coarser ones"));
     let mut memory = Memory::of(&[&[0; 4], good.as_slice()].concat());
     assert_eq!(Model::parse(&memory.bytes()[4..]).err(), Some(Error::FileMisaligned));
@@ -616,6 +655,42 @@ fn block_sparse_weights_are_checked() {
         n => n as usize,
     };
     assert!(changed(band + 20 + 8 * first + 3, 255).contains("place"));
+}
+
+#[test]
+fn zero_points_of_weights_are_checked() {
+    let good = asymmetric(Layout::Pairs);
+    let (zeros, bits) = {
+        let mut file = Memory::of(&good);
+        let model = Model::parse(file.bytes()).unwrap();
+        let Op::Conv(conv) = model.ops().next().unwrap().1 else { panic!("the first operator is a convolution") };
+        let record = model.header().constants_offset as usize + size_of::<Constant>() * conv.weights as usize;
+        let zeros = model.constants()[conv.weight_zero_points as usize];
+        (model.header().weights_offset as usize + zeros.offset as usize, record + 2)
+    };
+    let changed = |bytes: &[u8], at: usize, value: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = value;
+        seal(&mut bytes);
+        Model::parse(Memory::of(&bytes).bytes()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    // A reader that does not know the feature refuses it; so does one that is not told of it.
+    assert_eq!(good[16], 8);
+    assert!(changed(&good, 16, 0).contains("does not require"));
+    assert_eq!([good[zeros], good[bits]], [15, 5]);
+    assert!(changed(&good, zeros, 16).contains("zero point of weights"));
+    assert!(changed(&good, zeros + 1, -17i8 as u8).contains("zero point of weights"));
+    // In blocks they stand in the block, which lies behind two constants of weights, their zero points and output stages.
+    for layout in [Layout::Pairs, Layout::Quads] {
+        let good = asymmetric(layout);
+        let mut file = Memory::of(&good);
+        let model = Model::parse(file.bytes()).unwrap();
+        let blocks = model.constants().iter().find(|c| c.kind == Constant::KIND_BLOCKS).unwrap();
+        let zeros = (model.header().weights_offset + blocks.offset) as usize + 9 * layout.rows();
+        assert_eq!(good[zeros], -8i8 as u8);
+        assert!(changed(&good, zeros, 8).contains("zero point"));
+        assert_eq!(changed(&good, zeros, 7), "");
+    }
 }
 
 #[test]

@@ -163,6 +163,36 @@ fn activations_too() {
     assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.9, "{}", built["accuracy"]);
 }
 
+/// Asymmetric levels take no more bits than symmetric ones, on cores with kernels for few widths too, and give the same outputs everywhere.
+#[test]
+fn asymmetric_levels_have_zero_points() {
+    let folder = Folder::new();
+    let (supernet, model) = (folder.path("d.supernet"), folder.path("d.pith"));
+    let space = ["--bits", "8,4,2", "--granularity", "channel", "--symmetry", "asymmetric"];
+    let train = [&space[..], &["--epochs", "3", "-o", &supernet]].concat();
+    assert_eq!(with_data("elastic", &digits("digits.onnx"), &train).0, 0);
+    let (samples, test) = (folder.path("outputs.npy"), digits("digits_test.npz"));
+    for bits in ["4", "2"] {
+        let mut outputs = Vec::new();
+        for target in ["portable", "cortex-m4", "cortex-m0", "cortex-m55"] {
+            for level in ["0", "5"] {
+                let how = ["--weight-bits", bits, "--target", target, "--compress", level, "-o", &model, "--json"];
+                let built = report(with_data("build", &supernet, &how));
+                let layers = built["layers"].as_array().unwrap();
+                let widths = layers.iter().filter(|l| l["op"] == "conv").map(|l| l["bits"].as_u64().unwrap());
+                // The first layer keeps eight bits, as do all where a core has kernels for nothing else.
+                let wanted = if target == "cortex-m55" { 8 } else { bits.parse().unwrap() };
+                let narrow = widths.skip(1).all(|own| own == wanted);
+                assert!(narrow || level != "0", "{target}, {bits} bits: {built}");
+                let (code, _, error) = quantize(&["run", &model, "--input", &test, "--output", &samples]);
+                assert_eq!(code, 0, "{error}");
+                outputs.push(bytes(&samples));
+            }
+        }
+        assert!(outputs.iter().all(|own| *own == outputs[0]), "{bits} bits");
+    }
+}
+
 /// Pruned, trained elastically and coded in one command.
 #[test]
 fn all_in_one() {

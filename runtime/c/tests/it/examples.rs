@@ -55,7 +55,7 @@ fn desktop() -> Option<PathBuf> {
 fn desktop_prints_what_rust_computes() {
     let Some(program) = desktop() else { return };
     let golden = here("../tests/golden");
-    for name in ["tiny.pith", "every_operator.pith", "block_sparse.pith"] {
+    for name in ["tiny.pith", "every_operator.pith", "block_sparse.pith", "asymmetric.pith"] {
         let path = golden.join(name);
         let mut memory = vec![pith::Aligned([0u8; 16]); 1 + fs::metadata(&path).unwrap().len() as usize / 16];
         let bytes = fs::read(&path).unwrap();
