@@ -41,7 +41,7 @@
 //! batch = 64
 //! rule = "adamw"                # or { sgd = { momentum = 0.9 } }
 //! rate = 0.002                  # absent: the rule's usual
-//! augment = { flip = true, crop = 2, cutout = 0, noise = 0.0 }
+//! augment = { flip = true, crop = 2, cutout = 0, noise = 0.0, mixup = 0.0 }
 //!
 //! [elastic]                     # `quantize elastic`; [elastic.train] has the keys of [train]
 //! bits = [8, 6, 5, 4, 3, 2]

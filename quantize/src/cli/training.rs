@@ -52,6 +52,9 @@ pub(super) struct TrainArgs {
     /// Add noise of this standard deviation, in units of the network's input
     #[arg(long, value_name = "SIGMA", value_parser = number)]
     noise: Option<f64>,
+    /// Blend samples, and their targets alike, by a share from Beta(ALPHA, ALPHA), 0 to 1: 1 makes any share as likely
+    #[arg(long, value_name = "ALPHA", value_parser = number)]
+    mixup: Option<f64>,
     /// Of all random choices: equal seeds give equal files
     #[arg(long)]
     seed: Option<u64>,
@@ -90,6 +93,7 @@ impl TrainArgs {
         real(&mut t.distill, self.distill);
         real(&mut t.temperature, self.temperature);
         real(&mut t.augment.noise, self.noise);
+        real(&mut t.augment.mixup, self.mixup);
         t.augment.flip |= self.flip;
         t.augment.crop = self.crop.unwrap_or(t.augment.crop);
         t.augment.cutout = self.cutout.unwrap_or(t.augment.cutout);

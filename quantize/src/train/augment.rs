@@ -1,4 +1,5 @@
-//! Random changes of training samples that keep their meaning: mirrored, shifted and partly covered pictures, noise on signals.
+//! Random changes of training samples that keep their meaning: mirrored, shifted and partly covered pictures, noise on signals; and
+//! blends of two samples, which mean both ("mixup", Zhang et al., ICLR 2018).
 
 use crate::random::Random;
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,25 @@ pub struct Augment {
     pub cutout: usize,
     /// Standard deviation of normal noise, as a share of the network input's unit (after preprocessing).
     pub noise: f32,
+    /// Blend every sample with another one of its batch, by a share from the distribution Beta(`mixup`, `mixup`), and their targets alike;
+    /// a teacher is asked about the blend. 0: not at all, 1: any share is as likely.
+    pub mixup: f32,
 }
 
 impl Augment {
+    /// The shares that samples keep of themselves when their batch is blended, half at least; none where batches are not blended.
+    pub fn shares(&self, samples: &[usize], seed: u64) -> Vec<f32> {
+        if self.mixup <= 0.0 {
+            return Vec::new();
+        }
+        let share = |&i: &usize| {
+            let drawn = beta(self.mixup, &mut Random::new(seed ^ MIXUP, i as u64));
+            // Whichever of two is called the first: a sample stays what it mostly is.
+            drawn.max(1.0 - drawn)
+        };
+        samples.iter().map(share).collect()
+    }
+
     /// Changes one sample `[h, w, c]` (other shapes get noise only); `black` is the value of an absent pixel, per channel.
     pub fn apply(&self, values: &mut [f32], shape: &[usize], black: &[f32], random: &mut Random) {
         if let &[_, h, w, c] = shape {
@@ -35,6 +52,36 @@ impl Augment {
         if self.noise > 0.0 {
             values.iter_mut().for_each(|v| *v += self.noise * random.normal());
         }
+    }
+}
+
+/// Tells the stream of shares from that of the other changes.
+const MIXUP: u64 = 0x6D69_7875_7000_0000;
+
+/// From Beta(`a`, `a`), `a` in (0, 1], by Johnk's rejection of two powers of uniform numbers.
+fn beta(a: f32, random: &mut Random) -> f32 {
+    loop {
+        // In logarithms: powers of 1 / a vanish where a is small.
+        let (x, y) = ((1.0 - random.uniform()).ln() / a, (1.0 - random.uniform()).ln() / a);
+        let largest = x.max(y);
+        let sum = largest + ((x - largest).exp() + (y - largest).exp()).ln();
+        if sum <= 0.0 {
+            return (x - sum).exp();
+        }
+    }
+}
+
+/// Rows of equal length, each with its share of itself and the rest of the next row, the last with the first.
+pub(super) fn blend(values: &mut [f32], shares: &[f32]) {
+    let row = values.len() / shares.len().max(1);
+    if row == 0 {
+        return;
+    }
+    let first = values[..row].to_vec();
+    for (i, &share) in shares.iter().enumerate() {
+        let (own, rest) = values[i * row..].split_at_mut(row);
+        let next = if rest.is_empty() { &first[..] } else { &rest[..row] };
+        own.iter_mut().zip(next).for_each(|(own, next)| *own = share * *own + (1.0 - share) * next);
     }
 }
 
@@ -81,8 +128,32 @@ mod tests {
     }
 
     #[test]
+    fn blends_with_the_next() {
+        let mut rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        blend(&mut rows, &[0.5, 1.0, 0.75]);
+        assert_eq!(rows, [2.0, 3.0, 3.0, 4.0, 4.0, 5.0], "with what rows were before");
+        blend(&mut rows, &[]);
+        assert_eq!(rows[..2], [2.0, 3.0]);
+    }
+
+    #[test]
+    fn shares_follow_their_distribution() {
+        let samples: Vec<usize> = (0..20_000).collect();
+        let n = samples.len() as f32;
+        for a in [1.0, 0.4, 0.2] {
+            let shares = Augment { mixup: a, ..Augment::default() }.shares(&samples, 1);
+            assert!(shares.iter().all(|s| (0.5..=1.0).contains(s)));
+            // The variance of Beta(a, a) about a half, which folding keeps.
+            let variance = shares.iter().map(|s| (s - 0.5).powi(2)).sum::<f32>() / n;
+            let wanted = 0.25 / (2.0 * a + 1.0);
+            assert!((variance - wanted).abs() < 0.02 * wanted, "{a}: {variance}, {wanted}");
+        }
+        assert!(Augment::default().shares(&samples, 1).is_empty());
+    }
+
+    #[test]
     fn equal_seeds_equal_pictures() {
-        let augment = Augment { flip: true, crop: 2, cutout: 2, noise: 0.1 };
+        let augment = Augment { flip: true, crop: 2, cutout: 2, noise: 0.1, mixup: 0.0 };
         let run = |seed| {
             let mut picture = vec![1.0; 48];
             augment.apply(&mut picture, &[1, 4, 4, 3], &[0.0; 3], &mut Random::new(seed, 0));

@@ -4,7 +4,7 @@
 //! the same numbers as one that was not: orders and augmentations come from `(seed, epoch, sample)`, and a checkpoint holds the
 //! place within the epoch.
 
-use super::augment::Augment;
+use super::augment::{Augment, blend};
 use super::net::{Batch, Device, Goal, Gradient, Moments, Net};
 use super::optimizer::{Optimizer, Rule, clip, cosine};
 use super::{TrainError, checkpoint};
@@ -128,6 +128,7 @@ impl TrainOptions {
             (!(0.0..1.0).contains(&self.label_smoothing), "label_smoothing", "a share below 1"),
             (!(0.0..=1.0).contains(&self.distill), "distill", "a share"),
             (!(self.temperature > 0.0 && self.temperature.is_finite()), "temperature", "positive"),
+            (!(0.0..=1.0).contains(&self.augment.mixup), "augment.mixup", "0 to 1"),
             (!(self.batch_norm_momentum > 0.0 && self.batch_norm_momentum <= 1.0), "batch_norm_momentum", "a share"),
         ];
         match fails.into_iter().find(|f| f.0) {
@@ -331,8 +332,10 @@ impl Session {
             for i in self.step % per_epoch..per_epoch {
                 let picked = &order[i * self.options.batch..((i + 1) * self.options.batch).min(n)];
                 let augment = (self.options.augment, self.options.seed.wrapping_add((epoch as u64) << 32));
-                let batch = batch(self.net.graph(), data, picked, Some(augment));
-                let goal = judge.goal(&batch, picked);
+                let mut batch = batch(self.net.graph(), data, picked, Some(augment));
+                let shares = augment.0.shares(picked, augment.1);
+                batch.inputs.iter_mut().for_each(|input| blend(input, &shares));
+                let goal = judge.goal(&batch, picked, &shares);
                 let mut gradient = learn(Lesson {
                     net: &self.net,
                     theta: &self.theta,
@@ -512,12 +515,17 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn goal(&self, batch: &Batch, picked: &[usize]) -> Goal {
+    /// What a batch, blended by these shares, should give.
+    fn goal(&self, batch: &Batch, picked: &[usize], shares: &[f32]) -> Goal {
         let teacher = self.teacher.map(|t| t.net.logits(&t.theta, &t.moments, batch));
         if !self.is_classifier {
             return Goal::Values(match (teacher, self.targets) {
                 (Some(outputs), _) => outputs,
-                (None, Some(Targets::Values(values))) => values_of(values, picked),
+                (None, Some(Targets::Values(values))) => {
+                    let mut values = values_of(values, picked);
+                    values.iter_mut().for_each(|values| blend(values, shares));
+                    values
+                }
                 (None, _) => Vec::new(),
             });
         }
@@ -528,6 +536,7 @@ impl<'a> Judge<'a> {
             picked.iter().enumerate().for_each(|(row, &i)| {
                 target[row * self.classes + labels[i]] += share * (1.0 - self.smoothing);
             });
+            blend(&mut target, shares);
         }
         if let Some(logits) = teacher.as_ref().and_then(|t| t.first()) {
             target.resize(logits.len(), 0.0);

@@ -433,7 +433,8 @@ fn learns_repeats_and_teaches() {
 fn an_interrupted_run_ends_the_same() {
     let (graph, samples, targets) = task();
     let data = Data { samples: &samples, targets: Some(&targets), affine: None };
-    let options = TrainOptions { augment: Augment { flip: true, crop: 1, cutout: 2, noise: 0.1 }, ..options() };
+    let options =
+        TrainOptions { augment: Augment { flip: true, crop: 1, cutout: 2, noise: 0.1, mixup: 0.5 }, ..options() };
     let mut whole = Session::new(&graph, &options, &device()).unwrap();
     train(&mut whole, &data, None).unwrap();
     let folder = tempfile::tempdir().unwrap();

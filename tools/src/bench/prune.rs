@@ -129,7 +129,9 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         let original = subject.judge(&subject.graph)?;
         let mut options = recipe.prune.clone();
         options.train.epochs = args.epochs.unwrap_or(options.train.epochs);
-        options.train.augment = subject.augment;
+        if options.train.augment == Augment::default() {
+            options.train.augment = subject.augment;
+        }
         let settings = format!("{} samples, {options:?}", subject.train.samples.len());
         for (share, method) in subject.runs(&args.method, !args.no_whole) {
             for seed in 1..=args.seeds.max(1) {
