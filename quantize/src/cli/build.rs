@@ -230,6 +230,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     if args.elastic_epochs.is_some() {
         // Before anything is trained.
         recipe.elastic.check_activations(&recipe.quantize)?;
+        let quantize = &recipe.quantize;
+        if args.search.budget().is_none() && quantize.layers.is_empty() {
+            let widths = if args.elastic.is_empty() { &vec![quantize.weight_bits] } else { &args.elastic };
+            widths.iter().try_for_each(|&bits| recipe.elastic.common(bits, quantize.granularity).map(|_| ()))?;
+        }
     }
     let known = is_supernet.then(|| Supernet::read(&args.model)).transpose()?;
     let graph = match &known {

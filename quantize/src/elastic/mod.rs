@@ -23,6 +23,7 @@ use crate::scheme::{Granularity, QuantOptions};
 use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 pub use supernet::{Layer, Lowered, Supernet};
+use supernet::{name_of, names};
 pub use training::{Trained, train};
 
 /// How the weights of a layer, or what it reads, are quantized.
@@ -143,6 +144,16 @@ impl ElasticOptions {
             }
         }
         forms
+    }
+
+    /// The form of layers that are not named one by one; an error if a supernet of these options would not have it.
+    pub fn common(&self, weight_bits: u8, granularity: Granularity) -> Result<Form, ElasticError> {
+        let all = self.forms(false);
+        let found = all.iter().find(|f| f.bits == weight_bits && f.granularity == granularity);
+        found.copied().ok_or_else(|| ElasticError::NoWidth {
+            form: format!("{weight_bits} bits {}", name_of(granularity)),
+            has: names(&all),
+        })
     }
 
     /// Refuses widths of activations that a supernet of these options would not have.

@@ -213,7 +213,6 @@ impl Supernet {
         if let Some(layer) = wanted.layers.keys().find(|name| self.layers.iter().all(|l| l.name != **name)) {
             return Err(ElasticError::NoLayer { layer: layer.clone() });
         }
-        let has = |forms: &[Form]| forms.iter().map(Form::to_string).collect::<Vec<_>>().join(", ");
         let exactly = |layer: &Layer, own: &LayerOptions| {
             let bits = own.weight_bits.unwrap_or(wanted.weight_bits);
             let granularity = own.granularity.unwrap_or(wanted.granularity);
@@ -221,17 +220,10 @@ impl Supernet {
             layer.forms.iter().position(|f| *f == form).ok_or_else(|| ElasticError::NoForm {
                 layer: layer.name.clone(),
                 form: form.to_string(),
-                has: has(&layer.forms),
+                has: names(&layer.forms),
             })
         };
-        let common = || {
-            let (all, granularity) = (self.options.forms(false), wanted.granularity);
-            let found = all.iter().find(|f| f.bits == wanted.weight_bits && f.granularity == granularity);
-            found.copied().ok_or_else(|| ElasticError::NoWidth {
-                form: format!("{} bits {}", wanted.weight_bits, name_of(granularity)),
-                has: has(&all),
-            })
-        };
+        let common = || self.options.common(wanted.weight_bits, wanted.granularity);
         let names_form =
             |own: &LayerOptions| own.weight_bits.is_some() || own.granularity.is_some() || own.symmetric.is_some();
         let of = |layer: &Layer| match wanted.layers.get(&layer.name) {
@@ -409,7 +401,12 @@ fn uniform(forms: &[Form], wanted: Form) -> usize {
     forms.iter().rposition(fits).unwrap_or(0)
 }
 
-fn name_of(granularity: Granularity) -> &'static str {
+/// Forms, for a message.
+pub(super) fn names(forms: &[Form]) -> String {
+    forms.iter().map(Form::to_string).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn name_of(granularity: Granularity) -> &'static str {
     match granularity {
         Granularity::Channel => "per channel",
         Granularity::Tensor => "per tensor",

@@ -158,6 +158,8 @@ fn activations_too() {
     // Before minutes of training, too.
     let late = ["--elastic-epochs", "1", "--activation-bits", "2", "-o", &model];
     refused(with_data("build", &onnx, &late), &["2 bits", "elastic.activation_bits"], None);
+    let late = ["--elastic-epochs", "1", "--weight-bits", "7", "-o", &model];
+    refused(with_data("build", &onnx, &late), &["7 bits per channel", "4 bits per channel symmetric"], None);
     // Without training, on calibrated ranges.
     let built = report(with_data("build", &onnx, &["--activation-bits", "4", "--test", &test, "-o", &model, "--json"]));
     assert!(built["accuracy"]["int8"].as_f64().unwrap() > 0.9, "{}", built["accuracy"]);
