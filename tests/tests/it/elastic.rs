@@ -177,7 +177,8 @@ fn asymmetric_levels_have_zero_points() {
     for bits in ["4", "2"] {
         let mut outputs = Vec::new();
         for target in ["portable", "cortex-m4", "cortex-m0", "cortex-m55"] {
-            for level in ["0", "5"] {
+            // Coded on one of them too.
+            for level in if target == "cortex-m4" { &["0", "5"][..] } else { &["0"] } {
                 let how = ["--weight-bits", bits, "--target", target, "--compress", level, "-o", &model, "--json"];
                 let built = report(with_data("build", &supernet, &how));
                 let layers = built["layers"].as_array().unwrap();
@@ -185,7 +186,7 @@ fn asymmetric_levels_have_zero_points() {
                 // The first layer keeps eight bits, as do all where a core has kernels for nothing else.
                 let wanted = if target == "cortex-m55" { 8 } else { bits.parse().unwrap() };
                 let narrow = widths.skip(1).all(|own| own == wanted);
-                assert!(narrow || level != "0", "{target}, {bits} bits: {built}");
+                assert!(narrow || *level != "0", "{target}, {bits} bits: {built}");
                 let (code, _, error) = quantize(&["run", &model, "--input", &test, "--output", &samples]);
                 assert_eq!(code, 0, "{error}");
                 outputs.push(bytes(&samples));
