@@ -14,7 +14,7 @@ use pith::kernels::generic::Packed;
 use pith::ops;
 
 /// The zero points nearest to zero with which all rows fit `bits`, below eight; none if a row's levels lie too far apart.
-pub(super) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
+pub(crate) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
     let half = 1i32 << (bits - 1);
     let zero_point = |row: R| {
         // Zero is always one of the levels.
@@ -227,6 +227,9 @@ mod tests {
                 let widths: Vec<u8> = rows.iter().map(|c| c.record.bits).collect();
                 assert!(widths.iter().all(|&own| own == wide), "{isa:?}, {residency:?}: {widths:?}, {wide}");
                 // Small layers are not worth the memory of a tile: they stay raw, and as narrow as without code.
+                let mut raw =
+                    constants.iter().filter(|c| c.record.kind == Constant::KIND_BLOCKS && !c.record.is_coded());
+                assert!(raw.all(|c| c.record.bits == bits), "{isa:?}, {residency:?}");
                 let coded = blocks.len() + rows.len();
                 assert!(coded > 2 || residency == Residency::Tile, "{isa:?}, {residency:?}: {coded}");
             }

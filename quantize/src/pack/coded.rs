@@ -221,8 +221,10 @@ pub(super) type Smaller = BTreeMap<u16, ConstantSpec>;
 fn saved(program: &Program, smaller: &Smaller, op: &Op<'_>) -> Option<usize> {
     let id = op.weights()?;
     let weights = &program.constants[id as usize];
-    let raw = smaller.get(&id).map_or(weights.decoded.len(), |spec| spec.bytes.len());
-    let stage = stage_of(op).filter(|_| weights.record.kind == Constant::KIND_BLOCKS);
+    let own = (weights.decoded.len(), weights.record.kind);
+    let (raw, kind) = smaller.get(&id).map_or(own, |spec| (spec.bytes.len(), spec.record.kind));
+    // Raw blocks hold their output stage; beside code and row-major weights it is a constant.
+    let stage = stage_of(op).filter(|_| kind == Constant::KIND_BLOCKS);
     let stage = stage.map_or(0, |id| stage_bytes(program, id));
     weights.record.is_coded().then(|| raw.saturating_sub(weights.bytes.len() + stage))
 }

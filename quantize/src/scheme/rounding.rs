@@ -36,18 +36,8 @@ pub struct Rounded {
 impl Rounded {
     /// The narrowest width that stores the values.
     pub fn bits(&self) -> u8 {
-        let (min, max) = range(self.values.iter());
+        let (min, max) = self.values.iter().fold((0i16, 0i16), |(lo, hi), &v| (lo.min(v.into()), hi.max(v.into())));
         (2..8).find(|b| min >= -(1 << (b - 1)) && max < 1 << (b - 1)).unwrap_or(8)
-    }
-
-    /// The same where every filter has a zero point: only how far its levels lie apart counts.
-    pub fn bits_with_zero_points(&self) -> u8 {
-        let spans = self.values.axis_iter(Axis(0)).map(|filter| {
-            let (min, max) = range(filter.iter());
-            max - min
-        });
-        let widest = spans.max().unwrap_or(0);
-        (2..8).find(|b| widest < 1 << b).unwrap_or(8)
     }
 
     /// Whether a layer of a graph has these weights, up to float rounding.
@@ -60,11 +50,6 @@ impl Rounded {
         });
         weight.shape() == self.values.shape() && alike.all(|alike| alike)
     }
-}
-
-/// The lowest and the highest level, zero among them.
-fn range<'v>(levels: impl Iterator<Item = &'v i8>) -> (i16, i16) {
-    levels.fold((0, 0), |(min, max), &level| (min.min(level.into()), max.max(level.into())))
 }
 
 /// Integers of layers as they are asked for, each computed once. The default knows of none, so that all are rounded to nearest.

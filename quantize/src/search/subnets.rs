@@ -10,7 +10,7 @@ use crate::data::Targets;
 use crate::elastic::predictor::{Predictor, Quality};
 use crate::elastic::{ElasticError, Form, Supernet};
 use crate::graph::{Graph, Op};
-use crate::pack::{PackOptions, Packed};
+use crate::pack::{PackOptions, Packed, zero_points};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
@@ -111,8 +111,9 @@ pub fn subnet(
     // Preprocessing that went into a layer's weights leaves no levels there.
     for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
         let kernel = |bits: u8| widths.iter().rev().copied().find(|&w| w >= bits);
-        let narrower = kernel(rounded.bits_with_zero_points()).filter(|&narrower| narrower < bits);
-        let shifted = narrower.is_some() && (isa.layout().is_none() || is_matrix(&graph, &name));
+        let filters = || rounded.values.axis_iter(Axis(0)).map(|filter| filter.into_iter().copied());
+        let narrower = widths.iter().any(|&w| w < bits && zero_points(filters(), w).is_some());
+        let shifted = narrower && (isa.layout().is_none() || is_matrix(&graph, &name));
         let bits = if shifted { bits } else { kernel(bits).unwrap_or(bits) };
         quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
         layers.insert(name, rounded);

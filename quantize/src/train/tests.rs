@@ -429,6 +429,28 @@ fn learns_repeats_and_teaches() {
     }
 }
 
+/// A linear network gives for a blend the blend of what it gives: it is learnt without error only if targets are blended like inputs.
+#[test]
+fn targets_are_blended_like_inputs() {
+    let mut g = Graph::default();
+    let x = g.add_input("x", &[1, 4]);
+    let y = g.push("y", linear(2, 4, &mut Random::new(1, 0)), &[x]).unwrap();
+    g.add_output("y", y);
+    let mut random = Random::new(2, 0);
+    let samples: Vec<_> =
+        (0..64).map(|_| vec![ArrayD::from_shape_simple_fn(IxDyn(&[1, 4]), || random.normal())]).collect();
+    let wanted =
+        |i: usize| if i.is_multiple_of(2) { samples[i / 2][0][[0, 1]] - 2.0 } else { samples[i / 2][0][[0, 3]] };
+    let targets = ArrayD::from_shape_vec(IxDyn(&[64, 2]), (0..128).map(wanted).collect()).unwrap();
+    let targets = Targets::Values(vec![targets]);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let augment = Augment { mixup: 1.0, ..Augment::default() };
+    let options = TrainOptions { epochs: 150, weight_decay: 0.0, augment, ..options() };
+    let mut session = Session::new(&g, &options, &device()).unwrap();
+    let loss = train(&mut session, &data, None).unwrap();
+    assert!(loss < 1e-4 && session.evaluate(&data).unwrap() < 1e-4, "{loss}");
+}
+
 #[test]
 fn an_interrupted_run_ends_the_same() {
     let (graph, samples, targets) = task();

@@ -16,7 +16,8 @@ pub struct Header {
     pub file_bytes: u32,
     /// CRC-32 (ISO-HDLC) of the bytes from offset 16 to the end of the file; of a finer precision, of the checksum of the file before it and these.
     pub crc32: u32,
-    /// Bits of features a reader must know: [`Header::CODED`], [`Header::SPARSE`], [`Header::REFINED`], [`Header::ASYMMETRIC`]; all others are reserved (see FORMAT.md).
+    /// Bits of features a reader must know: [`Header::CODED`], [`Header::SPARSE`], [`Header::REFINED`], [`Header::ASYMMETRIC`]; all others are
+    /// reserved (see FORMAT.md).
     pub required_features: u32,
     /// Arena size that the plan needs.
     pub arena_bytes: u32,

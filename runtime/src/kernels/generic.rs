@@ -103,16 +103,14 @@ impl<'a> Packed<'a> {
             *value = self.stored(start + i);
         }
         if !self.zero_points.is_empty() {
-            self.shift(start, tile.get_mut(..len).unwrap_or(&mut []));
+            self.less_zero_points(start, tile.get_mut(..len).unwrap_or(&mut []));
         }
         tile
     }
-}
 
-impl Packed<'_> {
     /// Takes the zero points of the weights from `start` on from what is stored.
     #[inline(never)]
-    fn shift(self, start: usize, stored: &mut [i8]) {
+    fn less_zero_points(self, start: usize, stored: &mut [i8]) {
         for (i, value) in stored.iter_mut().enumerate() {
             *value = value.wrapping_sub(self.zero_point(start + i));
         }
