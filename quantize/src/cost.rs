@@ -8,7 +8,7 @@ use crate::pack::Residency;
 use pith::circuit::Coded;
 use pith::format::op::{Conv, Op};
 use pith::format::tensor::Constant;
-use pith::{Isa, Model};
+use pith::{Isa, Model, ops};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -129,20 +129,22 @@ pub fn features(model: &Model<'_>, op: &Op<'_>) -> (String, u8, Features) {
     let outputs = len(op.output());
     let weights = op.weights().map_or(Constant::default(), |id| model.constant(id));
     let macs = op.macs() as f64;
+    // Every tile goes over all positions.
+    let tiles = if weights.is_in_tiles() { ops::tiles(op, &weights) as f64 } else { 1.0 };
     let of = |c: &Conv| (f64::from(c.out_h) * f64::from(c.out_w), f64::from(c.kernel_h) * f64::from(c.kernel_w));
     let name = op.name();
     let (name, features) = match op {
         Op::Conv(c) | Op::ConvTranspose(c) => {
             let (positions, taps) = of(c);
             let patch = if taps > 1.0 { positions * taps * f64::from(c.in_c) } else { 0.0 };
-            (format!("{name}{}", form(&weights)), [macs, outputs, patch, positions, 1.0])
+            (format!("{name}{}", form(&weights)), [macs, outputs, tiles * patch, tiles * positions, tiles])
         }
         Op::Depthwise(c) => {
             let (positions, taps) = of(c);
             let form = if taps == 9.0 { "_3x3" } else { "" };
             (format!("{name}{form}"), [macs, outputs, 0.0, positions, 1.0])
         }
-        Op::Linear(l) => (format!("{name}{}", form(&weights)), [macs, outputs, 0.0, f64::from(l.rows), 1.0]),
+        Op::Linear(l) => (format!("{name}{}", form(&weights)), [macs, outputs, 0.0, tiles * f64::from(l.rows), tiles]),
         Op::MaxPool(p) | Op::AveragePool(p) => {
             let taps = f64::from(p.kernel_h) * f64::from(p.kernel_w);
             let positions = f64::from(p.out_h) * f64::from(p.out_w);

@@ -116,7 +116,8 @@ fn coded_constant<const USES: u64>(model: &Model<'_>, id: u16, c: &Constant) -> 
         _ => return Err("residency"),
     };
     ensure(decodes, "residency: this program was built for other models")?;
-    let len = coded::check(c, bytes)?;
+    ensure(uses::code(c, bytes.first().copied()) & !USES == 0, "code: this program was built for other models")?;
+    let len = coded::check::<USES>(c, bytes)?;
     refined(model, c, bytes)?;
     Ok(len)
 }
@@ -191,7 +192,7 @@ fn operator<const USES: u64>(model: &Model<'_>, head: &Head, record: &Op<'_>) ->
     ensure(scratch_end.is_some_and(|end| end <= model.header().arena_bytes), "scratch: it leaves the arena")?;
     ensure(uses::used_decoded(model, record) & !USES == 0, "kind: this program was built for other models")?;
     if uses::decodes(USES) {
-        view.coded(record)?;
+        view.coded::<USES>(record)?;
     }
     match record {
         Op::Conv(c) if has(USES, kind::CONV) => view.conv_in_blocks::<USES>(record, c),
@@ -336,11 +337,11 @@ impl View<'_, '_> {
     }
 
     /// Coded weights: their shape, and the scratch memory of tiles.
-    fn coded(&self, op: &Op<'_>) -> Check {
+    fn coded<const USES: u64>(&self, op: &Op<'_>) -> Check {
         let Some(weights) = op.weights().map(|id| self.model.constant(id)).filter(Constant::is_coded) else {
             return Ok(());
         };
-        let source = Source::of(self.model, op)?;
+        let source = Source::of::<USES>(self.model, op)?;
         if !weights.is_in_tiles() {
             return Ok(());
         }

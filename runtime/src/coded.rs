@@ -20,7 +20,8 @@ use crate::format::op::Op;
 use crate::format::stages::{self, PackedStages, Stage};
 use crate::format::tensor::Constant;
 use crate::model::Model;
-use crate::ops::{self, Channels, TILE_BYTES};
+use crate::ops::{self, Channels, MAX_TILE_BYTES, TILE_BYTES};
+use crate::uses::has_circuits;
 
 const NOT_CODED: &str = "coded weights: the operator has none";
 const SHAPE: &str = "coded weights: their shape is not the operator's";
@@ -73,9 +74,9 @@ impl<'m> Stages<'m> {
 
 impl<'m> Source<'m> {
     /// The weights of `op`, or why they are not its weights.
-    pub(crate) fn of(model: &Model<'m>, op: &Op<'_>) -> Result<Source<'m>, &'static str> {
+    pub(crate) fn of<const USES: u64>(model: &Model<'m>, op: &Op<'_>) -> Result<Source<'m>, &'static str> {
         let id = op.weights().ok_or(NOT_CODED)?;
-        let mut source = Source::of_stored(op, &model.constant(id), model.stored_bytes(id))?;
+        let mut source = Source::of_stored::<USES>(op, &model.constant(id), model.stored_bytes(id))?;
         if let Form::Blocks { zero_point, stages, .. } = &mut source.form {
             let (input, channels) = match op {
                 Op::Conv(c) => (c.input, c.channels),
@@ -89,9 +90,13 @@ impl<'m> Source<'m> {
     }
 
     /// As [`Source::of`] of what is stored alone: enough for sizes.
-    pub(crate) fn of_stored(op: &Op<'_>, weights: &Constant, stored: &'m [u8]) -> Result<Source<'m>, &'static str> {
+    pub(crate) fn of_stored<const USES: u64>(
+        op: &Op<'_>,
+        weights: &Constant,
+        stored: &'m [u8],
+    ) -> Result<Source<'m>, &'static str> {
         let len = usize::try_from(weights.len).map_err(|_| SHAPE)?;
-        let coded = Coded::new_checked(stored, weights.bits, len)?;
+        let coded = coded_of::<USES>(stored, weights.bits, len)?;
         let (shape, k) = (coded.shape(), coded.shape().row());
         let (n, kernel) = match op {
             Op::Conv(c) | Op::Depthwise(c) | Op::ConvTranspose(c) => {
@@ -136,9 +141,13 @@ impl<'m> Source<'m> {
         self.bytes(self.unit_rows().min(self.n))
     }
 
-    /// Rows of a tile, as many whole units as fit, but not more than there are; 0 if none fits.
+    /// Rows of a tile, as many whole units as fit, but not more than there are; 0 if not even one does.
     pub(crate) fn tile_rows(&self) -> usize {
-        (TILE_BYTES / self.unit_bytes().max(1)).saturating_mul(self.unit_rows()).min(self.n)
+        let units = match self.form {
+            Form::Blocks { .. } => blocks_of_tile(self.unit_bytes()),
+            Form::Rows | Form::Depthwise => TILE_BYTES / self.unit_bytes().max(1),
+        };
+        units.saturating_mul(self.unit_rows()).min(self.n)
     }
 
     /// Scratch bytes of an operator that decodes these weights at every run, behind its own: what decoding works in, and a tile. None if
@@ -163,6 +172,11 @@ impl<'m> Source<'m> {
     /// Before the first row; `state` has the words that the code asks for. None of refined weights.
     pub(crate) fn decoder<'s>(&self, state: &'s mut [u8]) -> Option<circuit::Decoder<'m, 's>> {
         self.coded.decoder(bytemuck::try_cast_slice_mut(state).ok()?)
+    }
+
+    /// As [`Source::decoder`], of codes that use no circuit.
+    pub(crate) fn flat_decoder(&self) -> Option<circuit::FlatDecoder<'m>> {
+        self.coded.flat_decoder()
     }
 
     /// Bytes of the decoder's state, at a multiple of 4.
@@ -192,6 +206,16 @@ impl Rows for circuit::Decoder<'_, '_> {
 
     fn is_finished(&self) -> bool {
         circuit::Decoder::is_finished(self)
+    }
+}
+
+impl Rows for circuit::FlatDecoder<'_> {
+    fn row(&mut self, out: &mut [i8]) {
+        circuit::FlatDecoder::row(self, out);
+    }
+
+    fn is_finished(&self) -> bool {
+        circuit::FlatDecoder::is_finished(self)
     }
 }
 
@@ -269,12 +293,20 @@ impl Unpacker<'_, '_> {
 /// Most weights of a coded constant, and most bytes of it decoded: sums of a few of them fit the machine's words, which may have 32 bits.
 const MAX_LEN: u32 = 1 << 29;
 
+/// The code of weights, of the models that `USES` has.
+fn coded_of<const USES: u64>(stored: &[u8], bits: u8, len: usize) -> Result<Coded<'_>, &'static str> {
+    match has_circuits(USES) {
+        true => Coded::new_checked(stored, bits, len),
+        false => Coded::new_flat_checked(stored, bits, len),
+    }
+}
+
 /// Checks a coded constant by itself and returns the bytes that it takes decoded.
-pub(crate) fn check(constant: &Constant, stored: &[u8]) -> Result<u64, &'static str> {
+pub(crate) fn check<const USES: u64>(constant: &Constant, stored: &[u8]) -> Result<u64, &'static str> {
     if constant.len > MAX_LEN {
         return Err("length");
     }
-    let Shape { rows: n, .. } = Coded::new_checked(stored, constant.bits, constant.len as usize)?.shape();
+    let Shape { rows: n, .. } = coded_of::<USES>(stored, constant.bits, constant.len as usize)?.shape();
     let k = constant.len as usize / n.max(1);
     let Some(layout) = Layout::from_code(constant.layout) else {
         return Ok((constant.len as u64 * constant.bits as u64).div_ceil(8));
@@ -299,11 +331,17 @@ pub(crate) fn decoded_bytes(constant: &Constant, stored: &[u8]) -> usize {
     }
 }
 
+/// Blocks that a tile holds, 0 if none fits.
+fn blocks_of_tile(block_bytes: usize) -> usize {
+    let usual = TILE_BYTES / block_bytes.max(1);
+    if usual == 0 && block_bytes <= MAX_TILE_BYTES { 1 } else { usual }
+}
+
 /// Tiles that an operator runs in: 1 unless its weights are decoded in several.
 pub(crate) fn tiles(op: &Op<'_>, weights: &Constant) -> usize {
     match (Layout::from_code(weights.layout), ops::matrix_shape(op)) {
         (Some(layout), Some((n, k))) if weights.is_in_tiles() => {
-            let blocks = TILE_BYTES / layout.block_bytes(weights.bits, k).max(1);
+            let blocks = blocks_of_tile(layout.block_bytes(weights.bits, k));
             n.div_ceil(layout.rows()).checked_div(blocks).map_or(0, |_| n.div_ceil(layout.rows()).div_ceil(blocks))
         }
         _ => 1,

@@ -19,6 +19,7 @@ use crate::format::tensor::Constant;
 use crate::format::{ALIGN, NONE};
 use crate::model::Model;
 use crate::precisions::MAX_PRECISIONS;
+use crate::uses;
 
 /// What [`Error::Constant`] says of code that is not that of its weights.
 const DAMAGED: &str = "code: it is damaged; copy or build the file again";
@@ -37,7 +38,7 @@ impl<'m> Model<'m> {
     /// Scratch bytes that decoding and [`Model::verify`] want, at any alignment; the arena may lend them. 0 if nothing is coded.
     pub fn decode_scratch_bytes(&self) -> usize {
         let of = |(id, op)| {
-            let source = Source::of(self, &op).ok()?;
+            let source = Source::of::<{ uses::ALL }>(self, &op).ok()?;
             Some(4 * state_words(self, id)? + source.row_bytes() + source.unit_bytes() + 4)
         };
         self.coded().filter_map(of).max().unwrap_or(0)
@@ -189,7 +190,7 @@ impl<'m> Model<'m> {
     ) -> Result<(), Error> {
         let named = |what| Error::Constant { index: id.into(), what };
         let op = self.user_of(id).ok_or(named("use: no operator names it"))?;
-        let source = Source::of(self, &op).map_err(named)?;
+        let source = Source::of::<{ uses::ALL }>(self, &op).map_err(named)?;
         let words = state_words(self, id).ok_or(damaged(id))?;
         let (state, row, unit) = (4 * words, source.row_bytes(), source.unit_bytes());
         let (needed, given) = (state + row + unit + 4, scratch.len());

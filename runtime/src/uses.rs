@@ -3,6 +3,7 @@
 //! [`uses`] reads a file, at compile time if the file is a constant. The result is an argument of the types that would otherwise name every
 //! operator: [`crate::Model::parse_using`] and [`crate::Engine::using`].
 
+use crate::circuit::{MODEL_NARROW, MODEL_UNIFORM};
 use crate::format::NONE;
 use crate::format::blocks::Layout;
 use crate::format::header::Header;
@@ -15,6 +16,9 @@ use core::mem::offset_of;
 
 /// Everything.
 pub const ALL: u64 = u64::MAX;
+
+/// Coded weights whose values are not all equally probable, or that are decoded once.
+pub const CIRCUITS: u64 = 1 << 18;
 
 /// A sum or product whose operands are not both dense.
 pub const STRIDED: u64 = 1 << 20;
@@ -34,6 +38,11 @@ pub const ASYMMETRIC: u64 = 1 << 31;
 /// Whether weights may have zero points.
 pub const fn has_asymmetric(uses: u64) -> bool {
     uses & ASYMMETRIC != 0
+}
+
+/// Whether code is more than numbers of a fixed width.
+pub const fn has_circuits(uses: u64) -> bool {
+    uses & CIRCUITS != 0
 }
 
 /// Whether any weights are coded.
@@ -120,7 +129,7 @@ pub fn used_by(model: &Model<'_>, op: &Op<'_>) -> u64 {
     let asymmetric = if model.header().required_features & Header::ASYMMETRIC != 0 { ASYMMETRIC } else { 0 };
     used_decoded(model, op)
         | asymmetric
-        | coded(constant.encoding, constant.residency as usize)
+        | op.weights().map_or(0, |id| code(&constant, model.stored_bytes(id).first().copied()))
         | unpacked(stages.encoding, stages.residency as usize)
 }
 
@@ -151,7 +160,8 @@ macro_rules! fields {
 /// What the model in `file` uses; unspecified (but never a panic) if it is none.
 pub const fn uses(file: &[u8]) -> u64 {
     let (mut at, mut left) = (u32_at(file, offset_of!(Header, ops_offset)), u16_at(file, offset_of!(Header, op_count)));
-    let constants = u32_at(file, offset_of!(Header, constants_offset));
+    let sections =
+        [u32_at(file, offset_of!(Header, constants_offset)), u32_at(file, offset_of!(Header, weights_offset))];
     let features = u32_at(file, offset_of!(Header, required_features)) as u32;
     let mut uses = if features & Header::ASYMMETRIC != 0 { ASYMMETRIC } else { 0 };
     while left > 0 {
@@ -160,8 +170,8 @@ pub const fn uses(file: &[u8]) -> u64 {
         uses |= operators(kind % 32);
         match kind {
             kind::CONV | kind::DEPTHWISE | kind::CONV_TRANSPOSE => {
-                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Conv, weights)));
-                uses |= stages_at(file, constants, u16_at(file, body + offset_of!(op::Conv, channels)));
+                uses |= weights_at(file, sections, kind, u16_at(file, body + offset_of!(op::Conv, weights)));
+                uses |= stages_at(file, sections[0], u16_at(file, body + offset_of!(op::Conv, channels)));
                 if kind == kind::DEPTHWISE {
                     uses |= filter(
                         fields!(file, body, kernel_h, kernel_w),
@@ -171,8 +181,8 @@ pub const fn uses(file: &[u8]) -> u64 {
                 }
             }
             kind::LINEAR => {
-                uses |= weights_at(file, constants, kind, u16_at(file, body + offset_of!(op::Linear, weights)));
-                uses |= stages_at(file, constants, u16_at(file, body + offset_of!(op::Linear, channels)));
+                uses |= weights_at(file, sections, kind, u16_at(file, body + offset_of!(op::Linear, weights)));
+                uses |= stages_at(file, sections[0], u16_at(file, body + offset_of!(op::Linear, channels)));
             }
             kind::ADD | kind::MUL if !is_dense(file, body) => uses |= STRIDED,
             _ => (),
@@ -199,10 +209,15 @@ const fn weights(kind: u8, layout: u8, bits: u8) -> u64 {
     }
 }
 
-const fn weights_at(file: &[u8], constants: usize, kind: u8, id: usize) -> u64 {
+const fn weights_at(file: &[u8], [constants, weights_offset]: [usize; 2], kind: u8, id: usize) -> u64 {
     let at = constants + id * size_of::<Constant>();
+    let model = byte_at(file, weights_offset.wrapping_add(u32_at(file, at + offset_of!(Constant, offset))));
     weights(kind, byte_at(file, at + offset_of!(Constant, layout)), byte_at(file, at + offset_of!(Constant, bits)))
-        | coded(byte_at(file, at + offset_of!(Constant, encoding)), u16_at(file, at + offset_of!(Constant, residency)))
+        | coded(
+            byte_at(file, at + offset_of!(Constant, encoding)),
+            u16_at(file, at + offset_of!(Constant, residency)),
+            model,
+        )
 }
 
 /// Output stages that are unpacked once; blocks have none of their own.
@@ -216,15 +231,26 @@ const fn stages_at(file: &[u8], constants: usize, id: usize) -> u64 {
 
 /// What is read where it lies needs nothing beyond what decodes the weights.
 const fn unpacked(encoding: u8, residency: usize) -> u64 {
-    if residency == IN_TILES { 0 } else { coded(encoding, residency) }
+    if residency == IN_TILES { 0 } else { coded(encoding, residency, MODEL_UNIFORM) }
 }
 
-const fn coded(encoding: u8, residency: usize) -> u64 {
+/// Of weights whose code begins with `model`.
+pub(crate) fn code(constant: &Constant, model: Option<u8>) -> u64 {
+    coded(constant.encoding, constant.residency as usize, model.unwrap_or(MODEL_UNIFORM))
+}
+
+const fn coded(encoding: u8, residency: usize, model: u8) -> u64 {
     match (encoding, residency) {
-        (Constant::ENCODING_CODED, IN_TILES) => TILES,
-        (Constant::ENCODING_CODED, _) => RESIDENT,
+        (Constant::ENCODING_CODED, IN_TILES) if is_flat(model) => TILES,
+        (Constant::ENCODING_CODED, IN_TILES) => TILES | CIRCUITS,
+        (Constant::ENCODING_CODED, _) => RESIDENT | CIRCUITS,
         _ => 0,
     }
+}
+
+/// Whether the code of a model is numbers of a fixed width.
+const fn is_flat(model: u8) -> bool {
+    matches!(model, MODEL_UNIFORM | MODEL_NARROW)
 }
 
 const IN_TILES: usize = Constant::IN_TILES as usize;

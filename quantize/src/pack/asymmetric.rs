@@ -14,7 +14,7 @@ use pith::kernels::generic::Packed;
 use pith::ops;
 
 /// The zero points nearest to zero with which all rows fit `bits`, below eight; none if a row's levels lie too far apart.
-pub(crate) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
+pub(super) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
     let half = 1i32 << (bits - 1);
     let zero_point = |row: R| {
         // Zero is always one of the levels.
@@ -25,11 +25,16 @@ pub(crate) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>,
     rows.map(zero_point).collect()
 }
 
+/// The least width below `limit` that holds all rows of a matrix with zero points, and these.
+pub(super) fn narrowest(matrix: &Matrix, limit: u8) -> Option<(u8, Vec<i8>)> {
+    let rows = || matrix.weights.chunks(matrix.shape.row().max(1)).map(|row| row.iter().copied());
+    (2..limit).find_map(|bits| Some(bits).zip(zero_points(rows(), bits)))
+}
+
 /// Row-major weights of an operator with zero points, and these, if they are smaller so. Those of 8 bits stay as they are, which is faster.
 pub(super) fn narrowed(program: &Program, record: &Op<'_>) -> Option<[ConstantSpec; 2]> {
     let matrix = Matrix::of(program, record).filter(|matrix| matrix.bits < 8)?;
-    let rows = || matrix.weights.chunks(matrix.shape.row().max(1)).map(|row| row.iter().copied());
-    let (bits, zero_points) = (2..matrix.bits).find_map(|bits| Some(bits).zip(zero_points(rows(), bits)))?;
+    let (bits, zero_points) = narrowest(&matrix, matrix.bits)?;
     let stored = |row: usize, i: usize| matrix.weights[row * matrix.shape.row() + i] + zero_points[row];
     let (n, k) = (matrix.shape.rows, matrix.shape.row());
     let stored: Vec<i8> = match record {
@@ -121,7 +126,7 @@ fn name(op: &mut Op<'_>, new: u16, zeros: u16) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::graph::{Clamp, Graph, Op as Node, Window};
     use crate::pack::sparse::tests::{outputs, program};
@@ -131,10 +136,19 @@ mod tests {
     use pith::format::header::Header;
     use pith::{Isa, Model};
 
-    /// Convolutions, all channels, one and four together, and a head, whose integers are replaced by such as `level` gives for a row's number.
-    fn network(bits: u8, mut level: impl FnMut(usize) -> i8) -> Program {
+    fn network(bits: u8, level: impl FnMut(usize) -> i8) -> Program {
+        network_behind(1, bits, level)
+    }
+
+    /// Convolutions, all channels, one and four together, and a head, whose integers are replaced by such as `level` gives for a row's number, behind a
+    /// pool over `pooled` pixels each way.
+    pub(in crate::pack) fn network_behind(pooled: usize, bits: u8, mut level: impl FnMut(usize) -> i8) -> Program {
         let mut g = Graph::default();
-        let mut x = g.add_input("x", &[1, 12, 12, 8]);
+        let mut x = g.add_input("x", &[1, 12 * pooled, 12 * pooled, 8]);
+        if pooled > 1 {
+            let window = Window { kernel: [pooled; 2], stride: [pooled; 2], dilation: [1; 2], pad: [0; 4] };
+            x = g.push("pool", Node::MaxPool(window), &[x]).unwrap();
+        }
         let window = Window { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], pad: [1; 4] };
         let weight = |shape: &[usize]| ArrayD::from_elem(IxDyn(shape), 0.5);
         let conv = |shape: &[usize], groups| {
@@ -188,8 +202,9 @@ mod tests {
             for isa in [Isa::Generic, Isa::ArmDsp, Isa::ArmV6M, Isa::Helium] {
                 let options = PackOptions { isa, ..PackOptions::default() };
                 let packed = pack(shifted(bits, bits + 1, false), options).unwrap();
-                // Kernels of 4 bits know 3; those of the last know 8 alone, and leave the rest row-major.
-                let known = if bits == 3 && isa.layout().is_some_and(|layout| layout.holds(4)) { 4 } else { bits };
+                // What has no kernels becomes blocks of the next width that holds the levels as they are.
+                let held = |layout: Layout| (bits..=8).find(|&bits| layout.holds(bits));
+                let known = isa.layout().and_then(held).unwrap_or(bits);
                 let (mut own, asymmetric) = widths(&packed);
                 assert_eq!((own.remove(0), own.pop().unwrap()), (known, known), "{isa:?}");
                 // The others, of which depthwise filters are too few to gain by it.

@@ -208,7 +208,7 @@ pub(super) fn refuses_tiles(op: &Op<'_>, weights: &ConstantSpec) -> Option<Strin
         Some([work, _]) if work <= MAX_WORK_BYTES => None,
         Some([work, _]) => Some(format!("the decoder wants {work} B, more than {MAX_WORK_BYTES}")),
         None if weights.record.kind == Constant::KIND_BLOCKS => {
-            Some(format!("a block of weights is larger than a tile of {} B", ops::TILE_BYTES))
+            Some(format!("a block of weights is larger than a tile of {} B", ops::MAX_TILE_BYTES))
         }
         None => Some(format!("row-major weights are larger than a tile of {} B", ops::TILE_BYTES)),
     }
@@ -229,8 +229,15 @@ fn saved(program: &Program, smaller: &Smaller, op: &Op<'_>) -> Option<usize> {
     weights.record.is_coded().then(|| raw.saturating_sub(weights.bytes.len() + stage))
 }
 
-/// Leaves weights raw that cannot be decoded in tiles, or whose tiles take more memory than their code saves. Returns what is to be said of them.
-pub(super) fn leave_raw(program: &mut Program, smaller: &Smaller, plan: PlanOptions, isa: Isa) -> Vec<String> {
+/// Leaves weights raw that cannot be decoded in tiles, or whose tiles take more memory than their code saves. Returns what is to be said of them; where
+/// nobody asked for code, they are stored in more bits than asked for.
+pub(super) fn leave_raw(
+    program: &mut Program,
+    smaller: &Smaller,
+    plan: PlanOptions,
+    isa: Isa,
+    asked: bool,
+) -> Vec<String> {
     let mut raw: Vec<(u16, String)> = Vec::new();
     for spec in &program.ops {
         let id = spec.record.weights().filter(|&id| program.constants[id as usize].record.is_in_tiles());
@@ -243,14 +250,17 @@ pub(super) fn leave_raw(program: &mut Program, smaller: &Smaller, plan: PlanOpti
     let count = |why: &String| raw.iter().filter(|(_, other)| other == why).count();
     let mut notes: Vec<String> = reasons
         .iter()
-        .map(|why| format!("{}: {why}; --decode ram or flash has no such limit", stay_raw(count(why))))
+        .map(|why| match asked {
+            true => format!("{}: {why}; --decode ram or flash has no such limit", stay_raw(count(why))),
+            false => format!("{}: {why}", stored_wider(count(why))),
+        })
         .collect();
     let saved: Vec<Option<usize>> = program.ops.iter().map(|spec| saved(program, smaller, &spec.record)).collect();
     let tiled = worthwhile_tiles(program, plan, isa, &saved);
     let dear: Vec<usize> = (0..tiled.len()).filter(|&i| saved[i].is_some() && !tiled[i]).collect();
     if !dear.is_empty() {
         let bytes: usize = dear.iter().filter_map(|&i| saved[i]).sum();
-        let what = stay_raw(dear.len());
+        let what = if asked { stay_raw(dear.len()) } else { stored_wider(dear.len()) };
         notes.push(format!("{what}: tiles would take more RAM than the {bytes} B of file that they save"));
     }
     for i in dear {
@@ -261,6 +271,11 @@ pub(super) fn leave_raw(program: &mut Program, smaller: &Smaller, plan: PlanOpti
 
 fn stay_raw(layers: usize) -> String {
     if layers == 1 { "1 layer stays raw".into() } else { format!("{layers} layers stay raw") }
+}
+
+fn stored_wider(layers: usize) -> String {
+    let layers = if layers == 1 { "1 layer is".into() } else { format!("{layers} layers are") };
+    layers + " stored in more bits, for which there are kernels"
 }
 
 /// The constant as it is without code, for all operators that name it.

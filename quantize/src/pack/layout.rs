@@ -1,9 +1,10 @@
 //! Weights in the order in which a target's kernels read them.
 
-use super::coded::{self, Code, Residency};
+use super::coded::{self, Code, Matrix, Residency};
 use super::precisions::Coarser;
-use super::{PackOptions, asymmetric, sparse};
-use crate::lower::{ConstantSpec, Program};
+use super::{CompressOptions, PackOptions, asymmetric, sparse};
+use crate::circuit::weights::{Weights, narrow};
+use crate::lower::{ConstantSpec, OpSpec, Program};
 use pith::format::NONE;
 use pith::format::blocks::{self, Layout, MAX_K};
 use pith::format::op::Op;
@@ -13,10 +14,13 @@ use pith::kernels::generic::Packed;
 use pith::{Isa, ops};
 
 /// Lays the weights of convolutions and linear layers out for `isa`, each with its output stage; constants that nobody names any more are
-/// removed. What has no such kernel (groups, dilation, other widths, a convolution's zero point outside of int8) stays row-major.
+/// removed. What has no such kernel (groups, dilation, a convolution's zero point outside of int8) stays row-major.
 ///
-/// Raw weights whose levels lie beside zero get zero points where they are narrower then. Coded ones have none, as the code tells their levels, and become
-/// blocks of the next width that has a kernel.
+/// Raw weights whose levels lie beside zero get zero points where they are narrower then. Those of a width that has no kernel are stored in their own width
+/// all the same, and become blocks of the next that has one a tile at a time, while the operator runs; where a tile takes more memory than that saves they
+/// are stored wider.
+///
+/// Coded weights have no zero points, as the code tells their levels, and become blocks of the next width that has a kernel too.
 ///
 /// Weights of 8 bits whose blocks are mostly zeros become block-sparse where that is smaller and predicted to be faster, unless `options` forbid it or
 /// weights are coded: a code takes zeros for nearly nothing, and decodes to dense weights.
@@ -24,6 +28,33 @@ use pith::{Isa, ops};
 /// With a level of compression, weights are coded where that is smaller; coded blocks leave the output stage in the operator's own constant. Returns
 /// what is to be said about operators whose weights stay raw though their code is smaller.
 pub(super) fn lay_out(
+    program: &mut Program,
+    coarser: Option<&Coarser<'_>>,
+    options: PackOptions,
+    progress: &(dyn Fn(&'static str, usize) + Sync),
+) -> Vec<String> {
+    let CompressOptions { level, residency, .. } = options.compress;
+    if level == 0 || residency != Residency::Tile || coarser.is_some() {
+        return lay_out_as_told(program, coarser, options, progress);
+    }
+    // Decoders of circuits take memory in tiles, which small layers are not worth; their own width takes none.
+    let mut plain = program.clone();
+    let of_plain = lay_out_as_told(
+        &mut plain,
+        None,
+        PackOptions { compress: CompressOptions::NONE, sparse: false, ..options },
+        &|_, _| (),
+    );
+    let of_coded = lay_out_as_told(program, coarser, options, progress);
+    let bytes = |program: &Program| program.constants.iter().map(|c| c.bytes.len()).sum::<usize>();
+    if bytes(&plain) >= bytes(program) {
+        return of_coded;
+    }
+    *program = plain;
+    of_plain
+}
+
+fn lay_out_as_told(
     program: &mut Program,
     coarser: Option<&Coarser<'_>>,
     options: PackOptions,
@@ -52,6 +83,14 @@ pub(super) fn lay_out(
         };
         codes = coded::encode_all(program, |bits| decoded_bits(isa, bits), coarser, compress, floor, progress);
     }
+    let residency = if compress.level > 0 { compress.residency } else { Residency::Tile };
+    if compress.level == 0 {
+        let narrow = |(spec, blocks): (&OpSpec, &Option<ConstantSpec>)| {
+            narrow_code(program, &spec.record, blocks.as_ref()?).map(|bytes| Code { bytes, refines: NONE })
+        };
+        codes = program.ops.iter().zip(&blocks).map(narrow).collect();
+    }
+    let is_coded = codes.iter().any(Option::is_some);
     let mut smaller = coded::Smaller::new();
     for i in 0..program.ops.len() {
         let op = &program.ops[i].record;
@@ -71,7 +110,7 @@ pub(super) fn lay_out(
                 if raw.bytes.len() < decoded.bytes.len() {
                     smaller.insert(program.constants.len() as u16, raw);
                 }
-                coded_constant(decoded, code, compress.residency)
+                coded_constant(decoded, code, residency)
             }
         };
         let with_stage = !spec.record.is_coded();
@@ -82,11 +121,13 @@ pub(super) fn lay_out(
         });
         coded::set_weights(&mut program.ops[i].record, id as u16, with_stage);
     }
-    let notes =
-        if compress.residency == Residency::Tile { coded::leave_raw(program, &smaller, plan, isa) } else { Vec::new() };
+    let notes = match is_coded && residency == Residency::Tile {
+        true => coded::leave_raw(program, &smaller, plan, isa, compress.level > 0),
+        false => Vec::new(),
+    };
     remove_unused(program);
-    if compress.level > 0 {
-        coded::pack_stages(program, compress.residency);
+    if is_coded {
+        coded::pack_stages(program, residency);
     }
     notes
 }
@@ -159,7 +200,21 @@ pub(super) fn stage(bytes: &[u8], n: usize, i: usize) -> Stage {
 
 /// The width in which coded weights are decoded: the narrowest that holds them and has kernels.
 fn decoded_bits(isa: Isa, bits: u8) -> u8 {
-    isa.layout().and_then(|layout| (bits..=8).find(|&bits| layout.holds(bits))).unwrap_or(bits)
+    isa.layout().map_or(bits, |layout| held(layout, bits))
+}
+
+/// The narrowest width of a layout that holds weights of `bits` bits.
+fn held(layout: Layout, bits: u8) -> u8 {
+    (bits..8).find(|&bits| layout.holds(bits)).unwrap_or(8)
+}
+
+/// The code of weights in their own width, where raw blocks and their output stage are larger.
+fn narrow_code(program: &Program, op: &Op<'_>, blocks: &ConstantSpec) -> Option<Vec<u8>> {
+    let matrix = Matrix::of(program, op).filter(|matrix| matrix.bits < 8 && blocks.record.sparse_rows().is_none())?;
+    let (bits, zero_points) = asymmetric::narrowest(&matrix, blocks.record.bits)?;
+    let weights = Weights { values: &matrix.weights, shape: matrix.shape, bits: matrix.bits };
+    let stage = coded::stage_of(op).map_or(0, |id| coded::stage_bytes(program, id));
+    Some(narrow(&weights, bits, &zero_points)).filter(|code| code.len() + stage < blocks.bytes.len())
 }
 
 /// Blocks as a file stores them: of narrow weights the narrowest that hold them, with zero points if need be.
@@ -172,7 +227,7 @@ fn raw_blocks(program: &Program, op: &Op<'_>, layout: Layout) -> Option<Constant
     let shifted = |narrower: u8| Some(narrower).zip(asymmetric::zero_points(weights(), narrower));
     match narrow.filter_map(shifted).next() {
         Some((narrower, zero_points)) => Some(in_blocks(matrix, op, layout, narrower, &zero_points)),
-        None => layout.holds(bits).then(|| in_blocks(matrix, op, layout, bits, &[])),
+        None => Some(in_blocks(matrix, op, layout, held(layout, bits), &[])),
     }
 }
 
@@ -214,4 +269,57 @@ fn remove_unused(program: &mut Program) {
         .for_each(|op| op.record.constants_mut().into_iter().flatten().for_each(|id| *id = new_id[*id as usize]));
     let mut keep = used.into_iter();
     program.constants.retain(|_| keep.next().unwrap_or(false));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::asymmetric::tests::network_behind;
+    use crate::pack::sparse::tests::outputs;
+    use crate::pack::{ModelFile, PackOptions, pack};
+    use crate::random::Random;
+    use pith::Model;
+    use pith::circuit::Coded;
+
+    /// Levels of `bits` bits, all as likely, around zero or beside it, in a network whose first map takes more memory than a tile.
+    fn levels(bits: u8, shifted: bool) -> Program {
+        let (mut random, all) = (Random::new(5, 0), 1 << bits);
+        let stored = bits + u8::from(shifted);
+        network_behind(2, stored, |row| {
+            let lowest = if shifted && row % 3 > 0 { 0 } else { -all / 2 };
+            (lowest + random.below(all as usize) as i32) as i8
+        })
+    }
+
+    #[test]
+    fn widths_without_kernels_are_stored_as_they_are_and_run_in_blocks() {
+        for (bits, shifted) in [(3, false), (3, true), (5, false), (6, true), (7, false)] {
+            let expected = outputs(&pack(levels(bits, shifted), PackOptions::default()).unwrap());
+            for isa in [Isa::ArmDsp, Isa::ArmV6M, Isa::ArmV7M, Isa::RiscV, Isa::Helium] {
+                let packed = pack(levels(bits, shifted), PackOptions { isa, ..PackOptions::default() }).unwrap();
+                assert_eq!(outputs(&packed), expected, "{bits} bits, {isa:?}");
+                let file = ModelFile::new(&packed.bytes);
+                let model = Model::parse(file.as_bytes()).unwrap();
+                // Depthwise and grouped filters have no blocks.
+                let in_blocks = |id: &u16| model.constant(*id).kind == Constant::KIND_BLOCKS;
+                let matrix = |op: Op<'_>| op.weights().filter(in_blocks).zip(ops::matrix_shape(&op));
+                let matrices: Vec<(u16, (usize, usize))> = model.ops().filter_map(|(_, op)| matrix(op)).collect();
+                assert_eq!(matrices.len(), 2);
+                for (id, (n, k)) in matrices {
+                    let (constant, layout) = (model.constant(id), isa.layout().unwrap());
+                    assert_eq!(constant.bits, held(layout, bits + u8::from(shifted)), "{bits} bits, {isa:?}");
+                    // The head has long rows; where a block of them fits no tile, its weights are stored wider.
+                    let fits = layout.block_bytes(constant.bits, k) <= ops::MAX_TILE_BYTES;
+                    assert_eq!(constant.is_coded(), fits, "{bits} bits, {isa:?}, {n} x {k}");
+                    if fits {
+                        let stored = model.stored_bytes(id);
+                        let coded = Coded::new_checked(stored, constant.bits, constant.len as usize).unwrap();
+                        assert_eq!((coded.model(), constant.is_in_tiles()), ("narrow", true));
+                        let numbers = n * (k + usize::from(shifted)) * bits as usize / 8;
+                        assert!((numbers..numbers + 16).contains(&stored.len()), "{bits} bits, {isa:?}");
+                    }
+                }
+            }
+        }
+    }
 }

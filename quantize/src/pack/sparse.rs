@@ -183,10 +183,11 @@ pub(in crate::pack) mod tests {
         g
     }
 
-    /// A network lowered to 8 bits, whose input has 12 by 12 by 8.
+    /// A network lowered to 8 bits.
     pub(in crate::pack) fn program(graph: &Graph) -> Program {
         let mut state = 9;
-        let sample = || vec![ArrayD::from_shape_simple_fn(IxDyn(&[1, 12, 12, 8]), || real(&mut state))];
+        let shape = IxDyn(graph.shape(graph.inputs[0].tensor));
+        let sample = || vec![ArrayD::from_shape_simple_fn(shape.clone(), || real(&mut state))];
         let samples: Vec<Vec<ArrayD<f32>>> = std::iter::repeat_with(sample).take(4).collect();
         let stats = observe(graph, &samples, &|| ()).unwrap();
         let choice = Choice { observer: Observer::MinMax, bias_correction: false };
@@ -198,7 +199,8 @@ pub(in crate::pack) mod tests {
     pub(in crate::pack) fn outputs(packed: &Packed) -> Vec<Vec<Vec<i8>>> {
         let file = ModelFile::new(&packed.bytes);
         let model = Model::parse(file.as_bytes()).unwrap();
-        let input: Vec<i8> = (0..12 * 12 * 8).map(|i| (i * 37 % 251) as u8 as i8).collect();
+        let input_len = model.tensor(model.inputs()[0].tensor).len;
+        let input: Vec<i8> = (0..input_len).map(|i| (i * 37 % 251) as u8 as i8).collect();
         let sets = Isa::available().chain([Isa::Generic]);
         sets.map(|isa| Runner::on(&model, isa).run_raw(std::slice::from_ref(&input))).collect()
     }

@@ -22,14 +22,12 @@ mod space;
 mod subnets;
 
 use crate::build::{BuildError, Prepared};
-use crate::cost::CostTable;
 use crate::data::Targets;
 use crate::elastic::ElasticError;
 use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 pub use genetic::search;
 use ndarray::ArrayD;
-use pith::Isa;
 pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
@@ -123,7 +121,7 @@ pub enum SearchError {
     NoLayers,
     /// Nothing to choose.
     #[error(
-        "layers could have {bits} bits alone: the target's kernels know no other width; code the weights (--compress 6), or take --bits 8,4,2 and slow kernels"
+        "layers could have {bits} bits alone, which leaves nothing to choose; name several widths, such as --bits 8,4,2"
     )]
     OneWidth {
         /// The only one.
@@ -186,13 +184,9 @@ impl<'a> Judges<'a> {
     }
 }
 
-/// Widths for which a set has kernels, the widest first: a core's are few; a desktop packs all for its own.
-fn kernel_widths(isa: Isa) -> Vec<u8> {
-    match (isa.layout(), CostTable::of(isa)) {
-        (None, _) => (2..=8).rev().collect(),
-        (Some(_), Some(table)) => [8, 4, 2].into_iter().filter(|&bits| table.has_kernel(bits)).collect(),
-        (Some(_), None) => vec![8, 4, 2],
-    }
+/// All widths, the widest first.
+fn all_widths() -> Vec<u8> {
+    (2..=8).rev().collect()
 }
 
 /// The space of a network, with everything that candidates are made of.
@@ -204,7 +198,7 @@ pub fn space<'a>(
     pack: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Space<'a>, SearchError> {
-    let all = options.bits.clone().unwrap_or_else(|| kernel_widths(pack.isa));
+    let all = options.bits.clone().unwrap_or_else(all_widths);
     if let Some(&bits) = all.iter().find(|bits| !(2..=8).contains(*bits)) {
         return Err(SearchError::Bits(bits));
     }
@@ -214,6 +208,12 @@ pub fn space<'a>(
     match all[..] {
         [] => Err(SearchError::NoLayers),
         [bits] => Err(SearchError::OneWidth { bits }),
-        _ => rounded::space(prepared, judges, recipe, &all, pack, progress),
+        _ => {
+            let mut space = rounded::space(prepared, judges, recipe, &all, pack, progress)?;
+            if options.bits.is_none() {
+                space.leave_slow_widths();
+            }
+            Ok(space)
+        }
     }
 }

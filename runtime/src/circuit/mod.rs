@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! coded constant ──> Coded (checked header) ──> Decoder: one row of weights at a time, in integers
-//!                                               model (classes, predictive, refined) ──> leaf ──> rans
+//!                                               model (flat, classes, predictive, refined) ──> leaf ──> rans
 //! ```
 //!
 //! A model walks over the weights of a row and asks a [`Coder`] for each, giving it a [`Leaf`]: the distribution of that weight. The decoder
@@ -23,8 +23,8 @@ pub mod walk;
 
 pub use leaf::{Leaf, Uniform};
 pub use stream::{
-    Coded, Decoder, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_REFINED, MODEL_UNIFORM, Refiner, Shape, emit_header,
-    emit_varint, shape_of,
+    Coded, Decoder, FLAT_INSTRUCTIONS_PER_WEIGHT, Flat, FlatDecoder, MODEL_CLASSES, MODEL_NARROW, MODEL_PREDICTIVE,
+    MODEL_REFINED, MODEL_UNIFORM, Refiner, Shape, emit_header, emit_varint, shape_of,
 };
 
 /// Turns distributions into symbols: from code, or from symbols that are known.

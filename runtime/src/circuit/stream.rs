@@ -27,6 +27,9 @@ pub const MODEL_PREDICTIVE: u8 = 2;
 /// Given a coarser constant, see [`refined`].
 pub const MODEL_REFINED: u8 = 3;
 
+/// Every value of a narrower width equally probable: what raw weights of any width take, for kernels of a wider one.
+pub const MODEL_NARROW: u8 = 4;
+
 /// How the weights of a constant are meant: `[rows, positions, channels]`. In the order of decoding; [`Coded`] says nothing about where a
 /// constant keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,7 @@ impl Shape {
 #[derive(Clone, Copy, Debug)]
 enum Params<'a> {
     Uniform,
+    Narrow(Flat),
     Classes(classes::Params),
     Predictive(predictive::Params),
     Refined(refined::Params<'a>),
@@ -67,6 +71,32 @@ pub struct Coded<'a> {
 impl<'a> Coded<'a> {
     /// Reads the header of a constant of `len` weights of `bits` bits, or says what is wrong.
     pub fn new_checked(bytes: &'a [u8], bits: u8, len: usize) -> Result<Coded<'a>, &'static str> {
+        Coded::read(bytes, bits, len, |model, shape, rest| match model {
+            MODEL_UNIFORM => Ok(Some(Params::Uniform)),
+            MODEL_CLASSES => Ok(classes::Params::parse(rest).map(Params::Classes)),
+            MODEL_PREDICTIVE => Ok(predictive::Params::parse(rest, shape, bits).map(Params::Predictive)),
+            MODEL_REFINED => Ok(refined::Params::parse(rest).map(Params::Refined)),
+            MODEL_NARROW => Ok(Flat::parse(rest, bits).map(Params::Narrow)),
+            _ => Err("coded weights: model (it needs a newer runtime)"),
+        })
+    }
+
+    /// As [`Coded::new_checked`] of models whose values are equally probable. A program that needs no more links less.
+    pub fn new_flat_checked(bytes: &'a [u8], bits: u8, len: usize) -> Result<Coded<'a>, &'static str> {
+        Coded::read(bytes, bits, len, |model, _, rest| match model {
+            MODEL_UNIFORM => Ok(Some(Params::Uniform)),
+            MODEL_NARROW => Ok(Flat::parse(rest, bits).map(Params::Narrow)),
+            _ => Err("coded weights: model (this program was built for others)"),
+        })
+    }
+
+    #[inline(always)]
+    fn read(
+        bytes: &'a [u8],
+        bits: u8,
+        len: usize,
+        params: impl FnOnce(u8, Shape, &mut &'a [u8]) -> Result<Option<Params<'a>>, &'static str>,
+    ) -> Result<Coded<'a>, &'static str> {
         let mut rest = bytes;
         let model = *rest.split_off_first().ok_or("coded weights: no header")?;
         let rows = varint(&mut rest).ok_or("coded weights: rows")?;
@@ -77,14 +107,7 @@ impl<'a> Coded<'a> {
             return Err("coded weights: bits");
         }
         let shape = Shape { rows, positions, channels };
-        let params = match model {
-            MODEL_UNIFORM => Some(Params::Uniform),
-            MODEL_CLASSES => classes::Params::parse(&mut rest).map(Params::Classes),
-            MODEL_PREDICTIVE => predictive::Params::parse(&mut rest, shape, bits).map(Params::Predictive),
-            MODEL_REFINED => refined::Params::parse(&mut rest).map(Params::Refined),
-            _ => return Err("coded weights: model (it needs a newer runtime)"),
-        };
-        let params = params.ok_or("coded weights: parameters")?;
+        let params = params(model, shape, &mut rest)?.ok_or("coded weights: parameters")?;
         rans::Decoder::new(rest).ok_or("coded weights: code")?;
         Ok(Coded { shape, bits, params, code: rest })
     }
@@ -98,6 +121,7 @@ impl<'a> Coded<'a> {
     pub fn model(&self) -> &'static str {
         match &self.params {
             Params::Uniform => "uniform",
+            Params::Narrow(_) => "narrow",
             Params::Classes(_) => "classes",
             Params::Predictive(_) => "predictive",
             Params::Refined(_) => "refined",
@@ -112,7 +136,7 @@ impl<'a> Coded<'a> {
     /// Words of memory that a decoder works in.
     pub fn state_words(&self) -> usize {
         match &self.params {
-            Params::Uniform => 0,
+            Params::Uniform | Params::Narrow(_) => 0,
             Params::Classes(params) => params.state_words(),
             Params::Predictive(params) => params.state_words(self.shape),
             Params::Refined(params) => params.state_words(),
@@ -122,7 +146,7 @@ impl<'a> Coded<'a> {
     /// Instructions that decoding a weight takes on a Cortex-M4, about.
     pub fn instructions_per_weight(&self) -> u32 {
         match &self.params {
-            Params::Uniform => 12,
+            Params::Uniform | Params::Narrow(_) => FLAT_INSTRUCTIONS_PER_WEIGHT,
             Params::Classes(params) => params.instructions_per_weight(self.shape),
             Params::Predictive(params) => params.instructions_per_weight(self.shape),
             Params::Refined(_) => refined::INSTRUCTIONS_PER_WEIGHT,
@@ -139,18 +163,80 @@ impl<'a> Coded<'a> {
     pub fn decoder<'s>(&self, state: &'s mut [u32]) -> Option<Decoder<'a, 's>> {
         let mut coder = rans::Decoder::new(self.code)?;
         let model = match &self.params {
-            Params::Uniform => Model::Uniform(self.bits as u32),
+            Params::Uniform | Params::Narrow(_) => Model::Flat(self.flat()?),
             Params::Classes(params) => Model::Classes(Classes::new(params, state)?),
             Params::Predictive(params) => Model::Predictive(Predictive::new(params, self.shape, state, &mut coder)?),
             Params::Refined(_) => return None,
         };
         Some(Decoder { coder, model })
     }
+
+    /// The model, if all of its values are equally probable.
+    fn flat(&self) -> Option<Flat> {
+        match self.params {
+            Params::Uniform => Some(Flat { bits: self.bits, shifted: false }),
+            Params::Narrow(flat) => Some(flat),
+            _ => None,
+        }
+    }
+
+    /// As [`Coded::decoder`], of models whose values are equally probable; none of others. A program that needs no more links less.
+    pub fn flat_decoder(&self) -> Option<FlatDecoder<'a>> {
+        Some(FlatDecoder { coder: rans::Decoder::new(self.code)?, model: self.flat()? })
+    }
+}
+
+/// Instructions that a weight takes on a Cortex-M4, written to its place included, counted in an emulator.
+pub const FLAT_INSTRUCTIONS_PER_WEIGHT: u32 = 36;
+
+/// Every value of a width equally probable.
+///
+/// | part | content |
+/// |---|---|
+/// | flags | u8: bits 0-3 width, 4 shifted: rows have zero points, 5-7 zero |
+///
+/// Levels of a shifted row lie beside zero: its zero point, which is told first, was added to them so that they fit the width. The weights must fit that of
+/// their constant, which is wider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flat {
+    /// From 2.
+    pub bits: u8,
+    /// See above.
+    pub shifted: bool,
+}
+
+impl Flat {
+    /// Reads them, of weights that are decoded to `wide` bits.
+    fn parse(bytes: &mut &[u8], wide: u8) -> Option<Flat> {
+        let flags = *bytes.split_off_first()?;
+        let (bits, shifted) = (flags & 15, flags >> 4 == 1);
+        let is_valid = flags < 0x20 && bits >= 2 && bits + u8::from(shifted) <= wide;
+        is_valid.then_some(Flat { bits, shifted })
+    }
+
+    /// Writes them through `push`.
+    pub fn emit(&self, mut push: impl FnMut(u8)) {
+        push(self.bits | u8::from(self.shifted) << 4);
+    }
+
+    /// The next row.
+    fn row(self, coder: &mut rans::Decoder<'_>, out: &mut [i8]) {
+        let bits = self.bits as u32;
+        let mut level = || {
+            let slot = coder.slot(bits);
+            coder.advance(slot, 1, bits);
+            slot as i32 - (1 << (bits - 1))
+        };
+        let zero_point = if self.shifted { level() } else { 0 };
+        for w in out {
+            *w = (level() - zero_point) as i8;
+        }
+    }
 }
 
 #[derive(Debug)]
 enum Model<'s> {
-    Uniform(u32),
+    Flat(Flat),
     Classes(Classes<'s>),
     Predictive(Predictive<'s>),
 }
@@ -168,7 +254,7 @@ impl Decoder<'_, '_> {
         // On the stack while it works, so that its state stays in registers.
         let mut coder = self.coder.clone();
         match &mut self.model {
-            Model::Uniform(bits) => uniform_row(&mut coder, *bits, out),
+            Model::Flat(model) => model.row(&mut coder, out),
             Model::Classes(model) => model.row(&mut coder, out),
             Model::Predictive(model) => model.row(&mut coder, out),
         }
@@ -202,11 +288,24 @@ impl Refiner<'_, '_> {
     }
 }
 
-fn uniform_row(coder: &mut rans::Decoder<'_>, bits: u32, out: &mut [i8]) {
-    for w in out {
-        let slot = coder.slot(bits);
-        *w = (slot as i32 - (1 << (bits - 1))) as i8;
-        coder.advance(slot, 1, bits);
+/// Decodes row after row of equally probable values.
+#[derive(Debug)]
+pub struct FlatDecoder<'a> {
+    coder: rans::Decoder<'a>,
+    model: Flat,
+}
+
+impl FlatDecoder<'_> {
+    /// As [`Decoder::row`].
+    pub fn row(&mut self, out: &mut [i8]) {
+        let mut coder = self.coder.clone();
+        self.model.row(&mut coder, out);
+        self.coder = coder;
+    }
+
+    /// As [`Decoder::is_finished`].
+    pub fn is_finished(&self) -> bool {
+        self.coder.is_finished()
     }
 }
 

@@ -356,7 +356,7 @@ pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], blo
         let [a, b, c, d] = *four;
         sum = sum.wrapping_add(a as i32 + b as i32 + c as i32 + d as i32);
         if let Some(to) = block.get_mut(place(at)..).and_then(<[u8]>::first_chunk_mut) {
-            *to = [a, b, c, d].map(|w: i8| w as u8 ^ flip);
+            *to = [a as u8 ^ flip, b as u8 ^ flip, c as u8 ^ flip, d as u8 ^ flip];
         }
     }
     for (at, &w) in (at + 4 * fours.len()..).zip(rest) {
@@ -367,6 +367,9 @@ pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], blo
     }
     sum
 }
+
+/// Largest [`Layout::depth`] of narrow weights.
+const MAX_NARROW_DEPTH: usize = 16;
 
 fn put_narrow(
     layout: Layout,
@@ -379,16 +382,37 @@ fn put_narrow(
 ) -> i32 {
     let (depth, rows) = (layout.depth(bits), layout.rows());
     let bytes = depth * bits as usize / 8;
+    let (offset, mask) = ((1 << (bits - 1)) + zero_point as i32, (1 << bits) - 1);
+    // Four weights are two pairs, see `bit_in_run`: so far apart, and the next four so far behind.
+    let (apart, step) = if layout == Layout::Pairs { (16, 2 * bits) } else { (2 * bits, 4 * bits) };
     let mut sum = 0i32;
     for (run, weights) in (at / depth..).zip(weights.chunks(depth)) {
-        let mut word = 0;
-        for j in 0..depth {
-            let w = weights.get(j).copied().unwrap_or(0);
-            sum = sum.wrapping_add(w as i32);
-            word |= (encode(layout, bits, w.wrapping_add(zero_point)) as u32) << bit_in_run(layout, bits, j);
+        let mut padded = [0; MAX_NARROW_DEPTH];
+        let weights = match weights.len() < depth {
+            true => {
+                padded.iter_mut().zip(weights).for_each(|(to, &w)| *to = w);
+                padded.get(..depth).unwrap_or(&[])
+            }
+            false => weights,
+        };
+        let (mut word, mut shift) = (0, 0);
+        // Written out, since where code is dear the compiler leaves loops of four rolled.
+        for &[a, b, c, d] in weights.as_chunks().0 {
+            let mut code = |w: i8| {
+                sum = sum.wrapping_add(w as i32);
+                (w as i32 + offset) as u32 & mask
+            };
+            let (a, b, c, d) = (code(a), code(b), code(c), code(d));
+            word |= (a | b << bits) << shift | (c | d << bits) << (shift + apart);
+            shift += step;
         }
-        let to = block.get_mut((run * rows + lane) * bytes..).and_then(|to| to.get_mut(..bytes)).unwrap_or(&mut []);
-        to.iter_mut().zip(word.to_le_bytes()).for_each(|(to, byte)| *to = byte);
+        let to = block.get_mut((run * rows + lane) * bytes..).unwrap_or(&mut []);
+        let [a, b, c, d] = word.to_le_bytes();
+        match (bytes, to) {
+            (4, [to_a, to_b, to_c, to_d, ..]) => [*to_a, *to_b, *to_c, *to_d] = [a, b, c, d],
+            (2, [to_a, to_b, ..]) => [*to_a, *to_b] = [a, b],
+            _ => {}
+        }
     }
     sum
 }

@@ -36,6 +36,9 @@ pub use matrix::{conv_fits, conv_scratch_bytes, linear_scratch_bytes, runs_in_pl
 /// Most bytes of weights that an operator decodes together at a run.
 pub const TILE_BYTES: usize = 2048;
 
+/// Largest block of weights that is a tile by itself.
+pub const MAX_TILE_BYTES: usize = 4096;
+
 /// The output stage of one constant: per channel `bias`, `multiplier`, `shift`.
 #[derive(Clone, Copy, Debug)]
 pub struct Channels<'a> {
@@ -92,7 +95,7 @@ pub fn scratch_bytes(op: &Op<'_>, weights: &Constant, in_place: bool) -> usize {
 /// Scratch bytes beyond those, counted from a multiple of 4, of a record whose weights are decoded tile by tile: the decoder's state with a row, and
 /// a tile. `stored` is the code. None if it is not of this record's weights or does not fit a tile.
 pub fn tile_scratch_bytes(op: &Op<'_>, weights: &Constant, stored: &[u8]) -> Option<[usize; 2]> {
-    Source::of_stored(op, weights, stored).ok()?.tile_scratch_bytes()
+    Source::of_stored::<{ uses::ALL }>(op, weights, stored).ok()?.tile_scratch_bytes()
 }
 
 /// Tiles that a record runs in, 1 unless its weights are decoded in several at every run. It then reads its input once for each, so it cannot

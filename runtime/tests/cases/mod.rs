@@ -9,6 +9,7 @@ pub mod model;
 use model::{Builder, Random};
 use pith::circuit::Shape;
 use pith::format::NONE;
+use pith::format::blocks::Layout;
 use pith::format::op::{self, Op};
 use pith::format::tensor::Constant;
 use pith::{Isa, ops};
@@ -260,11 +261,13 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let code = Shape { rows: oc, positions: taps, channels: if depthwise { 1 } else { g_in } };
     let case = |isa: Isa, in_place: bool, wanted: bool, coded: Option<u16>| -> Option<Case> {
         let fits = c.out_h as usize * c.out_w as usize * oc <= input.len();
-        let layout = isa.layout().filter(|layout| in_blocks && layout.holds(bits));
+        let narrow = narrow(isa, bits, &zeros).filter(|_| in_blocks && coded == Some(Constant::IN_TILES));
+        let own = isa.layout().filter(|layout| in_blocks && layout.holds(bits));
+        let layout = narrow.map(|(layout, _)| layout).or(own);
         let repeats = isa != Isa::Generic && !depthwise && layout.is_none();
         let overwrites = fits && (depthwise || layout.is_some() && ops::runs_in_place(&c));
-        // Codes hold weights as they are.
-        if repeats || in_place && !overwrites || coded.is_some() && !zeros.is_empty() {
+        // Other codes hold weights as they are.
+        if repeats || in_place && !overwrites || coded.is_some() && !zeros.is_empty() && narrow.is_none() {
             return None;
         }
         let mut b = Builder { skew, ..Builder::default() };
@@ -272,6 +275,10 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let y = output(&mut b, &[c.out_h, c.out_w, c.out_c].map(usize::from), out_zero, x, in_place);
         let mut weight_zero_points = NONE;
         let (w, ch) = match (layout, coded) {
+            _ if let Some(narrow) = narrow => {
+                let stages = b.stages(&channels, true, Constant::IN_TILES);
+                (b.narrow(narrow, bits, &zeros, &weights, code), stages)
+            }
             (Some(layout), None) => (b.blocks(layout, bits, zero, kernel, &weights, &zeros, &channels), NONE),
             (None, None) => {
                 let (w, zeros) = b.asymmetric(&weights, bits, &zeros, run);
@@ -326,6 +333,13 @@ fn convolutions(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         cases.extend(case(*isa, round % 4 < 2, round % 6 > 2, Some(residency(round))));
     }
     cases
+}
+
+/// The layout of a set and its width for weights that it does not hold as they are: of another width, or with zero points.
+fn narrow(isa: Isa, bits: u8, zeros: &[i8]) -> Option<(Layout, u8)> {
+    let layout = isa.layout()?;
+    let wide = (bits + u8::from(!zeros.is_empty())..=8).find(|&bits| layout.holds(bits))?;
+    (wide > bits).then_some((layout, wide))
 }
 
 fn conv_transpose(r: &mut Random, round: usize, _: &[Isa]) -> Vec<Case> {
@@ -424,9 +438,10 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
     let skew = skew(r);
     let code = Shape { rows: n, positions: 1, channels: k };
     let case = |isa: Isa, in_place: bool, coded: Option<u16>, sparse: Option<usize>| -> Option<Case> {
-        let layout = isa.layout().filter(|layout| layout.holds(bits));
+        let narrow = narrow(isa, bits, &zeros).filter(|_| coded == Some(Constant::IN_TILES));
+        let layout = narrow.map(|(layout, _)| layout).or(isa.layout().filter(|layout| layout.holds(bits)));
         let overwrites = (layout.is_some() || sparse.is_some()) && n <= k;
-        let coded_as_is = coded.is_none() || zeros.is_empty();
+        let coded_as_is = coded.is_none() || zeros.is_empty() || narrow.is_some();
         if in_place && !overwrites || isa != Isa::Generic && layout.is_none() || !coded_as_is {
             return None;
         }
@@ -436,6 +451,10 @@ fn linear(r: &mut Random, round: usize, isas: &[Isa]) -> Vec<Case> {
         let mut weight_zero_points = NONE;
         let (weights, channels) = match (layout, coded) {
             _ if let Some(rows) = sparse => (b.sparse(rows, zero, &weights, &channels), NONE),
+            _ if let Some(narrow) = narrow => {
+                let stages = b.stages(&channels, true, Constant::IN_TILES);
+                (b.narrow(narrow, bits, &zeros, &weights, code), stages)
+            }
             (Some(layout), None) => (b.blocks(layout, bits, zero, [1, 1, k], &weights, &zeros, &channels), NONE),
             (None, None) => {
                 let (weights, zeros) = b.asymmetric(&weights, bits, &zeros, k);

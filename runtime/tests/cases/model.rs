@@ -2,7 +2,7 @@
 
 use pith::Model;
 use pith::circuit::refined::{self, Refined};
-use pith::circuit::{Coder, Leaf, MODEL_REFINED, MODEL_UNIFORM, Shape, emit_header, rans};
+use pith::circuit::{Coder, Flat, Leaf, MODEL_NARROW, MODEL_REFINED, MODEL_UNIFORM, Shape, emit_header, rans};
 use pith::format::blocks::{Layout, emit};
 use pith::format::crc32::{crc32, crc32_behind};
 use pith::format::header::Header;
@@ -150,6 +150,18 @@ impl Builder {
         self.coded_as(layout, bits, code(weights, shape, bits), shape, residency)
     }
 
+    /// Coded weights of `bits` bits, with zero points of rows if there are any, for wider blocks in tiles.
+    pub fn narrow(
+        &mut self,
+        (layout, wide): (Layout, u8),
+        bits: u8,
+        zeros: &[i8],
+        weights: &[i8],
+        shape: Shape,
+    ) -> u16 {
+        self.coded_as(Some(layout), wide, narrow_code(weights, shape, bits, zeros), shape, Constant::IN_TILES)
+    }
+
     /// Weights coded given those of constant `refines` of the file before, `coarse`.
     pub fn refined(
         &mut self,
@@ -287,12 +299,32 @@ pub fn decode<'d>(model: &Model<'d>, memory: &'d mut Memory) -> Model<'d> {
 fn code(weights: &[i8], shape: Shape, bits: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     emit_header(MODEL_UNIFORM, shape, |byte| bytes.push(byte));
-    let mut buffer = vec![0; 2 * weights.len() + 4];
+    push_numbers(&mut bytes, bits, weights);
+    bytes
+}
+
+/// Weights in their own width, each row behind its zero point if there are any.
+fn narrow_code(weights: &[i8], shape: Shape, bits: u8, zeros: &[i8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    emit_header(MODEL_NARROW, shape, |byte| bytes.push(byte));
+    Flat { bits, shifted: !zeros.is_empty() }.emit(|byte| bytes.push(byte));
+    let numbers = |(i, row): (usize, &[i8])| {
+        let zero = zeros.get(i).copied();
+        let row: Vec<i8> = row.iter().map(|w| w + zero.unwrap_or(0)).collect();
+        zero.into_iter().chain(row)
+    };
+    let numbers: Vec<i8> = weights.chunks(shape.row()).enumerate().flat_map(numbers).collect();
+    push_numbers(&mut bytes, bits, &numbers);
+    bytes
+}
+
+/// Code of numbers of `bits` bits.
+fn push_numbers(bytes: &mut Vec<u8>, bits: u8, numbers: &[i8]) {
+    let mut buffer = vec![0; 2 * numbers.len() + 6];
     let mut coder = rans::Encoder::new(&mut buffer);
     let put = |coder: &mut rans::Encoder<'_>, &w: &i8| coder.put((w as i32 + (1 << (bits - 1))) as u32, 1, bits.into());
-    weights.iter().rev().for_each(|w| put(&mut coder, w).expect("room"));
+    numbers.iter().rev().for_each(|w| put(&mut coder, w).expect("room"));
     bytes.extend_from_slice(coder.finish().expect("room"));
-    bytes
 }
 
 /// Symbols that are known, and the slots that a model gives them.

@@ -284,6 +284,44 @@ pub fn asymmetric(layout: Layout) -> Vec<u8> {
     b.finish()
 }
 
+/// A convolution of 3 bits with zero points and a linear layer of 5, in their own widths, for blocks of 4 and 8 in tiles.
+pub fn narrow() -> Vec<u8> {
+    let (mut r, layout, zeros) = (Random(43), Layout::Pairs, [-4, 3, 0, 1, -2, 0]);
+    let mut b = Builder::default();
+    let x = b.tensor(&[4, 4, 6], -3);
+    let shape = Shape { rows: 6, positions: 9, channels: 6 };
+    let values: Vec<i8> = (0..324).map(|i| r.weight(3) - zeros[i / 54]).collect();
+    let weights = b.narrow((layout, 4), 3, &zeros, &values, shape);
+    let channels = b.stages(&[(100, 1 << 30, 36); 6], true, Constant::IN_TILES);
+    let conv = op::Conv { input: x, output: b.tensor(&[4, 4, 6], 0), weights, channels, ..window() };
+    let add = |b: &mut Builder, op: Op<'_>, weights: u16| {
+        let own = ops::scratch_bytes(&op, &b.record(weights), false).next_multiple_of(4);
+        let [work, tile] = ops::tile_scratch_bytes(&op, &b.record(weights), &b.constants[weights as usize].1).unwrap();
+        b.op_with_scratch(op, (own + work + tile) as u32);
+    };
+    add(&mut b, Op::Conv(conv), weights);
+    let shape = Shape { rows: 5, positions: 16, channels: 6 };
+    let values: Vec<i8> = (0..480).map(|_| r.weight(5)).collect();
+    let weights = b.narrow((layout, 8), 5, &[], &values, shape);
+    let channels = b.stages(&[(100, 1 << 30, 36); 5], true, Constant::IN_TILES);
+    let y = b.tensor(&[5], 0);
+    let record = Op::Linear(op::Linear {
+        input: conv.output,
+        output: y,
+        weights,
+        channels,
+        rows: 1,
+        k: 96,
+        n: 5,
+        weight_zero_points: NONE,
+        act_min: -128,
+        act_max: 127,
+    });
+    add(&mut b, record, weights);
+    (b.inputs, b.outputs) = (vec![x], vec![y]);
+    b.finish()
+}
+
 /// Three precisions of a small network, 2, 4 and 8 bits, of which each stands behind the coarser ones; for a layout or row-major.
 pub fn several_precisions(layout: Option<Layout>, residency: u16) -> Vec<u8> {
     let mut r = Random(31);
@@ -492,11 +530,11 @@ fn mutate(bytes: &mut Vec<u8>, r: &mut Random) {
 fn mutants_do_not_panic() {
     let default = if cfg!(miri) { 200 } else { 1_000_000 };
     let count: usize = std::env::var("PITH_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let parts: Vec<(Vec<u8>, usize)> = [every_operator(), block_sparse(), asymmetric(Layout::Pairs)]
+    let parts: Vec<(Vec<u8>, usize)> = [every_operator(), block_sparse(), asymmetric(Layout::Pairs), narrow()]
         .into_iter()
-        .map(|good| (good, count / 7))
-        .chain(RESIDENCIES.map(|residency| (coded(residency), count / 7)))
-        .chain([(several_precisions(Some(Layout::Pairs), Constant::IN_RAM), count / 7)])
+        .map(|good| (good, count / 8))
+        .chain(RESIDENCIES.map(|residency| (coded(residency), count / 8)))
+        .chain([(several_precisions(Some(Layout::Pairs), Constant::IN_RAM), count / 8)])
         .collect();
     let part = |(index, (good, count)): (usize, &(Vec<u8>, usize))| {
         let (mut arena, mut r) = (Memory::new(1 << 16, 0), Random(99 + index as u64));

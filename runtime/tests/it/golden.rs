@@ -3,7 +3,7 @@
 //! After a deliberate change of the format (and of its version), `PITH_BLESS=1 cargo test -p pith-runtime` writes them anew.
 
 use crate::cases::model::{Builder, Memory};
-use crate::damage::{asymmetric, block_sparse, every_operator, several_precisions};
+use crate::damage::{asymmetric, block_sparse, every_operator, narrow, several_precisions};
 use pith::circuit::Coded;
 use pith::format::NONE;
 use pith::format::blocks::Layout;
@@ -41,6 +41,7 @@ fn golden_files_are_reproduced_and_run() {
         ("every_operator.pith", every_operator(), None),
         ("block_sparse.pith", block_sparse(), None),
         ("asymmetric.pith", asymmetric(Layout::Pairs), None),
+        ("narrow.pith", narrow(), None),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         if std::env::var_os("PITH_BLESS").is_some() {

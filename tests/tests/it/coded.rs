@@ -9,7 +9,7 @@ use pith::format::stages::Fields;
 use pith::format::tensor::Constant;
 use pith::{Isa, Model};
 use quantize::build::{BuildOptions, build, input_slots, prepend_preprocess};
-use quantize::circuit::weights::{encode, refine};
+use quantize::circuit::weights::{Weights, encode, narrow, refine};
 use quantize::data;
 use quantize::execute::{Runner, quantize};
 use quantize::graph::simplify;
@@ -159,6 +159,29 @@ fn a_decoder_written_from_the_format_agrees() {
     println!("{models:?}");
     for pruned in ["", "rows", "channels", "small"] {
         assert!(["classes", "predictive"].iter().all(|model| models.contains_key(&(model, pruned))), "{models:?}");
+    }
+}
+
+#[test]
+fn numbers_of_a_few_bits_are_what_the_format_says() {
+    let shape = Shape { rows: 5, positions: 9, channels: 3 };
+    for (bits, wide) in [(2, 4), (3, 4), (3, 8), (5, 8), (6, 8), (7, 8)] {
+        let half = 1 << (bits - 1);
+        for zero_points in [[0; 5], [0, half - 1, -half, 1, -2]] {
+            let level = |i: usize| (i as i32 * 37 % (2 * half)) - half;
+            let weights: Vec<i8> = (0..135).map(|i| (level(i) - zero_points[i / 27]) as i8).collect();
+            let zero_points = zero_points.map(|zero| zero as i8);
+            let code = narrow(&Weights { values: &weights, shape, bits: wide }, bits, &zero_points);
+            let told = 135 + if zero_points == [0; 5] { 0 } else { 5 };
+            let (least, size) = (told * usize::from(bits) / 8, code.len());
+            let coded = Coded::new_checked(&code, wide, weights.len()).expect("a code");
+            assert_eq!((coded.model(), coded.state_words()), ("narrow", 0));
+            assert!((least..least + 12).contains(&size), "{bits} bits: {size} B for {least}");
+            // Levels that the decoded width may not hold.
+            let narrower = bits + u8::from(zero_points != [0; 5]) - 1;
+            assert!(Coded::new_checked(&code, narrower, weights.len()).is_err(), "{bits} bits in {narrower}");
+            assert_eq!(decode(&code, wide.into(), weights.len()), Some(weights));
+        }
     }
 }
 

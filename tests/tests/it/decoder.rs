@@ -15,6 +15,7 @@ pub fn decode(bytes: &[u8], bits: u32, len: usize) -> Option<Vec<i8>> {
         0 => uniform(shape, bits, header.code()),
         1 => classes(shape, &mut header),
         2 => predictive(shape, bits, &mut header),
+        4 => narrow(shape, &mut header),
         _ => return None,
     };
     whole(weights, &coder)
@@ -129,6 +130,19 @@ impl Coder {
 /// "Uniform".
 fn uniform(shape: Shape, bits: u32, mut coder: Coder) -> (Vec<i64>, Coder) {
     let weights = (0..shape.rows * shape.row()).map(|_| coder.equal(bits) - (1 << (bits - 1))).collect();
+    (weights, coder)
+}
+
+/// "Narrow".
+fn narrow(shape: Shape, header: &mut Header<'_>) -> (Vec<i64>, Coder) {
+    let flags = header.byte();
+    let (bits, shifted) = (flags as u32 % 16, flags / 16 == 1);
+    let mut coder = header.code();
+    let mut weights = Vec::new();
+    for _ in 0..shape.rows {
+        let zero_point = if shifted { coder.equal(bits) } else { 1 << (bits - 1) };
+        weights.extend((0..shape.row()).map(|_| coder.equal(bits) - zero_point));
+    }
     (weights, coder)
 }
 

@@ -157,8 +157,7 @@ fn bad_choices_are_refused() {
     refused(build(&output, &["--max-cycles", "5M"]), &["kernels were counted"], Some(&output));
     std::fs::write(&recipe, "[quantize]\nrounding = \"nearest\"\nbit_price = 0.01").unwrap();
     refused(build(&output, &["--recipe", &recipe, "--compress", "6"]), &["does nothing with"], Some(&output));
-    let helium = build(&output, &["--max-flash", "4K", "--target", "cortex-m55"]);
-    refused(helium, &["8 bits alone", "--compress"], Some(&output));
+    refused(build(&output, &["--max-flash", "4K", "--bits", "8"]), &["8 bits alone"], Some(&output));
     let (code, _, err) = build(&output, &["--min-accuracy", "90"]);
     assert!(code == 2 && err.contains("90 is no share"), "{err}");
     refused(build(&output, &["--bits", "4"]), &["--max-flash"], Some(&output));

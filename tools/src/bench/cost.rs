@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::qemu::run_on_core;
 use crate::{ToolError, root};
 use ndarray::{ArrayD, IxDyn};
-use pith::Model;
+use pith::{Isa, Model};
 use quantize::build::{BuildOptions, build};
 use quantize::calibrate::Observer;
 use quantize::cost::{CostTable, Features, Kernel, OTHER, features};
@@ -66,19 +66,19 @@ fn failed(e: impl std::fmt::Display) -> ToolError {
 /// Counts of a real network in 8 bits, and what the table says.
 fn real(name: &str, core: Core, table: &CostTable) -> Result<(u64, f64), ToolError> {
     let subject = Subject::load(name)?;
-    let (bytes, run) = count(&subject.graph, &subject.samples, &subject.is_u8, 8, core)?;
+    let (bytes, run) = count(&subject.graph, &subject.samples, &subject.is_u8, (8, core.isa()), core)?;
     let file = ModelFile::new(&bytes);
     let model = Model::parse(file.as_bytes()).map_err(failed)?;
     let unknown = |kernels| ToolError(format!("{name}: no counts of {kernels:?} on the {}", core.name()));
     Ok((run.instructions, table.run(&model).map_err(unknown)?))
 }
 
-/// Builds a graph quickly, with weights of so many bits, and runs it.
+/// Builds a graph quickly, with weights of so many bits and for a set, and runs it.
 fn count(
     graph: &Graph,
     samples: &[Vec<ArrayD<f32>>],
     is_u8: &[bool],
-    bits: u8,
+    (bits, isa): (u8, Isa),
     core: Core,
 ) -> Result<(Vec<u8>, crate::qemu::Run), ToolError> {
     let mut recipe = Recipe::default();
@@ -86,7 +86,7 @@ fn count(
     (q.weight_bits, q.observer, q.bias_correction, q.equalize) =
         (bits, Some(Observer::MinMax), Some(false), Some(false));
     let mut options = BuildOptions { shrink: false, ..BuildOptions::default() };
-    options.pack.isa = core.isa();
+    options.pack.isa = isa;
     let samples = &samples[..samples.len().min(20)];
     let built = build(graph.clone(), samples, is_u8, &recipe, options, &|_, _| ()).map_err(failed)?;
     let file = ModelFile::new(&built.packed.bytes);
@@ -96,6 +96,9 @@ fn count(
     Ok((built.packed.bytes, run))
 }
 
+/// Name of the graph that has nothing but convolutions.
+const CONVOLUTIONS: &str = "convolutions";
+
 /// Counts of a kernel's operators and what they took.
 type Counted = BTreeMap<(String, u8), Vec<(Features, f64)>>;
 
@@ -103,7 +106,7 @@ type Counted = BTreeMap<(String, u8), Vec<(Features, f64)>>;
 fn fit(core: Core) -> Result<CostTable, ToolError> {
     let mut counted = Counted::new();
     for bits in [8, 4, 2, OTHER] {
-        for (name, graph) in [("convolutions", convolutions()?), ("other layers", others()?)] {
+        for (name, graph) in [(CONVOLUTIONS, convolutions()?), ("other layers", others()?)] {
             eprintln!("{name} of {bits} bits on the {}", core.name());
             let mut random = Random::new(7, 0);
             let sample = |_| {
@@ -113,7 +116,9 @@ fn fit(core: Core) -> Result<CostTable, ToolError> {
                 graph.inputs.iter().map(value).collect::<Vec<_>>()
             };
             let samples: Vec<Vec<ArrayD<f32>>> = (0..4).map(sample).collect();
-            let (bytes, run) = count(&graph, &samples, &vec![false; graph.inputs.len()], bits, core)?;
+            // Weights of other widths become blocks of a wider one; row by row they are read where a model is portable.
+            let isa = if (name, bits) == (CONVOLUTIONS, OTHER) { Isa::Generic } else { core.isa() };
+            let (bytes, run) = count(&graph, &samples, &vec![false; graph.inputs.len()], (bits, isa), core)?;
             let file = ModelFile::new(&bytes);
             let model = Model::parse(file.as_bytes()).map_err(failed)?;
             for ((_, op), instructions) in model.ops().zip(&run.layers) {

@@ -18,10 +18,12 @@
 //!
 //! A limit on the decoding cost or on memory leaves out what exceeds it.
 
+mod narrow;
 mod record;
 mod refine;
 mod search;
 
+pub use narrow::narrow;
 pub use record::{Model, Weights};
 pub use refine::refine;
 

@@ -1,6 +1,6 @@
 //! Runs a model of the runtime over weights that are known: what every symbol would cost, and the code itself.
 
-use pith::circuit::{Coder, Leaf, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape};
+use pith::circuit::{Coder, FLAT_INSTRUCTIONS_PER_WEIGHT, Leaf, MODEL_CLASSES, MODEL_PREDICTIVE, MODEL_UNIFORM, Shape};
 use pith::circuit::{classes, emit_header, predictive, rans};
 use std::sync::OnceLock;
 
@@ -19,7 +19,7 @@ impl Model {
     /// Instructions that decoding a weight takes on a Cortex-M4, about.
     pub fn instructions_per_weight(&self, shape: Shape) -> u32 {
         match self {
-            Model::Uniform => 12,
+            Model::Uniform => FLAT_INSTRUCTIONS_PER_WEIGHT,
             Model::Classes(params) => params.instructions_per_weight(shape),
             Model::Predictive(params) => params.instructions_per_weight(shape),
         }
@@ -68,7 +68,7 @@ pub struct Record {
     /// Bits of the code in 2^-16, header included.
     pub cost: u64,
     /// First slot, number of slots and log2 of all slots of every symbol.
-    intervals: Vec<(u32, u32, u32)>,
+    pub(super) intervals: Vec<(u32, u32, u32)>,
     keeps: bool,
     symbols: Vec<i32>,
     at: usize,

@@ -186,7 +186,7 @@ fn limits_hold_and_levels_order() {
     let values = r.weights(shape(dims), 127);
     let weights = Weights { values: &values, shape: shape(dims), bits: 8 };
     let mut tried = 0;
-    for max in [20, 100, 260, 300] {
+    for max in [pith::circuit::FLAT_INSTRUCTIONS_PER_WEIGHT, 100, 260, 300] {
         let options = Options { max_instructions_per_weight: max, ..Options::level(9) };
         let model = choose(&weights, &options, &mut || tried += 1);
         assert!(model.instructions_per_weight(shape(dims)) <= max, "{model:?}");
