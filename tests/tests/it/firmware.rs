@@ -119,6 +119,26 @@ fn coded_weights_give_the_desktop_bytes() {
     }
 }
 
+#[test]
+fn widths_without_kernels_give_the_desktop_bytes() {
+    let cores: Vec<Core> = cores().into_iter().filter(|core| [Core::M0, Core::M4, Core::M55].contains(core)).collect();
+    let (path, set, scale) = networks().swap_remove(0);
+    for bits in [3, 5] {
+        let Network { built, inputs, expected } = network_of(&path, &set, scale, 4, bits);
+        on_each(&cores, |core| {
+            let options = PackOptions { isa: core.isa(), ..PackOptions::default() };
+            let file = ModelFile::new(&pack(built.packed.program.clone(), options).unwrap().bytes);
+            let model = Model::parse(file.as_bytes()).unwrap();
+            let weights = |kind: u8| model.constants().iter().filter(move |c| c.kind == kind);
+            let in_tiles = weights(Constant::KIND_BLOCKS).filter(|c| c.is_in_tiles()).count();
+            println!("{bits} bits on {}: {in_tiles} of {} in tiles", core.name(), weights(Constant::KIND_BLOCKS).count());
+            let run = run_on_core(file.as_bytes(), &inputs, core, false).unwrap();
+            assert_eq!(run.outputs, expected, "{bits} bits on {}", core.name());
+            assert!(in_tiles > 0 || core != Core::M4 || bits != 3, "no layer is worth a tile");
+        });
+    }
+}
+
 /// Half as many bits of every weight: what the same network could be in a coarser precision.
 fn coarser(program: &Program) -> Program {
     let mut coarse = program.clone();
@@ -165,8 +185,14 @@ pub(crate) struct Network {
 }
 
 pub(crate) fn network(path: &Path, set: &Path, scale: f64, count: usize) -> Network {
+    network_of(path, set, scale, count, 8)
+}
+
+/// With weights of so many bits.
+fn network_of(path: &Path, set: &Path, scale: f64, count: usize, bits: u8) -> Network {
     let mut recipe = Recipe::default();
     recipe.preprocess.scale = scale;
+    recipe.quantize.weight_bits = bits;
     let graph = prepend_preprocess(simplify(import(path).unwrap()), &recipe.preprocess).unwrap();
     let set = data::load(set, &input_slots(&graph), None, usize::MAX).unwrap();
     let samples = samples(&set.samples);
