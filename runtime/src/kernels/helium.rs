@@ -4,7 +4,8 @@
 //! vector unit is on is the program's business, see `firmware/src/vector.rs`.
 //!
 //! - **Windows times a matrix**: VMLADAVA adds 16 products at a time to one of eight sums; of 16 `k`, four rows times two windows take 14
-//!   instructions, 0.11 a product. With one window (linear layers) eight rows take 17.
+//!   instructions, 0.11 a product. With one window (linear layers) eight rows take 17. Weights of 4 and 2 bits are multiplied in the upper bits of their bytes,
+//!   so that products come out 16 and 64 times too large, and 16 `k` take 16 and 17 instructions (21 and 23).
 //! - **Depthwise**: a window of up to 4x4 is one vector, see [`Planes`]; larger ones have channels in lanes.
 //! - **Output stage**: VMULH gives the high word of `acc * multiplier`, VRSHL shifts it right and rounds. For a shift of at least 33 that is
 //!   exactly [`crate::fixed::requantize`]; below, see [`Blocks::rescales_by_high_word`].
@@ -14,6 +15,7 @@
 use super::{DepthwiseRow, Memory, Output, Sum};
 use crate::format::blocks::{Blocks, Layout};
 use crate::format::op;
+use crate::uses::has_blocks;
 
 core::arch::global_asm!(include_str!("helium.s"), options(raw));
 
@@ -22,7 +24,16 @@ unsafe extern "C" {
     fn pith_helium_windows_x2_wide(_: &Call);
     fn pith_helium_windows_x1(_: &Call);
     fn pith_helium_windows_x1_wide(_: &Call);
+    fn pith_helium_windows_4_x2(_: &Call);
+    fn pith_helium_windows_4_x2_wide(_: &Call);
+    fn pith_helium_windows_4_x1(_: &Call);
+    fn pith_helium_windows_4_x1_wide(_: &Call);
+    fn pith_helium_windows_2_x2(_: &Call);
+    fn pith_helium_windows_2_x2_wide(_: &Call);
+    fn pith_helium_windows_2_x1(_: &Call);
+    fn pith_helium_windows_2_x1_wide(_: &Call);
     fn pith_helium_and_words(first: *const u8, step: usize, count: usize) -> u32;
+    fn pith_helium_or_words(first: *const u8, step: usize, count: usize) -> u32;
     fn pith_helium_depthwise_1(_: &Depthwise);
     fn pith_helium_depthwise_1_wide(_: &Depthwise);
     fn pith_helium_depthwise_2(_: &Depthwise);
@@ -59,6 +70,8 @@ struct Call {
     max: i32,
     rows: usize,
     rows_left: usize,
+    /// 1 if weights have zero points; kernels of 8 bits do not look.
+    is_asymmetric: usize,
 }
 
 /// Zero points that may be added with saturation to what was saturated to 16 bits before.
@@ -69,29 +82,40 @@ const UNROLLED: usize = 4;
 
 /// Which kernel a matrix and its output need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
-    /// Shifts of at least 33, full bounds, whole blocks.
-    Usual,
-    /// Anything that rescales by the high word.
-    Wide,
+pub struct Kernel {
+    /// Width of a weight: 8, 4 or 2.
+    bits: u8,
+    /// Not all shifts are at least 33, there are bounds, a block is not full, or weights have zero points.
+    is_wide: bool,
+    /// Weights have zero points.
+    is_asymmetric: bool,
 }
 
 impl Kernel {
     /// None if the generic kernel has to do it.
     pub fn of(blocks: &Blocks<'_>, to: Output) -> Option<Kernel> {
         let rows = Layout::Rows.rows();
-        let bytes = blocks.as_bytes();
-        let (block_bytes, count) = (Layout::Rows.block_bytes(8, blocks.k()), blocks.n().div_ceil(rows));
-        if (blocks.layout(), blocks.bits()) != (Layout::Rows, 8) || count == 0 || bytes.len() != count * block_bytes {
+        let (bytes, bits) = (blocks.as_bytes(), blocks.bits());
+        if blocks.layout() != Layout::Rows || !Layout::Rows.holds(bits) {
             return None;
         }
-        // SAFETY: of `count` blocks of `block_bytes` bytes, which lie in `bytes` (checked above), the word behind eight words is read.
-        let shifts = unsafe { pith_helium_and_words(bytes.as_ptr().wrapping_add(8 * rows), block_bytes, count) };
+        let (block_bytes, count) = (Layout::Rows.block_bytes(bits, blocks.k()), blocks.n().div_ceil(rows));
+        if count == 0 || bytes.len() != count * block_bytes {
+            return None;
+        }
+        // SAFETY: of `count` blocks of `block_bytes` bytes, which lie in `bytes` (checked above), the word behind eight words is read, and the next one.
+        let (shifts, zero_points) = unsafe {
+            let shifts = bytes.as_ptr().wrapping_add(8 * rows);
+            let zero_points = shifts.wrapping_add(rows);
+            (
+                pith_helium_and_words(shifts, block_bytes, count),
+                if bits < 8 { pith_helium_or_words(zero_points, block_bytes, count) } else { 0 },
+            )
+        };
         // Shifts are stored as `32 - shift`: negative from 33 on.
         let usual = shifts & 0x8080_8080 == 0x8080_8080;
-        if usual && to.is_full() && blocks.n().is_multiple_of(rows) {
-            return Some(Kernel::Usual);
-        }
+        let is_asymmetric = zero_points != 0;
+        let is_wide = !usual || !to.is_full() || !blocks.n().is_multiple_of(rows) || is_asymmetric;
         let served = |(index, block): (usize, &[u8])| {
             let shifts = block.get(8 * rows..9 * rows).unwrap_or(&[]);
             shifts.iter().enumerate().all(|(lane, &shift)| {
@@ -101,7 +125,24 @@ impl Kernel {
                 }
             })
         };
-        (usual || blocks.blocks().enumerate().all(served)).then_some(Kernel::Wide)
+        let kernel = Kernel { bits, is_wide, is_asymmetric };
+        (usual || blocks.blocks().enumerate().all(served)).then_some(kernel)
+    }
+
+    /// Of two windows, and of one.
+    fn functions<const USES: u64>(self) -> [unsafe extern "C" fn(&Call); 2] {
+        if has_blocks(USES, Layout::Rows, 4) && self.bits < 8 {
+            return match (self.bits, self.is_wide) {
+                (4, false) => [pith_helium_windows_4_x2, pith_helium_windows_4_x1],
+                (4, true) => [pith_helium_windows_4_x2_wide, pith_helium_windows_4_x1_wide],
+                (_, false) => [pith_helium_windows_2_x2, pith_helium_windows_2_x1],
+                (_, true) => [pith_helium_windows_2_x2_wide, pith_helium_windows_2_x1_wide],
+            };
+        }
+        match self.is_wide {
+            false => [pith_helium_windows_x2, pith_helium_windows_x1],
+            true => [pith_helium_windows_x2_wide, pith_helium_windows_x1_wide],
+        }
     }
 }
 
@@ -111,7 +152,7 @@ fn rescales(multiplier: i32, shift: u8) -> bool {
 }
 
 /// See [`super::Windows::multiply`]. False if a length is wrong.
-pub fn windows(
+pub fn windows<const USES: u64>(
     kernel: Kernel,
     blocks: &Blocks<'_>,
     activations: &[i8],
@@ -121,23 +162,25 @@ pub fn windows(
     output: &mut [i8],
 ) -> bool {
     let (n, window_bytes) = (blocks.n(), blocks.padded_k());
-    let block_bytes = Layout::Rows.block_bytes(8, blocks.k());
+    let block_bytes = Layout::Rows.block_bytes(kernel.bits, blocks.k());
     let weights = blocks.as_bytes();
     let Some(spare) = pitch.checked_sub(n) else { return false };
     let count = (output.len() + spare) / pitch.max(1);
     let read = count.checked_sub(1).and_then(|last| last.checked_mul(step)).and_then(|at| at.checked_add(window_bytes));
     let served = n > 0
+        && kernel.bits == blocks.bits()
+        && has_blocks(USES, Layout::Rows, kernel.bits)
         && window_bytes > 0
         && count > 0
         && read.is_some_and(|read| read <= activations.len())
         && weights.len() == n.div_ceil(Layout::Rows.rows()) * block_bytes
         && weights.as_ptr().align_offset(4) == 0
         && ZERO_POINTS.contains(&to.zero_point)
-        && (kernel == Kernel::Wide || to.is_full() && n.is_multiple_of(Layout::Rows.rows()));
+        && (kernel.is_wide || to.is_full() && n.is_multiple_of(Layout::Rows.rows()));
     if !served {
         return false;
     }
-    let steps = window_bytes / Layout::Rows.depth(8);
+    let steps = window_bytes / Layout::Rows.depth(kernel.bits);
     let pairs = count / 2 * 2;
     let mut call = Call {
         weights_end: weights.as_ptr_range().end,
@@ -156,30 +199,22 @@ pub fn windows(
         max: to.max.into(),
         rows: n,
         rows_left: n,
+        is_asymmetric: kernel.is_asymmetric.into(),
     };
+    let [two_windows, one_window] = kernel.functions::<USES>();
     if pairs > 0 {
         // SAFETY: `pairs` windows of `window_bytes` begin `step` apart and end inside of `activations`, `n` outputs for each of them `pitch` apart end
         // inside of `output` (`count` is how many times `pitch` goes into its length, the last time without what lies behind `n`), and the
-        // weights are whole blocks at a multiple of 4 (all checked above). Of a last block that is not full, the wide kernel writes only the rows
-        // there are; the usual one is taken only if `n` is a multiple of 4.
-        unsafe {
-            match kernel {
-                Kernel::Usual => pith_helium_windows_x2(&call),
-                Kernel::Wide => pith_helium_windows_x2_wide(&call),
-            }
-        }
+        // weights are whole blocks of the kernel's width at a multiple of 4 (all checked above). Of a last block that is not full, the wide kernel
+        // writes only the rows there are; the usual one is taken only if `n` is a multiple of 4.
+        unsafe { two_windows(&call) };
     }
     if count > pairs {
         call.window = activations.as_ptr().wrapping_add(pairs * step);
         call.second = block_bytes;
         call.output = output.as_mut_ptr().wrapping_add(pairs * pitch);
         // SAFETY: as above, for the last of `count` windows and outputs.
-        unsafe {
-            match kernel {
-                Kernel::Usual => pith_helium_windows_x1(&call),
-                Kernel::Wide => pith_helium_windows_x1_wide(&call),
-            }
-        }
+        unsafe { one_window(&call) };
     }
     true
 }

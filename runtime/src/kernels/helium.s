@@ -62,13 +62,17 @@
     vmax.s32 q2, q3, q2
 .endm
 
-@ Sums to outputs: high word of a product, rounding shift, zero point, saturation. q0 goes to r7, q1 (whose multipliers and shifts
-@ are named) to r5. `wide` has doublings, bounds and a last block of less than four rows.
-.macro stage wide, multiplier, shift, step
+@ Sums to q0 and q1.
+.macro collect
     vmov d0, r0, r2
     vmov d1, r4, r6
     vmov d2, r8, r10
     vmov d3, r12, lr
+.endm
+
+@ Sums to outputs: high word of a product, rounding shift, zero point, saturation. q0 goes to r7, q1 (whose multipliers and shifts
+@ are named) to r5. `wide` has doublings, bounds and a last block of less than four rows.
+.macro stage wide, multiplier, shift, step
 .if \wide
     doublings q7
     vqshl.s32 q0, q0, q2
@@ -163,6 +167,7 @@ function \name
     step_x2
     cmp r9, r3
     bne 3b
+    collect
     stage \wide, q6, q7, 4
     cmp r1, r0
     bne 2b
@@ -241,6 +246,7 @@ function \name
     step_x1
     cmp r9, r11
     bne 3b
+    collect
     stage \wide, q4, q5, 8
     cmp r3, r0
     bne 1b
@@ -250,27 +256,362 @@ function \name
 windows_x1 pith_helium_windows_x1, 0
 windows_x1 pith_helium_windows_x1_wide, 1
 
-@ r0 a word, r1 distance to the next, r2 how many: all of them ANDed.
-function pith_helium_and_words
+@ ---- Weights of 4 and 2 bits -------------------------------------------------------------------------------------------------------
+@
+@ A byte holds one k of two rows or of four, the first in the lowest bits, in two's complement. Moved to the upper bits, with zeros below, a
+@ weight is 16 or 64 times as large, and so are products and sums, which hold 2^15 of them. Biases come on top when sums are small again.
+@
+@ With zero points, a row's sum has too much what its zero point times the window's activations gives; `wide` takes it off its bias.
+@
+@ The frame, behind that of `Call`:
+@   64, 68 sums of both windows, negative   72, 76 blocks of x1        80, 96 biases of both windows of x2, `wide`
+
+.macro enter_narrow label, bytes, bits
+    push {r4-r11, lr}
+    vpush {d8-d15}
+    sub sp, #116
+    vldrw.u32 q0, [r0]
+    vldrw.u32 q1, [r0, #16]
+    vldrw.u32 q2, [r0, #32]
+    vldrw.u32 q3, [r0, #48]
+    vstrw.32 q0, [sp]
+    vstrw.32 q1, [sp, #16]
+    vstrw.32 q2, [sp, #32]
+    vstrw.32 q3, [sp, #48]
+    ldr r0, [r0, #64]
+    str r0, [sp, #112]
+    ldr r1, [sp, #16]
+    movs r2, #\bytes
+    muls r1, r2, r1
+    adr.w r2, \label
+    add r1, r2
+    orr r1, r1, #1
+    str r1, [sp, #16]
+    mask \bits
+.endm
+
+.macro leave_narrow
+    add sp, #116
+    vpop {d8-d15}
+    pop {r4-r11, pc}
+.endm
+
+@ The upper bits of a byte.
+.macro mask bits
+.if \bits == 4
+    movs r1, #0xF0
+.else
+    movs r1, #0xC0
+.endif
+    vdup.8 q5, r1
+.endm
+
+@ From r4 on `bytes` activations, added to r0, negative, to `place`.
+.macro sum_of_window place
+    movs r0, #0
+    ldr r2, [sp, #24]
+    lsrs r2, r2, #4
+    wls lr, r2, 8f
+7:
+    vldrb.u8 q0, [r4], #16
+    vaddva.s8 r0, q0
+    le lr, 7b
+8:
+    negs r0, r0
+    str r0, [sp, #\place]
+.endm
+
+.macro no_sums
+    movs r0, #0
+    mov r2, r0
+    mov r4, r0
+    mov r6, r0
+    mov r8, r0
+    mov r10, r0
+    mov r12, r0
+    mov lr, r0
+.endm
+
+.macro step_x2_4
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q2, [r1], #16
+    vldrb.u8 q1, [r11], #16
+    vshl.i8 q3, q2, #4
+    vmladava.s8 r0, q0, q3
+    vand q2, q2, q5
+    vmladava.s8 r8, q1, q3
+    vldrw.u32 q3, [r1], #16
+    vmladava.s8 r2, q0, q2
+    vmladava.s8 r10, q1, q2
+    vshl.i8 q2, q3, #4
+    vmladava.s8 r4, q0, q2
+    vand q3, q3, q5
+    vmladava.s8 r12, q1, q2
+    vmladava.s8 r6, q0, q3
+    vmladava.s8 lr, q1, q3
+.endm
+
+.macro step_x2_2
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q2, [r1], #16
+    vldrb.u8 q1, [r11], #16
+    vshl.i8 q3, q2, #6
+    vmladava.s8 r0, q0, q3
+    vmladava.s8 r8, q1, q3
+    vshl.i8 q3, q2, #4
+    vand q3, q3, q5
+    vmladava.s8 r2, q0, q3
+    vmladava.s8 r10, q1, q3
+    vshl.i8 q3, q2, #2
+    vand q3, q3, q5
+    vmladava.s8 r4, q0, q3
+    vmladava.s8 r12, q1, q3
+    vand q2, q2, q5
+    vmladava.s8 r6, q0, q2
+    vmladava.s8 lr, q1, q2
+.endm
+
+@ As windows_x2. q4 biases, q5 the mask.
+.macro windows_x2_narrow name, wide, bits, bytes
+function \name
+    enter_narrow 3f, \bytes, \bits
+1:
+.if \wide
+    ldr r0, [sp, #56]
+    str r0, [sp, #60]
+    ldr r1, [sp, #112]
+    cmp r1, #0
+    beq 5f
+    ldr r4, [sp, #8]
+    sum_of_window 64
+    ldr r4, [sp, #12]
+    sum_of_window 68
+5:
+.endif
+    ldr r1, [sp, #20]
+    ldr r9, [sp, #8]
+    ldr r3, [sp, #24]
+    ldrd r7, r5, [sp, #28]
+    add r3, r9
+2:
+    vldrw.u32 q4, [r1], #16
+    vldrw.u32 q6, [r1], #16
+    vldrb.s32 q7, [r1], #16
+.if \wide
+    vmov q0, q4
+    ldr r0, [sp, #112]
+    cmp r0, #0
+    beq 6f
+    vldrb.s32 q1, [r1, #-12]
+    ldrd r0, r2, [sp, #64]
+    vmla.s32 q0, q1, r0
+    vmla.s32 q4, q1, r2
+6:
+    vstrw.32 q0, [sp, #80]
+    vstrw.32 q4, [sp, #96]
+.endif
+    no_sums
+    ldrd r9, r11, [sp, #8]
+    ldr pc, [sp, #16]
+    .p2align 2
+3:
+    step_x2_\bits
+    step_x2_\bits
+    step_x2_\bits
+    step_x2_\bits
+    cmp r9, r3
+    bne 3b
+    collect
+    vshr.s32 q0, q0, #8 - \bits
+    vshr.s32 q1, q1, #8 - \bits
+.if \wide
+    vldrw.u32 q2, [sp, #80]
+    vldrw.u32 q4, [sp, #96]
+    vadd.i32 q0, q0, q2
+.else
+    vadd.i32 q0, q0, q4
+.endif
+    vadd.i32 q1, q1, q4
+    stage \wide, q6, q7, 4
+    cmp r1, r0
+    bne 2b
+    ldrd r0, r1, [sp, #8]
+    ldrd r2, r3, [sp, #36]
+    ldrd r4, r5, [sp, #28]
+    ldr r6, [sp, #44]
+    add r0, r2
+    add r1, r2
+    add r4, r6
+    add r5, r6
+    subs r3, #2
+    strd r0, r1, [sp, #8]
+    strd r4, r5, [sp, #28]
+    str r3, [sp, #40]
+    bne 1b
+    leave_narrow
+.endm
+
+windows_x2_narrow pith_helium_windows_4_x2, 0, 4, 64
+windows_x2_narrow pith_helium_windows_4_x2_wide, 1, 4, 64
+windows_x2_narrow pith_helium_windows_2_x2, 0, 2, 68
+windows_x2_narrow pith_helium_windows_2_x2_wide, 1, 2, 68
+
+.macro step_x1_4
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q1, [r1], #16
+    vldrw.u32 q2, [r3], #16
+    vshl.i8 q3, q1, #4
+    vmladava.s8 r0, q0, q3
+    vand q1, q1, q5
+    vmladava.s8 r2, q0, q1
+    vshl.i8 q3, q2, #4
+    vmladava.s8 r8, q0, q3
+    vand q2, q2, q5
+    vmladava.s8 r10, q0, q2
+    vldrw.u32 q1, [r1], #16
+    vldrw.u32 q2, [r3], #16
+    vshl.i8 q3, q1, #4
+    vmladava.s8 r4, q0, q3
+    vand q1, q1, q5
+    vmladava.s8 r6, q0, q1
+    vshl.i8 q3, q2, #4
+    vmladava.s8 r12, q0, q3
+    vand q2, q2, q5
+    vmladava.s8 lr, q0, q2
+.endm
+
+.macro step_x1_2
+    vldrb.u8 q0, [r9], #16
+    vldrw.u32 q1, [r1], #16
+    vldrw.u32 q2, [r3], #16
+    vshl.i8 q3, q1, #6
+    vmladava.s8 r0, q0, q3
+    vshl.i8 q3, q1, #4
+    vand q3, q3, q5
+    vmladava.s8 r2, q0, q3
+    vshl.i8 q3, q1, #2
+    vand q3, q3, q5
+    vmladava.s8 r4, q0, q3
+    vand q1, q1, q5
+    vmladava.s8 r6, q0, q1
+    vshl.i8 q3, q2, #6
+    vmladava.s8 r8, q0, q3
+    vshl.i8 q3, q2, #4
+    vand q3, q3, q5
+    vmladava.s8 r10, q0, q3
+    vshl.i8 q3, q2, #2
+    vand q3, q3, q5
+    vmladava.s8 r12, q0, q3
+    vand q2, q2, q5
+    vmladava.s8 lr, q0, q2
+.endm
+
+@ As windows_x1. Output stages are loaded behind the sums.
+.macro windows_x1_narrow name, wide, bits, bytes
+function \name
+    enter_narrow 3f, \bytes, \bits
+.if \wide
+    ldr r1, [sp, #112]
+    cmp r1, #0
+    beq 5f
+    ldr r4, [sp, #8]
+    sum_of_window 64
+5:
+.endif
+    ldr r3, [sp, #20]
+    ldr r7, [sp, #28]
+    ldr r9, [sp, #8]
+    ldr r11, [sp, #24]
+    ldr r0, [sp]
+    add r11, r9
+1:
+    mov r1, r3
+    ldr r2, [sp, #12]
+    add r5, r7, #4
+    add r3, r2
+    cmp r3, r0
+    bne 2f
+    mov r3, r1
+    mov r5, r7
+2:
+    strd r1, r3, [sp, #72]
+    mask \bits
+    ldr r1, [sp, #72]
+    adds r1, #48
+    adds r3, #48
+    no_sums
+    ldr r9, [sp, #8]
+    ldr pc, [sp, #16]
+    .p2align 2
+3:
+    step_x1_\bits
+    step_x1_\bits
+    step_x1_\bits
+    step_x1_\bits
+    cmp r9, r11
+    bne 3b
+    collect
+    vshr.s32 q0, q0, #8 - \bits
+    vshr.s32 q1, q1, #8 - \bits
+    ldrd r0, r2, [sp, #72]
+    vldrw.u32 q2, [r0]
+    vldrw.u32 q3, [r2]
+.if \wide
+    ldr r4, [sp, #112]
+    cmp r4, #0
+    beq 6f
+    ldr r4, [sp, #64]
+    vldrb.s32 q4, [r0, #36]
+    vldrb.s32 q5, [r2, #36]
+    vmla.s32 q2, q4, r4
+    vmla.s32 q3, q5, r4
+6:
+.endif
+    vadd.i32 q0, q0, q2
+    vadd.i32 q1, q1, q3
+    vldrw.u32 q6, [r0, #16]
+    vldrb.s32 q7, [r0, #32]
+    vldrw.u32 q4, [r2, #16]
+    vldrb.s32 q5, [r2, #32]
+    stage \wide, q4, q5, 8
+    cmp r3, r0
+    bne 1b
+    leave_narrow
+.endm
+
+windows_x1_narrow pith_helium_windows_4_x1, 0, 4, 84
+windows_x1_narrow pith_helium_windows_4_x1_wide, 1, 4, 84
+windows_x1_narrow pith_helium_windows_2_x1, 0, 2, 92
+windows_x1_narrow pith_helium_windows_2_x1_wide, 1, 2, 92
+
+@ ---- A look at output stages -----------------------------------------------------------------------------------------------------
+@
+@ r0 a word, r1 distance to the next, r2 how many: all of them joined, which begins with `first` in every byte.
+.macro joined name, join, scalar, first
+function \name
     push {r7, lr}
     movs r12, #0
     vidup.u32 q0, r12, #1
     vmul.i32 q0, q0, r1
     lsls r1, r1, #2
-    vmov.i8 q1, #0xFF
+    vmov.i8 q1, #\first
     wlstp.32 lr, r2, 2f
 1:
     vldrw.u32 q2, [r0, q0]
     add r0, r1
-    vand q1, q1, q2
+    \join q1, q1, q2
     letp lr, 1b
 2:
     vmov r0, r1, d2
     vmov r2, r3, d3
-    ands r0, r1
-    ands r2, r3
-    ands r0, r2
+    \scalar r0, r1
+    \scalar r2, r3
+    \scalar r0, r2
     pop {r7, pc}
+.endm
+
+joined pith_helium_and_words, vand, ands, 0xFF
+joined pith_helium_or_words, vorr, orrs, 0
 
 @ ---- Copies -----------------------------------------------------------------------------------------------------------------------
 

@@ -31,10 +31,10 @@ impl<'a> Windows<'a> {
 
     /// Multiplies: the `n` elements of output pixel `i`, from `output[i * pitch]` on, are those of the window at `activations[i * step ..]`; there are
     /// as many pixels as there is output for. Kernels may read `padded_k` activations of a window; those beyond `k` meet weights of zero.
-    pub fn multiply(&self, activations: &[i8], step: usize, output: &mut [i8]) {
+    pub fn multiply<const USES: u64>(&self, activations: &[i8], step: usize, output: &mut [i8]) {
         #[cfg(pith_helium)]
         if self.kernel.is_some_and(|kernel| {
-            super::helium::windows(kernel, &self.blocks, activations, step, self.pitch, self.to, output)
+            super::helium::windows::<USES>(kernel, &self.blocks, activations, step, self.pitch, self.to, output)
         }) {
             return;
         }

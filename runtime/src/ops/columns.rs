@@ -56,7 +56,7 @@ pub(super) fn conv<const USES: u64>(
     if let (true, Memory::Apart(input, output)) = (has_one_tap(c) && blocks.k() == blocks.padded_k(), &mut memory) {
         for y in 0..c.out_h as usize {
             let output = outputs(output, place, y * out_w, out_w)?;
-            windows.multiply(input.get(y * stride_h * in_row..)?, c.stride_w as usize * in_c, output);
+            windows.multiply::<USES>(input.get(y * stride_h * in_row..)?, c.stride_w as usize * in_c, output);
         }
         return Some(());
     }
@@ -83,7 +83,7 @@ pub(super) fn conv<const USES: u64>(
             }
         }
         let output = outputs(memory.output(), place, y * out_w, out_w)?;
-        windows.multiply(ring, c.stride_w as usize * pitch, output);
+        windows.multiply::<USES>(ring, c.stride_w as usize * pitch, output);
     }
     Some(())
 }
@@ -112,14 +112,14 @@ fn pixels<const USES: u64>(
     let (k, step, pitch) = (blocks.k(), blocks.padded_k(), place.pitch);
     let windows = Windows::new(blocks, pitch, to);
     if let (true, Memory::Apart(input, output)) = (k == step, &mut memory) {
-        windows.multiply(input, k, output.get_mut(place.first..)?);
+        windows.multiply::<USES>(input, k, output.get_mut(place.first..)?);
         return Some(());
     }
     for first in (0..count).step_by(PIXELS) {
         let taken = PIXELS.min(count - first);
         let copy = scratch.get_mut(..taken * step)?;
         kernels::spread(memory.input().get(first * k..(first + taken) * k)?, k, copy, step);
-        windows.multiply(copy, step, outputs(memory.output(), place, first, taken)?);
+        windows.multiply::<USES>(copy, step, outputs(memory.output(), place, first, taken)?);
     }
     Some(())
 }

@@ -26,7 +26,7 @@ use crate::kernels::generic::{Bytes, Packed};
 use crate::kernels::patch::Factor;
 use crate::kernels::{Memory, Output, Set};
 use crate::model::Model;
-use crate::uses::{self, Weights, has, has_blocks, has_weights};
+use crate::uses::{self, Weights, has, has_rows, has_weights};
 #[cfg(pith_desktop)]
 pub(crate) use conv::Axis;
 pub use depthwise::depthwise_scratch_bytes;
@@ -279,7 +279,7 @@ fn multiply<const USES: u64>(
                 let zero_point = model.tensor(c.input).zero_point as i8;
                 let to = to(c.output, c.act_min, c.act_max);
                 return match layout {
-                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
+                    Layout::Rows if has_rows(USES) => {
                         columns::conv::<USES>(c, memory, zero_point, &blocks, place, to, scratch)
                     }
                     _ => matrix::conv::<USES>(c, memory, zero_point, &Factor::Dense(blocks), place, to, scratch),
@@ -288,9 +288,7 @@ fn multiply<const USES: u64>(
             Op::Linear(l) if has_weights(USES, kind::LINEAR, Weights::Blocks) => {
                 let to = to(l.output, l.act_min, l.act_max);
                 return match layout {
-                    Layout::Rows if has_blocks(USES, Layout::Rows, 8) => {
-                        columns::linear::<USES>(l, memory, &blocks, place, to, scratch)
-                    }
+                    Layout::Rows if has_rows(USES) => columns::linear::<USES>(l, memory, &blocks, place, to, scratch),
                     _ => matrix::linear::<USES>(l, memory, &Factor::Dense(blocks), place, to, scratch),
                 };
             }

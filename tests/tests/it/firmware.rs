@@ -131,7 +131,11 @@ fn widths_without_kernels_give_the_desktop_bytes() {
             let model = Model::parse(file.as_bytes()).unwrap();
             let weights = |kind: u8| model.constants().iter().filter(move |c| c.kind == kind);
             let in_tiles = weights(Constant::KIND_BLOCKS).filter(|c| c.is_in_tiles()).count();
-            println!("{bits} bits on {}: {in_tiles} of {} in tiles", core.name(), weights(Constant::KIND_BLOCKS).count());
+            println!(
+                "{bits} bits on {}: {in_tiles} of {} in tiles",
+                core.name(),
+                weights(Constant::KIND_BLOCKS).count()
+            );
             let run = run_on_core(file.as_bytes(), &inputs, core, false).unwrap();
             assert_eq!(run.outputs, expected, "{bits} bits on {}", core.name());
             assert!(in_tiles > 0 || core != Core::M4 || bits != 3, "no layer is worth a tile");

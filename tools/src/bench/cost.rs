@@ -96,17 +96,16 @@ fn count(
     Ok((built.packed.bytes, run))
 }
 
-/// Name of the graph that has nothing but convolutions.
-const CONVOLUTIONS: &str = "convolutions";
-
 /// Counts of a kernel's operators and what they took.
 type Counted = BTreeMap<(String, u8), Vec<(Features, f64)>>;
 
 /// Counts the calibration networks and writes the table of the core's instruction set.
 fn fit(core: Core) -> Result<CostTable, ToolError> {
     let mut counted = Counted::new();
-    for bits in [8, 4, 2, OTHER] {
-        for (name, graph) in [(CONVOLUTIONS, convolutions()?), ("other layers", others()?)] {
+    // Matrices are read row by row in portable models; on cores, those of other widths become blocks of a wider one.
+    let core_isa = core.isa();
+    for (bits, isa) in [(8, core_isa), (4, core_isa), (2, core_isa), (OTHER, core_isa), (OTHER, Isa::Generic)] {
+        for (name, graph) in [("convolutions", convolutions()?), ("other layers", others()?)] {
             eprintln!("{name} of {bits} bits on the {}", core.name());
             let mut random = Random::new(7, 0);
             let sample = |_| {
@@ -116,15 +115,14 @@ fn fit(core: Core) -> Result<CostTable, ToolError> {
                 graph.inputs.iter().map(value).collect::<Vec<_>>()
             };
             let samples: Vec<Vec<ArrayD<f32>>> = (0..4).map(sample).collect();
-            // Weights of other widths become blocks of a wider one; row by row they are read where a model is portable.
-            let isa = if (name, bits) == (CONVOLUTIONS, OTHER) { Isa::Generic } else { core.isa() };
             let (bytes, run) = count(&graph, &samples, &vec![false; graph.inputs.len()], (bits, isa), core)?;
             let file = ModelFile::new(&bytes);
             let model = Model::parse(file.as_bytes()).map_err(failed)?;
             for ((_, op), instructions) in model.ops().zip(&run.layers) {
                 let (name, own, features) = features(&model, &op);
                 // Kernels without weights, and those that do not care, are counted once.
-                if bits == 8 || own == bits {
+                let is_new = if isa == Isa::Generic { name.ends_with("_generic") } else { bits == 8 || own == bits };
+                if is_new {
                     counted.entry((name, own)).or_default().push((features, *instructions as f64));
                 }
             }
