@@ -14,7 +14,7 @@ use pith::kernels::generic::Packed;
 use pith::ops;
 
 /// The zero points nearest to zero with which all rows fit `bits`, below eight; none if a row's levels lie too far apart.
-pub(super) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
+pub(crate) fn zero_points<R: Iterator<Item = i8>>(rows: impl Iterator<Item = R>, bits: u8) -> Option<Vec<i8>> {
     let half = 1i32 << (bits - 1);
     let zero_point = |row: R| {
         // Zero is always one of the levels.

@@ -208,9 +208,10 @@ fn held(layout: Layout, bits: u8) -> u8 {
     (bits..8).find(|&bits| layout.holds(bits)).unwrap_or(8)
 }
 
-/// The code of weights in their own width, where raw blocks and their output stage are larger.
+/// The code of weights in their own width, where that has no kernel, and raw blocks and their output stage are larger.
 fn narrow_code(program: &Program, op: &Op<'_>, blocks: &ConstantSpec) -> Option<Vec<u8>> {
-    let matrix = Matrix::of(program, op).filter(|matrix| matrix.bits < 8 && blocks.record.sparse_rows().is_none())?;
+    let layout = Layout::from_code(blocks.record.layout)?;
+    let matrix = Matrix::of(program, op).filter(|matrix| !layout.holds(matrix.bits))?;
     let (bits, zero_points) = asymmetric::narrowest(&matrix, blocks.record.bits)?;
     let weights = Weights { values: &matrix.weights, shape: matrix.shape, bits: matrix.bits };
     let stage = coded::stage_of(op).map_or(0, |id| coded::stage_bytes(program, id));
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn widths_without_kernels_are_stored_as_they_are_and_run_in_blocks() {
-        for (bits, shifted) in [(3, false), (3, true), (5, false), (6, true), (7, false)] {
+        for (bits, shifted) in [(3, false), (5, false), (5, true), (6, true), (7, false)] {
             let expected = outputs(&pack(levels(bits, shifted), PackOptions::default()).unwrap());
             for isa in [Isa::ArmDsp, Isa::ArmV6M, Isa::ArmV7M, Isa::RiscV, Isa::Helium] {
                 let packed = pack(levels(bits, shifted), PackOptions { isa, ..PackOptions::default() }).unwrap();

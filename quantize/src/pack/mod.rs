@@ -8,6 +8,7 @@ mod precisions;
 mod sparse;
 
 use crate::lower::{ConstantSpec, Program};
+pub(crate) use asymmetric::zero_points;
 pub use coded::{CompressOptions, Residency};
 use layout::lay_out;
 use pith::format::crc32::{crc32, crc32_behind};

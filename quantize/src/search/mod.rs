@@ -28,6 +28,7 @@ use crate::pack::PackOptions;
 use crate::recipe::Recipe;
 pub use genetic::search;
 use ndarray::ArrayD;
+use pith::Isa;
 pub use price::{Fit, fit_price};
 use serde::{Deserialize, Serialize};
 pub use space::{Layer, Space};
@@ -184,9 +185,11 @@ impl<'a> Judges<'a> {
     }
 }
 
-/// All widths, the widest first.
-fn all_widths() -> Vec<u8> {
-    (2..=8).rev().collect()
+/// Widths for which a set has kernels, the widest first: a core's are few; a desktop packs all for its own. Weights of other widths may or may not be
+/// worth a tile, which depends on all other layers, so that their bytes are no promise.
+fn kernel_widths(isa: Isa) -> Vec<u8> {
+    let known = |bits: &u8| isa.layout().is_none_or(|layout| layout.holds(*bits));
+    (2..=8).rev().filter(known).collect()
 }
 
 /// The space of a network, with everything that candidates are made of.
@@ -198,7 +201,7 @@ pub fn space<'a>(
     pack: PackOptions,
     progress: &(dyn Fn(&'static str, usize) + Sync),
 ) -> Result<Space<'a>, SearchError> {
-    let all = options.bits.clone().unwrap_or_else(all_widths);
+    let all = options.bits.clone().unwrap_or_else(|| kernel_widths(pack.isa));
     if let Some(&bits) = all.iter().find(|bits| !(2..=8).contains(*bits)) {
         return Err(SearchError::Bits(bits));
     }
@@ -208,12 +211,6 @@ pub fn space<'a>(
     match all[..] {
         [] => Err(SearchError::NoLayers),
         [bits] => Err(SearchError::OneWidth { bits }),
-        _ => {
-            let mut space = rounded::space(prepared, judges, recipe, &all, pack, progress)?;
-            if options.bits.is_none() {
-                space.leave_slow_widths();
-            }
-            Ok(space)
-        }
+        _ => rounded::space(prepared, judges, recipe, &all, pack, progress),
     }
 }

@@ -31,13 +31,6 @@ impl Layer {
     }
 }
 
-/// Times the instructions of its widest weights that a layer may take, see [`Space::leave_slow_widths`].
-const SLOW: f64 = 1.5;
-
-fn kept_of<T: Copy>(all: &[T], keeps: impl Fn(usize) -> bool) -> Vec<T> {
-    (0..all.len()).filter(|&i| keeps(i)).map(|i| all[i]).collect()
-}
-
 /// All that a search chooses from.
 #[derive(Debug)]
 pub struct Space<'a> {
@@ -81,19 +74,6 @@ impl<'a> Space<'a> {
             space.count(*width, &packed.program, &model, options.isa);
         }
         Ok(space)
-    }
-
-    /// Takes widths from layers that would be much slower there than at their widest: those that are decoded into a wider one at every run, of weights
-    /// that a run hardly uses more than once.
-    pub(super) fn leave_slow_widths(&mut self) {
-        for layer in &mut self.layers {
-            let most = SLOW * layer.instructions.first().copied().unwrap_or(0.0);
-            let keeps: Vec<bool> = layer.instructions.iter().map(|&own| own <= most).collect();
-            let kept = |i: usize| keeps.get(i).copied().unwrap_or(true);
-            layer.bits = kept_of(&layer.bits, kept);
-            layer.bytes = kept_of(&layer.bytes, kept);
-            layer.instructions = kept_of(&layer.instructions, kept);
-        }
     }
 
     /// Adds predicted instructions of one more width.

@@ -4,13 +4,13 @@
 //! evenly over the mean width, as the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
 
 use super::journal::Journal;
-use super::{Judge, Layer, SearchError, SearchOptions, Space, all_widths};
+use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
 use crate::build::{BuildError, pack_graph, prepare_given, prepend_preprocess};
 use crate::data::Targets;
 use crate::elastic::predictor::{Predictor, Quality};
 use crate::elastic::{ElasticError, Form, Supernet};
 use crate::graph::{Graph, Op};
-use crate::pack::{PackOptions, Packed};
+use crate::pack::{PackOptions, Packed, zero_points};
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::scheme::{Choice, LayerOptions, QuantOptions, Rounding, quantize};
@@ -91,8 +91,8 @@ pub struct Subnet {
     pub quantize: QuantOptions,
 }
 
-/// A sub-network, with preprocessing in front. Levels are stored in the least width that holds them, where a core reads them row by row and not in blocks
-/// in one of 2, 4 and 8 bits; where zero points make that a narrower one, packing finds it.
+/// A sub-network, with preprocessing in front. Levels are stored in the least width that holds them and has kernels of the set; where zero points make
+/// that a narrower one, packing finds it.
 pub fn subnet(
     supernet: &Supernet,
     choice: &[usize],
@@ -101,6 +101,7 @@ pub fn subnet(
     recipe: &Recipe,
     isa: Isa,
 ) -> Result<Subnet, SearchError> {
+    let widths = kernel_widths(isa);
     let lowered = supernet.lower(choice, data, device)?;
     let graph = prepend_preprocess(lowered.graph, &recipe.preprocess).map_err(BuildError::from)?;
     let mut quantize = recipe.quantize.clone();
@@ -109,8 +110,11 @@ pub fn subnet(
     let mut layers = BTreeMap::new();
     // Preprocessing that went into a layer's weights leaves no levels there.
     for (name, (bits, rounded)) in lowered.layers.into_iter().filter(|(name, (_, r))| r.is_of(&graph, name)) {
-        let kernel = |bits: u8| [2, 4].into_iter().find(|&width| width >= bits).unwrap_or(8);
-        let bits = if isa.layout().is_none() || is_matrix(&graph, &name) { bits } else { kernel(bits) };
+        let kernel = |bits: u8| widths.iter().rev().copied().find(|&w| w >= bits);
+        let filters = || rounded.values.axis_iter(Axis(0)).map(|filter| filter.into_iter().copied());
+        let narrower = widths.iter().any(|&w| w < bits && zero_points(filters(), w).is_some());
+        let shifted = narrower && (isa.layout().is_none() || is_matrix(&graph, &name));
+        let bits = if shifted { bits } else { kernel(bits).unwrap_or(bits) };
         quantize.layers.insert(name.clone(), LayerOptions { weight_bits: Some(bits), ..LayerOptions::default() });
         layers.insert(name, rounded);
     }
@@ -163,7 +167,9 @@ pub fn space<'a>(
     let supernet = source.supernet;
     let widths = match &search.bits {
         Some(bits) => bits.clone(),
-        None => all_widths(),
+        // Coded levels are decoded into a width that has kernels.
+        None if options.compress.level > 0 => (2..=8).collect(),
+        None => kernel_widths(options.isa),
     };
     // The first form of a width: symmetric levels are fewer, and store and code shorter.
     let preferred = |forms: &[Form]| -> Vec<(u8, usize)> {
@@ -204,11 +210,7 @@ pub fn space<'a>(
         packs.push((width, subnets.packed(&bits, recipe, options, &mut made, progress)?));
     }
     let quality = subnets.learn(&layers, search.measured, search.seed, progress)?;
-    let mut space = Space::new(layers, &packs, options, Box::new(subnets))?;
-    if search.bits.is_none() {
-        space.leave_slow_widths();
-    }
-    Ok((space, quality))
+    Ok((Space::new(layers, &packs, options, Box::new(subnets))?, quality))
 }
 
 fn truth(source: &Source<'_>, net: &Net) -> Truth {
