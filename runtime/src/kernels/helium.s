@@ -24,10 +24,10 @@
 @   36 step of windows    40 windows       44 step of outputs    48 lowest      52 highest
 @   56 rows               60 rows left
 
-.macro enter label, bytes
+.macro enter label, bytes, frame=68
     push {r4-r11, lr}
     vpush {d8-d15}
-    sub sp, #68
+    sub sp, #\frame
     vldrw.u32 q0, [r0]
     vldrw.u32 q1, [r0, #16]
     vldrw.u32 q2, [r0, #32]
@@ -46,8 +46,8 @@
     str r1, [sp, #16]
 .endm
 
-.macro leave
-    add sp, #68
+.macro leave frame=68
+    add sp, #\frame
     vpop {d8-d15}
     pop {r4-r11, pc}
 .endm
@@ -121,6 +121,22 @@
 .endif
 .endm
 
+@ Moves the frame to the next two windows; zero if there are none.
+.macro next_windows
+    ldrd r0, r1, [sp, #8]
+    ldrd r2, r3, [sp, #36]
+    ldrd r4, r5, [sp, #28]
+    ldr r6, [sp, #44]
+    add r0, r2
+    add r1, r2
+    add r4, r6
+    add r5, r6
+    subs r3, #2
+    strd r0, r1, [sp, #8]
+    strd r4, r5, [sp, #28]
+    str r3, [sp, #40]
+.endm
+
 .macro step_x2
     vldrb.u8 q0, [r9], #16
     vldrw.u32 q2, [r1], #16
@@ -171,18 +187,7 @@ function \name
     stage \wide, q6, q7, 4
     cmp r1, r0
     bne 2b
-    ldrd r0, r1, [sp, #8]
-    ldrd r2, r3, [sp, #36]
-    ldrd r4, r5, [sp, #28]
-    ldr r6, [sp, #44]
-    add r0, r2
-    add r1, r2
-    add r4, r6
-    add r5, r6
-    subs r3, #2
-    strd r0, r1, [sp, #8]
-    strd r4, r5, [sp, #28]
-    str r3, [sp, #40]
+    next_windows
     bne 1b
     leave
 .endm
@@ -264,36 +269,13 @@ windows_x1 pith_helium_windows_x1_wide, 1
 @ With zero points, a row's sum has too much what its zero point times the window's activations gives; `wide` takes it off its bias.
 @
 @ The frame, behind that of `Call`:
-@   64, 68 sums of both windows, negative   72, 76 blocks of x1        80, 96 biases of both windows of x2, `wide`
+@   64, 68 sums of both windows, negative   72, 76 blocks of x1   80, 96 biases of both windows of x2, `wide`   112 zero points
 
 .macro enter_narrow label, bytes, bits
-    push {r4-r11, lr}
-    vpush {d8-d15}
-    sub sp, #116
-    vldrw.u32 q0, [r0]
-    vldrw.u32 q1, [r0, #16]
-    vldrw.u32 q2, [r0, #32]
-    vldrw.u32 q3, [r0, #48]
-    vstrw.32 q0, [sp]
-    vstrw.32 q1, [sp, #16]
-    vstrw.32 q2, [sp, #32]
-    vstrw.32 q3, [sp, #48]
+    enter \label, \bytes, 116
     ldr r0, [r0, #64]
     str r0, [sp, #112]
-    ldr r1, [sp, #16]
-    movs r2, #\bytes
-    muls r1, r2, r1
-    adr.w r2, \label
-    add r1, r2
-    orr r1, r1, #1
-    str r1, [sp, #16]
     mask \bits
-.endm
-
-.macro leave_narrow
-    add sp, #116
-    vpop {d8-d15}
-    pop {r4-r11, pc}
 .endm
 
 @ The upper bits of a byte.
@@ -306,7 +288,7 @@ windows_x1 pith_helium_windows_x1_wide, 1
     vdup.8 q5, r1
 .endm
 
-@ From r4 on `bytes` activations, added to r0, negative, to `place`.
+@ The sum of a window's activations, from r4 on, negative, to `place`.
 .macro sum_of_window place
     movs r0, #0
     ldr r2, [sp, #24]
@@ -435,20 +417,9 @@ function \name
     stage \wide, q6, q7, 4
     cmp r1, r0
     bne 2b
-    ldrd r0, r1, [sp, #8]
-    ldrd r2, r3, [sp, #36]
-    ldrd r4, r5, [sp, #28]
-    ldr r6, [sp, #44]
-    add r0, r2
-    add r1, r2
-    add r4, r6
-    add r5, r6
-    subs r3, #2
-    strd r0, r1, [sp, #8]
-    strd r4, r5, [sp, #28]
-    str r3, [sp, #40]
+    next_windows
     bne 1b
-    leave_narrow
+    leave 116
 .endm
 
 windows_x2_narrow pith_helium_windows_4_x2, 0, 4, 64
@@ -576,7 +547,7 @@ function \name
     stage \wide, q4, q5, 8
     cmp r3, r0
     bne 1b
-    leave_narrow
+    leave 116
 .endm
 
 windows_x1_narrow pith_helium_windows_4_x1, 0, 4, 84
