@@ -53,7 +53,7 @@ pub fn take() -> Parts<Line, Flash<Pages>> {
     RECEIVED.write(0);
     START_RECEIVER.write(1);
     START_SENDER.write(1);
-    // SAFETY: `board.toml` gives the first 96 KB of the 256 KB of flash to the program and the others to models, which `build.rs` checks; only this
+    // SAFETY: `board.toml` gives the first 98 KB of the 256 KB of flash to the program and the others to models, which `build.rs` checks; only this
     // function makes such a value, and programs call it once, for their slots.
     let store = unsafe { Flash::new(Pages(()), SLOTS, SLOTS_BYTES) };
     Parts { line: Line(()), store, counter: Counter::of_core(&mut core) }
