@@ -196,7 +196,7 @@ pub const FLAT_INSTRUCTIONS_PER_WEIGHT: u32 = 36;
 /// | flags | u8: bits 0-3 width, 4 shifted: rows have zero points, 5-7 zero |
 ///
 /// Levels of a shifted row lie beside zero: its zero point, which is told first, was added to them so that they fit the width. The weights must fit that of
-/// their constant, which is wider.
+/// their constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flat {
     /// From 2.

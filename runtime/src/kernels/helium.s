@@ -215,17 +215,18 @@ windows_x2 pith_helium_windows_x2_wide, 1
     vmladava.s8 lr, q0, q2
 .endm
 
-@ Eight rows times one window: r1 and r3 two blocks, r9 the window, r11 its end, r7 and r5 outputs. A last single block is taken twice.
-.macro windows_x1 name, wide
-function \name
-    enter 3f, 68
+@ What stays for one window.
+.macro first_blocks
     ldr r3, [sp, #20]
     ldr r7, [sp, #28]
     ldr r9, [sp, #8]
     ldr r11, [sp, #24]
     ldr r0, [sp]
     add r11, r9
-1:
+.endm
+
+@ The next two blocks; a last single one twice.
+.macro next_blocks
     mov r1, r3
     ldr r2, [sp, #12]
     add r5, r7, #4
@@ -235,6 +236,15 @@ function \name
     mov r3, r1
     mov r5, r7
 2:
+.endm
+
+@ Eight rows times one window: r1 and r3 two blocks, r9 the window, r11 its end, r7 and r5 outputs. A last single block is taken twice.
+.macro windows_x1 name, wide
+function \name
+    enter 3f, 68
+    first_blocks
+1:
+    next_blocks
     ldm r1!, {r0, r2, r4, r6}
     ldm r3!, {r8, r10, r12, lr}
     vldrw.u32 q6, [r1], #16
@@ -281,11 +291,11 @@ windows_x1 pith_helium_windows_x1_wide, 1
 @ The upper bits of a byte.
 .macro mask bits
 .if \bits == 4
-    movs r1, #0xF0
+    movs r2, #0xF0
 .else
-    movs r1, #0xC0
+    movs r2, #0xC0
 .endif
-    vdup.8 q5, r1
+    vdup.8 q5, r2
 .endm
 
 @ The sum of a window's activations, from r4 on, negative, to `place`.
@@ -489,25 +499,11 @@ function \name
     sum_of_window 64
 5:
 .endif
-    ldr r3, [sp, #20]
-    ldr r7, [sp, #28]
-    ldr r9, [sp, #8]
-    ldr r11, [sp, #24]
-    ldr r0, [sp]
-    add r11, r9
+    first_blocks
 1:
-    mov r1, r3
-    ldr r2, [sp, #12]
-    add r5, r7, #4
-    add r3, r2
-    cmp r3, r0
-    bne 2f
-    mov r3, r1
-    mov r5, r7
-2:
+    next_blocks
     strd r1, r3, [sp, #72]
     mask \bits
-    ldr r1, [sp, #72]
     adds r1, #48
     adds r3, #48
     no_sums

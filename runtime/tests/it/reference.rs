@@ -1,11 +1,14 @@
 //! Every operator against [`crate::cases`], for every instruction set; what the desktop lacks kernels for takes the generic ones.
 
-use crate::cases::model::{Memory, Random};
+use crate::cases::model::{Memory, Random, seal};
 use crate::cases::{FAMILIES, ISAS};
+use crate::damage::narrow;
 use crate::lanes::run_everywhere;
 use crate::rounds;
-use pith::Model;
+use pith::circuit::MODEL_CLASSES;
+use pith::format::tensor::Constant;
 use pith::uses::{used_by, uses};
+use pith::{Engine, Model};
 
 /// Rounds per family.
 const ROUNDS: usize = 300;
@@ -36,6 +39,31 @@ fn a_program_for_other_models_refuses() {
     assert!(Model::parse_using::<LINEAR>(file.bytes()).is_err(), "weights are missing");
     assert!(Model::parse_using::<{ LINEAR | u64::MAX << 32 }>(file.bytes()).is_ok());
     assert!(Model::parse_using::<{ !LINEAR }>(file.bytes()).is_err());
+}
+
+#[test]
+fn a_program_without_circuits_decodes_numbers_alone() {
+    const FLAT: u64 = !pith::uses::CIRCUITS;
+    let mut file = Memory::of(&narrow());
+    let model = Model::parse_using::<FLAT>(file.bytes()).unwrap();
+    let mut arenas = [0, 1].map(|paint| Memory::new(model.arena_bytes(), paint));
+    let [all, flat] = &mut arenas;
+    let mut all = Engine::new(&model, all.bytes()).unwrap();
+    let mut flat: Engine<'_, '_, FLAT> = Engine::using(&model, flat.bytes()).unwrap();
+    all.input(0).iter_mut().zip(0..).for_each(|(q, i)| *q = i);
+    flat.input(0).iter_mut().zip(0..).for_each(|(q, i)| *q = i);
+    all.run();
+    flat.run();
+    assert_eq!(all.output(0), flat.output(0));
+    assert!(all.output(0).iter().any(|&q| q != all.output(0)[0]), "{:?}", all.output(0));
+    // The same code under another model's number.
+    let coded = |c: &Constant| c.is_coded() && c.kind == Constant::KIND_BLOCKS;
+    let constant = model.constants().iter().find(|c| coded(c)).unwrap();
+    let mut circuit = narrow();
+    circuit[model.header().weights_offset as usize + constant.offset as usize] = MODEL_CLASSES;
+    seal(&mut circuit);
+    let error = Model::parse_using::<FLAT>(Memory::of(&circuit).bytes()).unwrap_err().to_string();
+    assert!(error.contains("built for other models"), "{error}");
 }
 
 #[test]
