@@ -4,6 +4,7 @@ use super::Failure;
 use super::build::target as chip;
 use super::input::{Ports, PreprocessArgs, number, spaced};
 use super::output::{Progress, check_folder, write_whole};
+use super::train::teacher;
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::build::{BuildOptions, build, prepend_preprocess};
 use crate::data::Set;
@@ -64,7 +65,7 @@ pub(super) struct Args {
 #[command(next_help_heading = "Pruning")]
 pub(super) struct PruneArgs {
     /// filter, channel, shape, block=ROWSxCOLS (1x4, 2x4), depth or weight
-    #[arg(long, default_value = "filter", value_parser = kind)]
+    #[arg(long, default_value = "filter")]
     groups: Kind,
     /// Share of the groups that go, over the whole network
     #[arg(long, value_parser = number, group = "budget")]
@@ -90,12 +91,16 @@ pub(super) struct PruneArgs {
     /// What pulls groups to zero [default: wgsef]
     #[arg(long, value_enum, requires = "budget")]
     method: Option<Method>,
-    /// Share of the epochs under the pull; the rest trains what is left [default: 0.2, up to 0.4 where that is few steps]
+    /// Share of the epochs under the pull; the rest trains what is left [default: 0.2, up to 0.4 where that is few steps]. With --method reconstruct, the
+    /// share that trains the whole network first [default: 0]
     #[arg(long, value_parser = number, requires = "budget")]
     sparsify: Option<f64>,
-    /// Do not train: remove the channels that others can stand in for (of other groups the smallest), and fit every layer to the original's on calibration inputs. Fast, and worse
+    /// Do not train: remove what others can stand in for, and fit every layer to the original's on calibration inputs. Fast, and worse
     #[arg(long, requires = "budget", conflicts_with_all = ["method", "sparsify"])]
     post_training: bool,
+    /// Network that teaches (--distill) [default: the network itself, before it is pruned]
+    #[arg(long, value_name = "ONNX", requires = "budget", conflicts_with = "post_training")]
+    teacher: Option<PathBuf>,
 }
 
 /// A share or a number.
@@ -124,30 +129,6 @@ pub(super) fn count(text: &str) -> Result<u64, String> {
     match amount(text)? {
         Amount::Count(n) => Ok(n),
         Amount::Share(s) => Err(format!("{s} is no count; give a number such as 60K")),
-    }
-}
-
-fn kind(text: &str) -> Result<Kind, String> {
-    let names = "choose filter, channel, shape, block=ROWSxCOLS, depth or weight";
-    match text.split_once('=') {
-        Some(("block", size)) => {
-            let (rows, cols) = size.split_once('x').ok_or(names)?;
-            let count = |t: &str| t.parse::<usize>().ok().filter(|n| (1..=64).contains(n));
-            match (count(rows), count(cols)) {
-                (Some(rows), Some(cols)) => Ok(Kind::Block { rows, cols }),
-                _ => Err(format!("'{size}' is no block; write 1x4 or 2x4")),
-            }
-        }
-        None => match text {
-            "filter" => Ok(Kind::Filter),
-            "channel" => Ok(Kind::Channel),
-            "shape" => Ok(Kind::Shape),
-            "block" => Ok(Kind::Block { rows: 1, cols: 4 }),
-            "depth" => Ok(Kind::Depth),
-            "weight" => Ok(Kind::Weight),
-            _ => Err(names.into()),
-        },
-        _ => Err(names.into()),
     }
 }
 
@@ -202,9 +183,6 @@ pub(super) fn prune_graph(
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let mut options = args.over(&recipe.prune);
     options.train = train.over(&options.train);
-    if options.method == Method::Reconstruct && args.sparsify.is_some() {
-        return Err(Failure::new("--method reconstruct has no epochs under a pull; leave --sparsify out"));
-    }
     if args.post_training {
         let samples = inputs(&set.samples, &affine, recipe.calibrate.samples);
         let progress = Progress::new();
@@ -214,7 +192,8 @@ pub(super) fn prune_graph(
         return Ok(pruned);
     }
     let device = &train.device()?;
-    let teacher = Teacher::new(graph, device)?;
+    let teacher =
+        args.teacher.as_deref().map_or_else(|| Ok(Teacher::new(graph, device)?), |path| teacher(path, device))?;
     let (fits, progress) = (Progress::new(), TrainProgress::new());
     let report = |phase, status: &crate::train::Status| progress.report(phase, status);
     let fitted = |done: usize, layers: usize| {
@@ -300,7 +279,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => Ok(None),
     };
     let before = side(&graph, &set, &recipe, judge(&graph)?)?;
-    let after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
+    let mut after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
+    if let Kind::Block { .. } = args.prune.groups {
+        // The graph still has the blocks that kernels skip.
+        after.macs = before.macs - (pruned.before.macs - pruned.after.macs);
+    }
     write_whole(&args.output, &onnx::encode(&pruned.graph)?)?;
     if let Some(path) = &args.svg {
         write_whole(path, trajectory_svg(&pruned.trajectory, &graph.name).as_bytes())?;

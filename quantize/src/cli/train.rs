@@ -111,7 +111,8 @@ fn text(report: &Report, output: &Path) -> String {
     )
 }
 
-fn teacher(path: &Path, device: &crate::train::Device) -> Result<Teacher, Failure> {
+/// A network that teaches.
+pub(super) fn teacher(path: &Path, device: &crate::train::Device) -> Result<Teacher, Failure> {
     Ok(Teacher::new(&trainable(onnx::import(path)?), device)?)
 }
 

@@ -264,6 +264,12 @@ impl Costs {
         }
     }
 
+    /// What every group of the whole network saves if it goes alone.
+    pub(super) fn savings(&self, budget: Budget) -> Vec<u64> {
+        let all = self.state(&vec![true; self.groups()]);
+        (0..self.groups()).map(|j| self.saving(&all, j, true, budget)).collect()
+    }
+
     /// What group `j` saves, or would save if it returned.
     pub(super) fn saving(&self, state: &State, j: usize, kept: bool, budget: Budget) -> u64 {
         if budget == Budget::Groups {

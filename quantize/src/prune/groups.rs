@@ -43,6 +43,30 @@ impl std::fmt::Display for Kind {
     }
 }
 
+/// As the command line writes it, where blocks are `block=1x4`.
+impl std::str::FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Kind, String> {
+        if let Some(size) = text.strip_prefix("block=") {
+            let count = |t: &str| t.parse::<usize>().ok().filter(|n| (1..=64).contains(n));
+            return match size.split_once('x').map(|(rows, cols)| (count(rows), count(cols))) {
+                Some((Some(rows), Some(cols))) => Ok(Kind::Block { rows, cols }),
+                _ => Err(format!("'{size}' is no block; write 1x4 or 2x4")),
+            };
+        }
+        match text {
+            "filter" => Ok(Kind::Filter),
+            "channel" => Ok(Kind::Channel),
+            "shape" => Ok(Kind::Shape),
+            "block" => Ok(Kind::Block { rows: 1, cols: 4 }),
+            "depth" => Ok(Kind::Depth),
+            "weight" => Ok(Kind::Weight),
+            _ => Err("choose filter, channel, shape, block=ROWSxCOLS, depth or weight".into()),
+        }
+    }
+}
+
 /// Why a network has no groups.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -148,7 +172,7 @@ impl Groups {
 }
 
 /// Where an element of the flat vector stands.
-fn parameter_of(parameters: &[Parameter], element: usize) -> Option<&Parameter> {
+pub(super) fn parameter_of(parameters: &[Parameter], element: usize) -> Option<&Parameter> {
     parameters.get(parameters.partition_point(|p| p.range.end <= element))
 }
 

@@ -35,6 +35,17 @@ pub enum Target {
 }
 
 impl Target {
+    /// What is limited.
+    pub fn budget(&self) -> Budget {
+        match self {
+            Target::Groups(_) | Target::Sparsity(_) | Target::PerLayer(_) => Budget::Groups,
+            Target::MacsShare(_) | Target::Macs(_) => Budget::Macs,
+            Target::ParametersShare(_) | Target::Parameters(_) => Budget::Parameters,
+            Target::Bytes(_) => Budget::Bytes,
+            Target::InstructionsShare(..) | Target::Instructions(..) => Budget::Instructions,
+        }
+    }
+
     /// The core whose instructions are limited.
     pub fn isa(&self) -> Option<Isa> {
         match *self {
@@ -124,23 +135,19 @@ pub fn select(score: &[f64], costs: &Costs, target: Target, groups: &Groups) -> 
         return Err(BudgetError::Scores { scores: score.len(), groups: groups.len() });
     }
     let all = Selection::new(costs, groups);
-    let part = |what, f: f64, budget: Budget| {
-        Ok((budget, floor(share(what, f, true, "0 to 1")? * all.measure(budget) as f64)))
-    };
-    let (budget, limit) = match target {
+    let budget = target.budget();
+    let part = |what, f: f64| Ok(floor(share(what, f, true, "0 to 1")? * all.measure(budget) as f64));
+    let limit = match target {
         Target::PerLayer(sparsity) if groups.kind != Kind::Depth => return per_layer(score, all, groups, sparsity),
         Target::PerLayer(s) | Target::Sparsity(s) => {
             let kept = 1.0 - share("the sparsity", s, true, "0 to 1")?;
-            (Budget::Groups, floor(kept * groups.len() as f64))
+            floor(kept * groups.len() as f64)
         }
-        Target::Groups(k) => (Budget::Groups, k as u64),
-        Target::MacsShare(f) => part("the share of MACs", f, Budget::Macs)?,
-        Target::Macs(n) => (Budget::Macs, n),
-        Target::ParametersShare(f) => part("the share of parameters", f, Budget::Parameters)?,
-        Target::Parameters(n) => (Budget::Parameters, n),
-        Target::Bytes(n) => (Budget::Bytes, n),
-        Target::InstructionsShare(f, _) => part("the share of instructions", f, Budget::Instructions)?,
-        Target::Instructions(n, _) => (Budget::Instructions, n),
+        Target::Groups(k) => k as u64,
+        Target::MacsShare(f) => part("the share of MACs", f)?,
+        Target::ParametersShare(f) => part("the share of parameters", f)?,
+        Target::InstructionsShare(f, _) => part("the share of instructions", f)?,
+        Target::Macs(n) | Target::Parameters(n) | Target::Bytes(n) | Target::Instructions(n, _) => n,
     };
     if budget == Budget::Instructions && !matches!(groups.kind, Kind::Filter | Kind::Channel | Kind::Depth) {
         return Err(BudgetError::Kernel { kind: groups.kind });

@@ -15,7 +15,8 @@
 //! norms are refreshed, and the remaining epochs train the small network with its support frozen.
 //!
 //! Two baselines share all of this but the pull: magnitude pruning has none, group lasso a soft threshold that does not know `k`. A third method needs
-//! no pull: what it removes at once it has looked for in the data, and it repairs the rest before the first step.
+//! no pull: what it removes at once it has looked for in the data, and it repairs the rest before the first step. Where the whole network is trained before
+//! that, on labels, it teaches what is left of it.
 
 use super::cost::{Cost, Costs};
 use super::envelope::{Scale, Solver, Weights, group_lasso_prox};
@@ -47,7 +48,7 @@ pub enum Method {
     Magnitude,
     /// A soft threshold.
     GroupLasso,
-    /// Nothing either: channels that others can stand in for go at once, and least squares fit the rest before all epochs train it.
+    /// Nothing either: what the rest can stand in for goes at once, and least squares fit the rest before it is trained.
     Reconstruct,
 }
 
@@ -57,7 +58,8 @@ pub enum Method {
 pub struct PruneOptions {
     /// The pull.
     pub method: Method,
-    /// Share of the epochs under the pull; the rest trains what is left. Absent: a fifth, and up to two where that is less than 500 steps.
+    /// Share of the epochs under the pull; the rest trains what is left. Absent: a fifth, and up to two where that is less than 500 steps. For
+    /// [`Method::Reconstruct`], the share that trains the whole network first; absent: none.
     pub sparsify: Option<f64>,
     /// How it is trained.
     pub train: TrainOptions,
@@ -99,6 +101,8 @@ pub enum PruneError {
 pub struct Pruned {
     /// The smaller network.
     pub graph: Graph,
+    /// The whole one, where labels have trained it before anything went.
+    pub whole: Option<Graph>,
     /// Groups before and after, by layer.
     pub layers: Vec<Kept>,
     /// Cost of the original.
@@ -145,26 +149,28 @@ pub fn prune(
     // An impossible budget is refused before anything is trained.
     select(&worth(&groups, &groups.norms(&graph.theta())), &costs, target, &groups)?;
     let before = costs.total(&vec![true; groups.len()]);
-    let (sparse, kept, trajectory) = if options.method == Method::Reconstruct {
+    let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
+    let is_trained = options.method == Method::Reconstruct && epochs_of(options, data).0 > 0;
+    let whole = (is_trained && data.targets.is_some()).then(|| sparse.clone());
+    let (sparse, kept) = if options.method == Method::Reconstruct {
         let samples: Vec<Vec<ArrayD<f32>>> = data.spaced(FITTED).into_iter().map(|i| data.sample(i)).collect();
         let mut progress = |done: usize, all: usize| {
             (hooks.fitted)(done, all);
             if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let (fitted, kept) = removed_at_once(graph, &groups, &costs, target, &samples, &mut progress)?;
-        (fitted, kept, Trajectory::new(&groups.layers, &groups.layer, 200))
+        removed_at_once(&sparse, &groups, &costs, target, &samples, &mut progress)?
     } else {
-        let (sparse, trajectory) = sparsify(graph, &groups, &costs, target, data, teacher, options, device, hooks)?;
         let score = worth(&groups, &groups.norms(&sparse.theta()));
         let kept = select(&score, &costs, target, &groups)?;
-        (sparse, kept, trajectory)
+        (sparse, kept)
     };
     let after = costs.total(&kept);
     let layers = counts(&groups, &kept);
     let frozen = frozen(&sparse, &groups, &kept);
     let small = remove(sparse, &groups, &kept);
-    let graph = normed.fold(finetune(&small, frozen, data, teacher, options, device, hooks)?);
-    Ok(Pruned { graph, layers, before, after, trajectory })
+    let own = whole.as_ref().map(|whole| Teacher::new(whole, device)).transpose()?;
+    let graph = normed.fold(finetune(&small, frozen, data, own.as_ref().or(teacher), options, device, hooks)?);
+    Ok(Pruned { graph, whole: whole.map(|whole| normed.fold(whole)), layers, before, after, trajectory })
 }
 
 /// Samples that layers are fitted on.
@@ -190,6 +196,7 @@ pub fn prune_post_training(
     let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, &mut progress)?;
     Ok(Pruned {
         graph: remove(fitted, &groups, &kept),
+        whole: None,
         layers: counts(&groups, &kept),
         before: costs.total(&vec![true; groups.len()]),
         after: costs.total(&kept),
@@ -206,9 +213,7 @@ fn removed_at_once(
     samples: &[Vec<ArrayD<f32>>],
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<(Graph, Vec<bool>), PruneError> {
-    let by_norm = worth(groups, &groups.norms(&graph.theta()));
-    let missed = redundancy::worth(graph, groups, samples).map_err(ReconstructError::from)?;
-    let score: Vec<f64> = missed.into_iter().zip(by_norm).map(|(missed, by_norm)| missed.unwrap_or(by_norm)).collect();
+    let score = redundancy::worth(graph, groups, samples, &costs.savings(target.budget()))?;
     let kept = select(&score, costs, target, groups)?;
     let masked = mask(graph.clone(), groups, &kept);
     let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress).map_err(|e| match e {
@@ -227,30 +232,50 @@ fn epochs_of(options: &PruneOptions, data: &Data<'_>) -> (usize, usize) {
     let all = options.train.epochs;
     let steps = all * data.samples.len().div_ceil(options.train.batch.max(1));
     let share = match options.method {
-        Method::Reconstruct => 0.0,
+        Method::Reconstruct => options.sparsify.unwrap_or(0.0),
         _ => options.sparsify.unwrap_or_else(|| (STEPS / steps.max(1) as f64).clamp(0.2, 0.4)),
     };
     let first = (all as f64 * share).round() as usize;
     (first, all - first)
 }
 
-/// What every group is worth: its place among the norms of its layer, 0 to 1. So all layers are pruned alike: their norms do not
-/// compare, and neither a wide spread of norms nor a dear layer says that fewer groups would do. Groups that are gone are worth nothing.
+/// What every group is worth by its norm, 0 to 1. Of single weights it is the square as a share of the squares that are left when all smaller ones of
+/// the layer are gone (LAMP; Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning"), so that layers of few weights keep more of
+/// them. Other groups are worth their place in their layer ([`places`]), so that all layers are pruned alike: their norms do not compare, and neither
+/// a wide spread of norms nor a dear layer says that fewer groups would do. Groups that are gone are worth nothing.
 pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..groups.len()).collect();
-    order.sort_by(|&a, &b| groups.layer[a].cmp(&groups.layer[b]).then(norms[a].total_cmp(&norms[b])));
-    let mut sizes = vec![0usize; groups.layers.len()];
-    groups.layer.iter().for_each(|&l| sizes[l] += 1);
+    if groups.kind != Kind::Weight {
+        return places(groups, norms);
+    }
     let mut worth = vec![0.0; groups.len()];
-    let mut seen = vec![0usize; groups.layers.len()];
-    for j in order {
-        let layer = groups.layer[j];
-        seen[layer] += 1;
-        if norms[j] > 0.0 {
-            worth[j] = seen[layer] as f64 / sizes[layer] as f64;
+    for layer in in_order(groups, norms) {
+        let mut squares = 0.0;
+        for j in layer.into_iter().rev() {
+            squares += norms[j] * norms[j];
+            worth[j] = norms[j] * norms[j] / squares;
         }
     }
     worth
+}
+
+/// The place of every group in the order of its layer, as a share of the layer's groups; 0 for what scores nothing.
+pub(super) fn places(groups: &Groups, score: &[f64]) -> Vec<f64> {
+    let mut sizes = vec![0usize; groups.layers.len()];
+    groups.layer.iter().for_each(|&l| sizes[l] += 1);
+    let mut places = vec![0.0; groups.len()];
+    for layer in in_order(groups, score) {
+        let size = sizes[groups.layer[layer[0]]];
+        let gone = size - layer.len();
+        layer.into_iter().enumerate().for_each(|(place, j)| places[j] = (gone + place + 1) as f64 / size as f64);
+    }
+    places
+}
+
+/// By layer: the groups that score something, the least first.
+fn in_order(groups: &Groups, score: &[f64]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..groups.len()).filter(|&j| score[j] > 0.0).collect();
+    order.sort_by(|&a, &b| groups.layer[a].cmp(&groups.layer[b]).then(score[a].total_cmp(&score[b])));
+    order.chunk_by(|&a, &b| groups.layer[a] == groups.layer[b]).map(<[usize]>::to_vec).collect()
 }
 
 fn counts(groups: &Groups, kept: &[bool]) -> Vec<Kept> {
@@ -439,7 +464,8 @@ fn sparsify(
         }
         count += 1;
     };
-    let report = |status: &Status| (hooks.report)("sparsify", status);
+    let phase = if options.method == Method::Reconstruct { "train whole" } else { "sparsify" };
+    let report = |status: &Status| (hooks.report)(phase, status);
     let done = session.run(
         data,
         teacher,
@@ -453,10 +479,13 @@ fn sparsify(
     // Why the run ended is the first thing to say.
     done?;
     kept?;
-    match refused {
-        Some(e) => Err(e.into()),
-        None => Ok((session.graph(), trajectory)),
+    if let Some(e) = refused {
+        return Err(e.into());
     }
+    if options.method == Method::Reconstruct {
+        session.refresh(data, REFRESH);
+    }
+    Ok((session.graph(), trajectory))
 }
 
 /// Parameters that stay zero in the removed graph, which for channels are none.
@@ -592,7 +621,7 @@ mod tests {
 
     #[test]
     fn what_goes_at_once_leaves_all_epochs_to_the_rest() {
-        let options = options(Method::Reconstruct, Rule::AdamW);
+        let options = PruneOptions { sparsify: None, ..options(Method::Reconstruct, Rule::AdamW) };
         let stop = AtomicBool::new(false);
         let phases = Cell::new(0);
         let report = |phase: &'static str, s: &Status| {
@@ -615,6 +644,7 @@ mod tests {
         let (_, samples, targets) = task();
         let data = Data { samples: &samples, targets: Some(&targets), affine: None };
         assert!(crate::train::accuracy(&pruned.graph, &data, &Device::cpu()).unwrap().unwrap() > 0.9);
+        assert!(pruned.whole.is_none());
         // Whoever stops waits for one layer, not for all.
         fits.set(0);
         stop.store(true, Ordering::Relaxed);
@@ -624,12 +654,56 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_network_may_be_trained_before_anything_goes() {
+        let options = options(Method::Reconstruct, Rule::AdamW);
+        let stop = AtomicBool::new(false);
+        let steps = Cell::new([0; 2]);
+        let report = |phase: &'static str, _: &Status| {
+            let [whole, rest] = steps.get();
+            steps.set(if phase == "train whole" { [whole + 1, rest] } else { [whole, rest + 1] });
+        };
+        let hooks = PruneHooks { report: &report, fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        let pruned = run(&options, Kind::Weight, Target::Sparsity(0.5), &hooks).unwrap();
+        let per_epoch = SAMPLES / 16;
+        assert_eq!(steps.get(), [5 * per_epoch, 3 * per_epoch]);
+        let (_, samples, targets) = task();
+        let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+        for graph in [&pruned.graph, &pruned.whole.unwrap()] {
+            assert!(crate::train::accuracy(graph, &data, &Device::cpu()).unwrap().unwrap() > 0.9);
+        }
+        let (kept, all) = pruned.layers.iter().fold((0, 0), |(a, b), l| (a + l.after, b + l.before));
+        assert_eq!(kept, all / 2);
+    }
+
+    #[test]
     fn frozen_blocks_stay_zero() {
         let kind = Kind::Block { rows: 1, cols: 4 };
         let pruned = undisturbed(&options(Method::Wgsef, Rule::AdamW), kind, Target::Sparsity(0.75)).unwrap();
         let groups = Groups::find(&pruned.graph, kind).unwrap();
         let left = groups.norms(&pruned.graph.theta()).iter().filter(|n| **n > 0.0).count();
         assert!(left <= groups.len() / 4, "{left} of {}", groups.len());
+    }
+
+    #[test]
+    fn layers_of_few_weights_keep_more_of_them() {
+        let graph = trainable(resnet8([8, 8, 1], 2, 1).unwrap());
+        for (kind, alike) in [(Kind::Weight, false), (Kind::Block { rows: 1, cols: 4 }, true)] {
+            let groups = Groups::find(&graph, kind).unwrap();
+            let costs = Costs::new(&graph, &groups);
+            let score = worth(&groups, &groups.norms(&graph.theta()));
+            let kept = select(&score, &costs, Target::Sparsity(0.6), &groups).unwrap();
+            assert_eq!(kept.iter().filter(|k| **k).count(), (0.4 * groups.len() as f64).floor() as usize);
+            let shares = counts(&groups, &kept).into_iter().map(|l| (l.before, l.after as f64 / l.before as f64));
+            let (mut few, mut many) = ((usize::MAX, 0.0), (0, 0.0));
+            for (size, share) in shares {
+                few = if size < few.0 { (size, share) } else { few };
+                many = if size > many.0 { (size, share) } else { many };
+            }
+            assert!(
+                if alike { (few.1 - many.1).abs() < 0.05 } else { few.1 > many.1 + 0.2 },
+                "{kind}: {few:?} {many:?}"
+            );
+        }
     }
 
     #[test]

@@ -57,13 +57,21 @@ fn every_kind_of_group_and_budget() {
         &["--groups", "weight", "--parameters", "0.3", "--method", "magnitude"],
         &["--groups", "filter", "--bytes", "2K", "--post-training"],
         &["--groups", "filter", "--sparsity", "0.5", "--method", "reconstruct"],
+        &["--groups", "weight", "--sparsity", "0.5", "--method", "reconstruct", "--sparsify", "0.5"],
+        &["--groups", "block", "--macs", "0.5", "--post-training"],
     ] {
-        let run = report(prune(&model, &[args, &["--epochs", "1", "--json"]].concat()));
+        let epochs = if args.contains(&"--post-training") { &[][..] } else { &["--epochs", "1"] };
+        let run = report(prune(&model, &[args, epochs, &["--json"]].concat()));
         let kept: u64 = run["layers"].as_array().unwrap().iter().map(|l| l["after"].as_u64().unwrap()).sum();
         let all: u64 = run["layers"].as_array().unwrap().iter().map(|l| l["before"].as_u64().unwrap()).sum();
         let share = kept as f64 / all as f64;
         match args[1] {
-            "block=2x4" => assert!(share <= 0.25, "{args:?}: {kept} of {all}"),
+            kind if kind.starts_with("block") => {
+                let most = if kind == "block" { 1.0 } else { 0.25 };
+                assert!(share <= most, "{args:?}: {kept} of {all}");
+                let macs = |side: &str| run[side]["macs"].as_u64().unwrap();
+                assert!(2 * macs("after") <= macs("before"), "{} of {}", macs("after"), macs("before"));
+            }
             _ if args.contains(&"--bytes") => assert!(run["after"]["weight_bytes"].as_u64().unwrap() <= 2000, "{run}"),
             _ => assert!(share <= 0.5, "{args:?}: {kept} of {all}"),
         }
@@ -109,7 +117,6 @@ fn bad_input_is_one_line() {
     refused(prune(output, &["--macs", "0.5", "--rate", "1e30", "--epochs", "1"]), &["no longer finite"], Some(output));
     refused(prune(output, &["--macs", "0.5", "--batch", "0"]), &["'batch'"], Some(output));
     let at_once = ["--macs", "0.5", "--method", "reconstruct"];
-    refused(prune(output, &[&at_once[..], &["--sparsify", "0.3"]].concat()), &["--sparsify"], Some(output));
     refused(
         prune(output, &[&at_once[..], &["--svg", &folder.path("run.svg")]].concat()),
         &["--layers-svg"],

@@ -43,6 +43,9 @@ pub struct Args {
     /// Shares of the multiply-accumulates that stay [default: 0.5,0.25,0.1; ic_resnet8 0.5, kws_ref 0.6]
     #[arg(long, value_delimiter = ',')]
     macs: Vec<f64>,
+    /// filter, channel, shape, block=ROWSxCOLS, depth
+    #[arg(long, default_value = "filter")]
+    groups: Kind,
     /// What pulls groups to zero
     #[arg(long, value_enum, value_delimiter = ',', default_value = "wgsef,magnitude,group-lasso")]
     method: Vec<Method>,
@@ -132,7 +135,10 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         if options.train.augment == Augment::default() {
             options.train.augment = subject.augment;
         }
-        let settings = format!("{} samples, {options:?}", subject.train.samples.len());
+        let mut settings = format!("{} samples, {options:?}", subject.train.samples.len());
+        if args.groups != Kind::Filter {
+            settings += &format!(", {}", args.groups);
+        }
         for (share, method) in subject.runs(&args.method, !args.no_whole) {
             for seed in 1..=args.seeds.max(1) {
                 let label = method.map_or(WHOLE.into(), |m| text_of(&m));
@@ -149,7 +155,8 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
                     options.train.seed = seed;
                     options.method = method.unwrap_or_default();
                     let started = Instant::now();
-                    let graph = subject.pruned(&format!("{name} {label} {share} {seed}"), share, method, &options)?;
+                    let label_of_run = format!("{name} {label} {share} {seed}");
+                    let (graph, macs) = subject.pruned(&label_of_run, args.groups, share, method, &options)?;
                     let seconds = started.elapsed().as_secs_f64();
                     let instructions = args.core.filter(|_| seed == 1).map(|core| subject.count(&graph, core));
                     rows.retain(|r| {
@@ -164,7 +171,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
                         settings: settings.clone(),
                         original,
                         accuracy: subject.judge(&graph)?,
-                        macs: macs(&graph),
+                        macs,
                         seconds,
                         instructions: instructions.transpose()?,
                     });
@@ -296,15 +303,19 @@ impl Subject {
         share.ok_or_else(|| ToolError("the test set has no labels".into()))
     }
 
+    /// The network after pruning, or fine-tuned whole, and its multiply-accumulates, those of groups that are gone left out.
     fn pruned(
         &self,
         label: &str,
+        groups: Kind,
         share: f64,
         method: Option<Method>,
         options: &PruneOptions,
-    ) -> Result<Graph, ToolError> {
+    ) -> Result<(Graph, u64), ToolError> {
         if method.is_none() {
-            return self.fine_tuned(label, &options.train);
+            let graph = self.fine_tuned(label, &options.train)?;
+            let macs = macs(&graph);
+            return Ok((graph, macs));
         }
         let teacher = Teacher::new(&self.graph, &Device::cpu()).map_err(failed)?;
         let (bar, stop) = (bar(label), AtomicBool::new(false));
@@ -312,9 +323,10 @@ impl Subject {
         let hooks = PruneHooks { report: &report, fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
         let target = Target::MacsShare(share);
         let data = self.data(&self.train);
-        let pruned = prune(&self.graph, Kind::Filter, target, &data, Some(&teacher), options, &Device::cpu(), &hooks);
+        let pruned = prune(&self.graph, groups, target, &data, Some(&teacher), options, &Device::cpu(), &hooks);
         bar.finish_and_clear();
-        Ok(pruned.map_err(failed)?.graph)
+        let pruned = pruned.map_err(failed)?;
+        Ok((pruned.graph, pruned.after.macs))
     }
 
     fn fine_tuned(&self, label: &str, options: &TrainOptions) -> Result<Graph, ToolError> {
