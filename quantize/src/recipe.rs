@@ -51,10 +51,12 @@
 //! guidance = 0.5                # share of the teacher in the loss of a sub-network
 //! skewness = 1.0                # factors of the WDR loss
 //! kurtosis = 0.015
+//! layers = { conv1 = [4] }      # widths of single layers in place of bits
 //!
 //! [prune]
 //! method = "wgsef"              # or "magnitude", "group_lasso", "reconstruct"
-//! sparsify = 0.2                # share of the epochs under the pull; absent: 0.2, up to 0.4 for few steps
+//! sparsify = 0.2                # share of the epochs under the pull; absent: 0.2, up to 0.4 for few steps.
+//!                               # With "reconstruct", that train the whole network first; absent: 0
 //! ```
 
 use crate::data::Layout;

@@ -24,7 +24,7 @@ use crate::report::{grouped, json};
 use crate::scheme::Granularity;
 use crate::search::{Budget, Fit, Source, fit_price, subnet};
 use crate::target::Target;
-use crate::train::{Device, TrainOptions};
+use crate::train::{Device, Teacher, TrainOptions};
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -247,19 +247,24 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let test = load_test(args.test.as_deref(), &ports, recipe.preprocess.layout)?;
     let affine = affine(&recipe.preprocess, &ports.inputs[0].shape)?;
     let original = graph.clone();
-    let graph = match target {
-        Some(target) => prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?.graph,
-        None => graph,
+    let (graph, before) = match target {
+        Some(target) => {
+            let pruned = prune_graph(&graph, target, &args.prune, &args.train, &recipe, &whole)?;
+            (pruned.graph, pruned.whole)
+        }
+        None => (graph, None),
     };
     let supernet = match args.elastic_epochs {
         Some(epochs) => {
-            // With labels, pruning has trained a network that knows these data better than the original does.
-            let teacher = if whole.targets.is_some() { &graph } else { &original };
+            // With labels, pruning has trained a network that knows these data better than the original does, best of all before anything went.
+            let best = before.as_ref().unwrap_or(&graph);
+            let teacher = if whole.targets.is_some() { best } else { &original };
+            let teacher = Teacher::new(teacher, &args.train.device()?)?;
             let mut options = recipe.elastic.clone();
             options.train = TrainOptions { epochs, ..args.train.over(&options.train) };
             let checkpoint = args.train.checkpoint()?.map(|path| files::beside(&path, "elastic"));
             let plain = simplify(graph.clone());
-            Some(trained(teacher, &plain, &options, &args.train, checkpoint, &data(&whole, &affine))?.supernet)
+            Some(trained(&teacher, &plain, &options, &args.train, checkpoint, &data(&whole, &affine))?.supernet)
         }
         None => known,
     };

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::input::{Ports, PreprocessArgs};
 use super::output::{Progress, check_folder};
+use super::train::teacher;
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::data::Set;
 use crate::elastic::{ElasticOptions, Form, Supernet, Symmetry, Trained, train};
@@ -28,6 +29,9 @@ pub(super) struct Args {
     /// Labelled set: judges every uniform setting
     #[arg(long)]
     test: Option<PathBuf>,
+    /// Network that teaches (--distill) [default: the float network]
+    #[arg(long, value_name = "ONNX")]
+    teacher: Option<PathBuf>,
     /// TOML file with hyper-parameters; options on the command line win
     #[arg(long)]
     recipe: Option<PathBuf>,
@@ -125,14 +129,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => Ok(None),
     };
     let accuracy_before = judge(&graph)?;
-    let trained = trained(
-        &trainable(graph.clone()),
-        &graph,
-        &options,
-        &args.train,
-        args.train.checkpoint()?,
-        &data(&set, &affine),
-    )?;
+    let teacher = match &args.teacher {
+        Some(path) => teacher(path, device)?,
+        None => Teacher::new(&trainable(graph.clone()), device)?,
+    };
+    let trained = trained(&teacher, &graph, &options, &args.train, args.train.checkpoint()?, &data(&set, &affine))?;
     // What took long is kept before it is judged.
     trained.supernet.write(&args.output)?;
     let uniform = match &test {
@@ -155,7 +156,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
 
 /// A supernet of a network for inference, taught by another where the data have no labels, or a recipe asks for that.
 pub(super) fn trained(
-    teacher: &Graph,
+    teacher: &Teacher,
     graph: &Graph,
     options: &ElasticOptions,
     args: &TrainArgs,
@@ -163,13 +164,12 @@ pub(super) fn trained(
     data: &Data<'_>,
 ) -> Result<Trained, Failure> {
     let device = &args.device()?;
-    let teacher = Teacher::new(teacher, device)?;
     let supernet = Supernet::new(graph, data, options)?;
     let resume = checkpoint.clone().filter(|p| args.resume && p.exists());
     let progress = TrainProgress::new();
     let report = |status: &Status| progress.report("elastic", status);
     let mut hooks = Hooks { step: &mut |_| (), report: &report, stop: stop(), checkpoint };
-    let done = train(supernet, data, Some(&teacher), device, &mut hooks, resume.as_deref());
+    let done = train(supernet, data, Some(teacher), device, &mut hooks, resume.as_deref());
     progress.finish();
     Ok(done?)
 }

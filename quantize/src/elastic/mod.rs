@@ -22,6 +22,7 @@ mod training;
 use crate::scheme::{Granularity, QuantOptions};
 use crate::train::TrainOptions;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 pub use supernet::{Layer, Lowered, Supernet};
 use supernet::{name_of, names};
 pub use training::{Trained, train};
@@ -44,6 +45,9 @@ pub struct Form {
 pub struct ElasticOptions {
     /// Widths of weights.
     pub bits: Vec<u8>,
+    /// Widths of single layers' weights in place of these, by the layer's name; of the first and the last layer too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub layers: BTreeMap<String, Vec<u8>>,
     /// Widths of what layers read; eight alone is not simulated.
     pub activation_bits: Vec<u8>,
     /// What steps may cover.
@@ -80,6 +84,7 @@ impl Default for ElasticOptions {
     fn default() -> ElasticOptions {
         ElasticOptions {
             bits: vec![8, 6, 5, 4, 3, 2],
+            layers: BTreeMap::new(),
             activation_bits: vec![8],
             granularity: vec![Granularity::Channel, Granularity::Tensor],
             symmetry: vec![Symmetry::Symmetric, Symmetry::Asymmetric],
@@ -131,7 +136,15 @@ impl ElasticOptions {
 
     /// Every form of a layer's weights, the widest first; `is_edge` for the first and the last.
     pub fn forms(&self, is_edge: bool) -> Vec<Form> {
-        let bits = self.widths(&self.bits, is_edge);
+        self.forms_of(self.widths(&self.bits, is_edge))
+    }
+
+    /// The same of the layer with this name.
+    fn forms_of_layer(&self, name: &str, is_edge: bool) -> Vec<Form> {
+        self.layers.get(name).map_or_else(|| self.forms(is_edge), |own| self.forms_of(self.widths(own, false)))
+    }
+
+    fn forms_of(&self, bits: Vec<u8>) -> Vec<Form> {
         let mut forms = Vec::new();
         for bits in bits {
             for &granularity in &self.granularity {
@@ -174,6 +187,7 @@ impl ElasticOptions {
         let fit = |bits: &[u8]| !bits.is_empty() && bits.iter().all(|b| (2..=8).contains(b));
         let fails = [
             (!fit(&self.bits), "bits", "widths from 2 to 8"),
+            (!self.layers.values().all(|own| fit(own)), "layers", "widths from 2 to 8 of every layer that it names"),
             (!fit(&self.activation_bits), "activation_bits", "widths from 2 to 8"),
             (self.granularity.is_empty(), "granularity", "\"channel\", \"tensor\" or both"),
             (self.symmetry.is_empty(), "symmetry", "\"symmetric\", \"asymmetric\" or both"),
@@ -200,6 +214,8 @@ pub enum ElasticError {
     Option { field: &'static str, wanted: &'static str },
     #[error("the network has no layers with weights")]
     NoLayers,
+    #[error("elastic.layers names '{layer}', which no layer with weights is called; there are: {has}")]
+    Named { layer: String, has: String },
     #[error("{path} is no supernet: {what}; make one with `quantize elastic`")]
     File { path: String, what: String },
     #[error("the supernet was made of another network: it has no layer '{layer}'")]

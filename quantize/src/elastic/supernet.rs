@@ -125,9 +125,14 @@ impl Supernet {
                 Op::Conv2d { bias, .. } | Op::ConvTranspose2d { bias, .. } | Op::Linear { bias, .. } => bias.len(),
                 _ => continue,
             };
-            let forms = options.forms(k == 0 || k == last);
+            let name = graph.nodes[node].name.clone();
+            let forms = options.forms_of_layer(&name, k == 0 || k == last);
             let quantizers = forms.iter().map(|&form| place(form, filters, &mut theta)).collect();
-            layers.push(Layer { name: graph.nodes[node].name.clone(), filters, weights, forms, quantizers });
+            layers.push(Layer { name, filters, weights, forms, quantizers });
+        }
+        if let Some(layer) = options.layers.keys().find(|&name| layers.iter().all(|l| l.name != *name)) {
+            let has = layers.iter().map(|l| format!("'{}'", l.name)).collect::<Vec<_>>().join(", ");
+            return Err(ElasticError::Named { layer: layer.clone(), has });
         }
         if layers.is_empty() {
             return Err(ElasticError::NoLayers);

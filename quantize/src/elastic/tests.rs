@@ -96,6 +96,30 @@ fn every_setting_works_without_training() {
     }
 }
 
+/// Layers may have widths of their own, the first and the last too.
+#[test]
+fn layers_have_the_widths_that_are_named() {
+    let (samples, targets) = stripes(32);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let plain = Supernet::new(&network(1), &data, &options(1)).unwrap();
+    let names: Vec<String> = plain.layers.iter().map(|l| l.name.clone()).collect();
+    let mut own = options(1);
+    own.layers = [(names[0].clone(), vec![4]), (names[1].clone(), vec![3, 5])].into();
+    let supernet = Supernet::new(&network(1), &data, &own).unwrap();
+    let widths = |l: usize| {
+        let mut bits: Vec<u8> = supernet.layers[l].forms.iter().map(|f| f.bits).collect();
+        bits.dedup();
+        bits
+    };
+    assert_eq!((widths(0), widths(1)), (vec![4], vec![5, 3]));
+    assert!((2..names.len()).all(|l| supernet.layers[l].forms == plain.layers[l].forms));
+    own.layers.insert("conv9".into(), vec![4]);
+    let error = Supernet::new(&network(1), &data, &own).unwrap_err().to_string();
+    assert!(error.contains("conv9") && error.contains(&names[1]), "{error}");
+    own.layers = [(names[0].clone(), vec![9])].into();
+    assert!(Supernet::new(&network(1), &data, &own).unwrap_err().to_string().contains("layers"));
+}
+
 /// What training simulates is what is built: the same function up to float rounding, weights that are integers times a scale, and a file whose
 /// outputs differ by eight-bit activations alone.
 #[test]
