@@ -8,10 +8,11 @@ use super::train::teacher;
 use super::training::{TrainArgs, TrainProgress, affine, data, load_test, stop};
 use crate::build::{BuildOptions, build, prepend_preprocess};
 use crate::data::Set;
+use crate::graph::eval::macs;
 use crate::graph::{Graph, simplify, trainable};
 use crate::onnx;
 use crate::pack::ModelFile;
-use crate::prune::groups::Kind;
+use crate::prune::groups::{Groups, Kind};
 use crate::prune::select::Target;
 use crate::prune::training::{Method, PruneHooks, PruneOptions, Pruned, prune, prune_post_training};
 use crate::prune::trajectory::Kept;
@@ -278,12 +279,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         Some(test) => accuracy(graph, &data(test, &affine), &args.train.device()?),
         None => Ok(None),
     };
-    let before = side(&graph, &set, &recipe, judge(&graph)?)?;
-    let mut after = side(&pruned.graph, &set, &recipe, judge(&pruned.graph)?)?;
-    if let Kind::Block { .. } = args.prune.groups {
-        // The graph still has the blocks that kernels skip.
-        after.macs = before.macs - (pruned.before.macs - pruned.after.macs);
-    }
+    let kind = args.prune.groups;
+    let before = side(&graph, kind, &set, &recipe, judge(&graph)?)?;
+    let after = side(&pruned.graph, kind, &set, &recipe, judge(&pruned.graph)?)?;
     write_whole(&args.output, &onnx::encode(&pruned.graph)?)?;
     if let Some(path) = &args.svg {
         write_whole(path, trajectory_svg(&pruned.trajectory, &graph.name).as_bytes())?;
@@ -304,8 +302,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(out.write_all(text.as_bytes())?)
 }
 
-/// Builds the int8 model of a network for its sizes.
-fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Result<Side, Failure> {
+/// Builds the int8 model of a network for its sizes. Blocks that are zero, which kernels skip, count no multiply-accumulates where such are the groups.
+fn side(graph: &Graph, kind: Kind, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Result<Side, Failure> {
     let raw = prepend_preprocess(simplify(graph.clone()), &recipe.preprocess)?;
     let samples = spaced(set.samples.clone(), recipe.calibrate.samples.min(64));
     // One choice is enough for sizes.
@@ -320,14 +318,33 @@ fn side(graph: &Graph, set: &Set, recipe: &Recipe, accuracy: Option<f64>) -> Res
     let file = ModelFile::new(&built.packed.bytes);
     let model = super::input::parse_packed(std::path::Path::new("the pruned model"), &file, None)?;
     let summary = Summary::of_model(&model);
-    let parameters = simplify(graph.clone()).theta().iter().filter(|v| **v != 0.0).count() as u64;
+    let plain = simplify(graph.clone());
+    let parameters = plain.theta().iter().filter(|v| **v != 0.0).count() as u64;
+    let mut layers: Vec<LayerCost> =
+        summary.layers.into_iter().filter(|l| l.weight_bytes > 0).map(LayerCost::from).collect();
+    let dense: u64 = layers.iter().map(|l| l.macs).sum();
+    if let (Kind::Block { .. }, Ok(groups)) = (kind, Groups::find(&plain, kind)) {
+        let norms = groups.norms(&plain.theta());
+        for layer in &mut layers {
+            let is_own = |&j: &usize| groups.layers[groups.layer[j]] == layer.name;
+            let own: Vec<usize> = (0..groups.len()).filter(is_own).collect();
+            let size = |j: &usize| groups.of(*j).len() as u64;
+            let all: u64 = own.iter().map(size).sum();
+            let left: u64 = own.iter().filter(|j| norms[**j] > 0.0).map(size).sum();
+            // The model may have lost channels that are all zero.
+            if let (Some(node), 1..) = (plain.nodes.iter().find(|n| n.name == layer.name), all) {
+                let of_all = macs(&node.op, plain.shape(node.inputs[0]), plain.shape(node.output));
+                layer.macs = layer.macs.min(of_all / all * left);
+            }
+        }
+    }
     Ok(Side {
         accuracy,
         parameters,
-        macs: summary.macs,
+        macs: summary.macs - (dense - layers.iter().map(|l| l.macs).sum::<u64>()),
         arena_bytes: summary.arena_bytes,
         weight_bytes: summary.weight_bytes,
-        layers: summary.layers.into_iter().filter(|l| l.weight_bytes > 0).map(LayerCost::from).collect(),
+        layers,
     })
 }
 
