@@ -241,7 +241,7 @@ fn epochs_of(options: &PruneOptions, data: &Data<'_>) -> (usize, usize) {
 
 /// What every group is worth by its norm, 0 to 1. Of single weights it is the square as a share of the squares that are left when all smaller ones of
 /// the layer are gone (LAMP; Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning"), so that layers of few weights keep more of
-/// them. Other groups are worth their place in their layer ([`places`]), so that all layers are pruned alike: their norms do not compare, and neither
+/// them. Other groups are worth their place in the order of their layer, so that all layers are pruned alike: their norms do not compare, and neither
 /// a wide spread of norms nor a dear layer says that fewer groups would do. Groups that are gone are worth nothing.
 pub fn worth(groups: &Groups, norms: &[f64]) -> Vec<f64> {
     if groups.kind != Kind::Weight {
