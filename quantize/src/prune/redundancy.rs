@@ -23,6 +23,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayD, Axis};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows of a layer's covariance, spread evenly over samples and positions.
 const ROWS: usize = 20_000;
@@ -162,16 +163,17 @@ fn solved(factor: &Array2<f64>, mut right: Array2<f64>) -> Array2<f64> {
 /// What every group is worth. A block or a weight is worth the error that it adds when its turn comes, as a share of the variance of what its layer
 /// computes, divided by what it saves. Errors of channels, which several layers read, are no measure between layers: they are worth their place in the order
 /// in which their layer can do without, 0 to 1 as [`places`] has it. So is everything where samples do not tell about all
-/// layers, and what they do not tell about goes by norms.
+/// layers, and what they do not tell about goes by norms. It ends soon after `stop` is set.
 pub(super) fn worth(
     graph: &Graph,
     groups: &Groups,
     samples: &[Vec<ArrayD<f32>>],
     savings: &[u64],
+    stop: &AtomicBool,
 ) -> Result<Vec<f64>, ReconstructError> {
     let by_norm = places(groups, &groups.norms(&graph.theta()));
     let errors = match groups.kind {
-        Kind::Block { .. } | Kind::Weight if !samples.is_empty() => errors_of_tiles(graph, groups, samples)?,
+        Kind::Block { .. } | Kind::Weight if !samples.is_empty() => errors_of_tiles(graph, groups, samples, stop)?,
         Kind::Filter | Kind::Channel if !samples.is_empty() => {
             let known = worth_of_channels(graph, groups, samples)?;
             return Ok(known.into_iter().zip(by_norm).map(|(known, by_norm)| known.unwrap_or(by_norm)).collect());
@@ -283,7 +285,8 @@ fn errors_of_tiles(
     graph: &Graph,
     groups: &Groups,
     samples: &[Vec<ArrayD<f32>>],
-) -> Result<Vec<Option<f64>>, eval::EvalError> {
+    stop: &AtomicBool,
+) -> Result<Vec<Option<f64>>, ReconstructError> {
     let parameters = graph.parameters();
     // By node and group of a convolution, then by the filters that a tile is part of.
     let mut layers: BTreeMap<(usize, usize), BTreeMap<Vec<usize>, Filters>> = BTreeMap::new();
@@ -322,7 +325,9 @@ fn errors_of_tiles(
     for (((node, _), filters), learnt) in layers.into_iter().zip(learnt) {
         let Some((inverse, _)) = learnt else { continue };
         let filters: Vec<Filters> = filters.into_values().collect();
-        let orders: Vec<Vec<(usize, f64)>> = filters.into_par_iter().map(|own| own.in_order(inverse.clone())).collect();
+        let order = |own: Filters| (!stop.load(Ordering::Relaxed)).then(|| own.in_order(inverse.clone()));
+        let orders: Option<Vec<Vec<(usize, f64)>>> = filters.into_par_iter().map(order).collect();
+        let orders = orders.ok_or(ReconstructError::Interrupted)?;
         orders.into_iter().flatten().for_each(|(j, error)| errors[j] = Some(error / variances[node]));
     }
     Ok(errors)

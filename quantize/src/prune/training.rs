@@ -158,7 +158,7 @@ pub fn prune(
             (hooks.fitted)(done, all);
             if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        removed_at_once(&sparse, &groups, &costs, target, &samples, &mut progress)?
+        removed_at_once(&sparse, &groups, &costs, target, &samples, hooks.stop, &mut progress)?
     } else {
         let score = worth(&groups, &groups.norms(&sparse.theta()));
         let kept = select(&score, &costs, target, &groups)?;
@@ -193,7 +193,8 @@ pub fn prune_post_training(
         progress(done, all);
         ControlFlow::Continue(())
     };
-    let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, &mut progress)?;
+    let (fitted, kept) =
+        removed_at_once(&graph, &groups, &costs, target, samples, &AtomicBool::new(false), &mut progress)?;
     Ok(Pruned {
         graph: remove(fitted, &groups, &kept),
         whole: None,
@@ -211,16 +212,19 @@ fn removed_at_once(
     costs: &Costs,
     target: Target,
     samples: &[Vec<ArrayD<f32>>],
+    stop: &AtomicBool,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<(Graph, Vec<bool>), PruneError> {
-    let score = redundancy::worth(graph, groups, samples, &costs.savings(target.budget()))?;
-    let kept = select(&score, costs, target, groups)?;
-    let masked = mask(graph.clone(), groups, &kept);
-    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress).map_err(|e| match e {
-        // Fitting is done again by a run that goes on: it has no checkpoint.
+    let failed = |e: ReconstructError| match e {
+        // This is done again by a run that goes on: it has no checkpoint.
         ReconstructError::Interrupted => PruneError::Train(TrainError::Interrupted { checkpoint: None }),
         e => e.into(),
-    })?;
+    };
+    let savings = costs.savings(target.budget());
+    let score = redundancy::worth(graph, groups, samples, &savings, stop).map_err(failed)?;
+    let kept = select(&score, costs, target, groups)?;
+    let masked = mask(graph.clone(), groups, &kept);
+    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress).map_err(failed)?;
     Ok((fitted.graph, kept))
 }
 
@@ -651,6 +655,11 @@ mod tests {
         let error = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap_err();
         assert!(matches!(error, PruneError::Train(TrainError::Interrupted { checkpoint: None })), "{error}");
         assert_eq!(fits.get(), 1);
+        // Nor for the order of all weights.
+        fits.set(0);
+        let error = run(&options, Kind::Weight, Target::Sparsity(0.5), &hooks).unwrap_err();
+        assert!(matches!(error, PruneError::Train(TrainError::Interrupted { checkpoint: None })), "{error}");
+        assert_eq!(fits.get(), 0);
     }
 
     #[test]
