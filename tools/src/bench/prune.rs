@@ -175,15 +175,20 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
                         seconds,
                         instructions: instructions.transpose()?,
                     });
-                    // What was measured is kept even if the next run is interrupted.
-                    write(&args.out, "bench-prune", &rows, &picture(&rows).svg())?;
+                    // What was measured is kept even if the next run is interrupted. Runs with other settings are other curves: the picture leaves them out.
+                    let drawn = [shown.clone(), of_run(&rows, name, &settings)].concat();
+                    write(&args.out, "bench-prune", &rows, &picture(&drawn).svg())?;
                 }
             }
         }
-        shown.extend(rows.iter().filter(|r| r.network == *name && r.settings == settings).cloned());
+        shown.extend(of_run(&rows, name, &settings));
     }
     print!("{}", if args.json { json(&shown) } else { text(&shown) });
     Ok(true)
+}
+
+fn of_run(rows: &[Row], network: &str, settings: &str) -> Vec<Row> {
+    rows.iter().filter(|r| r.network == network && r.settings == settings).cloned().collect()
 }
 
 fn failed(e: impl std::fmt::Display) -> ToolError {
