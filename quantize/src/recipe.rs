@@ -51,6 +51,7 @@
 //! guidance = 0.5                # share of the teacher in the loss of a sub-network
 //! skewness = 1.0                # factors of the WDR loss
 //! kurtosis = 0.015
+//! coded_bits = 2.0              # mean of a weight of the narrowest sub-network once it is coded; absent: not bounded
 //! layers = { conv1 = [4] }      # widths of single layers in place of bits
 //!
 //! [prune]

@@ -41,7 +41,7 @@ pub(super) struct Args {
     preprocess: PreprocessArgs,
     #[command(flatten)]
     train: TrainArgs,
-    /// Print JSON: accuracy_before, accuracy_float, loss, uniform (bits, granularity, symmetric, activation_bits, accuracy), seconds
+    /// Print JSON: accuracy_before, accuracy_float, loss, coded_bits, uniform (bits, granularity, symmetric, activation_bits, accuracy), seconds
     #[arg(long)]
     json: bool,
     /// Where the supernet goes
@@ -68,6 +68,10 @@ pub(super) struct ElasticArgs {
     /// Least width of the first and the last layer [default: 8]
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=8))]
     edge_bits: Option<u8>,
+    /// Mean bits that a weight of the narrowest sub-network may take once it is coded; training finds where it can do with fewer. Leave it room: --bits 4 for
+    /// 2 coded bits
+    #[arg(long)]
+    coded_bits: Option<f32>,
 }
 
 impl ElasticArgs {
@@ -86,6 +90,7 @@ impl ElasticArgs {
                 .as_ref()
                 .map_or_else(|| base.symmetry.clone(), |all| all.iter().map(symmetry).collect()),
             edge_bits: self.edge_bits.unwrap_or(base.edge_bits),
+            coded_bits: self.coded_bits.or(base.coded_bits),
             ..base.clone()
         }
     }
@@ -98,6 +103,10 @@ struct Report {
     /// Of the trained weights as floats.
     accuracy_float: Option<f64>,
     loss: f32,
+    /// Where they are bounded.
+    coded_bits: Option<f32>,
+    #[serde(skip)]
+    coded_bits_wanted: Option<f32>,
     uniform: Vec<Uniform>,
     seconds: f64,
 }
@@ -149,7 +158,15 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         None => None,
     };
     let seconds = started.elapsed().as_secs_f64();
-    let report = Report { accuracy_before, accuracy_float, loss: trained.loss, uniform, seconds };
+    let report = Report {
+        accuracy_before,
+        accuracy_float,
+        loss: trained.loss,
+        coded_bits: trained.coded_bits,
+        coded_bits_wanted: options.coded_bits,
+        uniform,
+        seconds,
+    };
     let text = if args.json { json(&report) } else { text(&report, args) };
     Ok(out.write_all(text.as_bytes())?)
 }
@@ -222,8 +239,15 @@ fn text(report: &Report, args: &Args) -> String {
             format!("{}\n", table(&["all layers but the first and the last, which may keep more bits", "right"], &rows))
         }
     };
+    let coded = match (report.coded_bits, report.coded_bits_wanted) {
+        (Some(bits), Some(wanted)) => {
+            let more = if bits > wanted + 0.05 { ": it takes more epochs, or a higher rate" } else { "" };
+            format!("coded    {bits:.2} bits a weight of the narrowest, {wanted} wanted{more}\n")
+        }
+        _ => String::new(),
+    };
     format!(
-        "{settings}loss     {:.4} over the last epoch, of the widest\naccuracy {} before, {} of the trained weights as floats\nwrote    {} in {:.1} s\n",
+        "{settings}{coded}loss     {:.4} over the last epoch, of the widest\naccuracy {} before, {} of the trained weights as floats\nwrote    {} in {:.1} s\n",
         report.loss,
         share(report.accuracy_before),
         share(report.accuracy_float),

@@ -9,10 +9,11 @@
 //! time on the cores that there are, so that by default they stay out of the training and are calibrated when a sub-network is built. What training
 //! simulates are the integers that a file stores: see `quantizer`.
 //!
-//! In reading order: `quantizer`, `shape_loss` (WDR), `training`, `supernet` (files, sub-networks), `predictor`.
+//! In reading order: `quantizer`, `shape_loss` (WDR), `rate` (coded bits), `training`, `supernet` (files, sub-networks), `predictor`.
 
 pub mod predictor;
 mod quantizer;
+mod rate;
 mod shape_loss;
 mod supernet;
 #[cfg(test)]
@@ -64,6 +65,9 @@ pub struct ElasticOptions {
     pub skewness: f32,
     /// Factor of the WDR loss's kurtosis.
     pub kurtosis: f32,
+    /// Mean bits that a weight of the narrowest sub-network may take once it is coded (as a coder without context would), pruned ones and those of all layers
+    /// counted; absent: as many as the widths allow.
+    pub coded_bits: Option<f32>,
     /// Samples that the batch norms of a sub-network are recalibrated with; a search, which measures hundreds, takes fewer.
     pub recalibrate: usize,
     /// Of the training; `prune.train` has its own.
@@ -93,6 +97,7 @@ impl Default for ElasticOptions {
             guidance: 0.5,
             skewness: 1.0,
             kurtosis: 0.015,
+            coded_bits: None,
             recalibrate: 4096,
             // Adam at 1e-3 without decay, as the authors train.
             train: TrainOptions { rate: Some(1e-3), weight_decay: 0.0, ..TrainOptions::default() },
@@ -194,6 +199,7 @@ impl ElasticOptions {
             (!(0.0..=1.0).contains(&self.guidance), "guidance", "a share"),
             (!(self.skewness >= 0.0 && self.skewness.is_finite()), "skewness", "0 or more"),
             (!(self.kurtosis >= 0.0 && self.kurtosis.is_finite()), "kurtosis", "0 or more"),
+            (!self.coded_bits.is_none_or(|bits| bits > 0.0 && bits <= 8.0), "coded_bits", "above 0, 8 at most"),
             (!(2..=8).contains(&self.edge_bits), "edge_bits", "a width from 2 to 8"),
             (self.recalibrate == 0, "recalibrate", "at least 1"),
         ];

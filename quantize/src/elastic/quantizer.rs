@@ -11,6 +11,7 @@
 //! `0 ..= 2^b - 1` behind a ReLU, or shifted by a zero point.
 
 use super::Form;
+use super::rate::Slopes;
 use crate::scheme::Granularity;
 use std::ops::Range;
 
@@ -143,6 +144,12 @@ impl Quantizer {
         (step, lo, hi)
     }
 
+    /// LSQ's factor of a step's gradient, which grows with what the step covers.
+    fn factor(&self, weights: usize) -> f32 {
+        let own = weights / self.steps.len().max(1);
+        1.0 / (own as f32 * self.form.half()).sqrt()
+    }
+
     /// Levels of the weights of a layer with so many filters, and the step of each filter.
     pub fn levels(&self, theta: &[f32], weights: &[f32], filters: usize) -> (Vec<i8>, Vec<f32>) {
         let k = (weights.len() / filters.max(1)).max(1);
@@ -168,9 +175,7 @@ impl Quantizer {
     /// Adds to `total` what a gradient by the quantized weights says of the weights at `at`, the steps and the zero points.
     pub fn pull_back(&self, theta: &[f32], at: Range<usize>, filters: usize, gradient: &[f32], total: &mut [f32]) {
         let k = (at.len() / filters.max(1)).max(1);
-        let own = at.len() / self.steps.len().max(1);
-        // LSQ's factor: a step's gradient grows with what it covers.
-        let factor = 1.0 / (own as f32 * self.form.half()).sqrt();
+        let factor = self.factor(at.len());
         for oc in 0..filters {
             let (step, lo, hi) = self.scale(theta, oc);
             let (mut to_step, mut to_zero) = (0.0f32, 0.0f32);
@@ -194,6 +199,29 @@ impl Quantizer {
                 total[self.zeros.start + index] += factor * step * self.form.half() * to_zero;
             }
         }
+    }
+
+    /// Bits of the layer when it is coded, and adds to `total` their gradient times `price`: see [`super::rate`]. Pruned weights stay, and cost what a zero costs.
+    pub fn shorten(&self, theta: &[f32], at: Range<usize>, filters: usize, price: f32, total: &mut [f32]) -> f32 {
+        let k = (at.len() / filters.max(1)).max(1);
+        let factor = self.factor(at.len());
+        let (levels, _) = self.levels(theta, &theta[at.clone()], filters);
+        let (slopes, bits) = Slopes::of(&levels);
+        for oc in 0..filters {
+            let (step, lo, hi) = self.scale(theta, oc);
+            let mut to_log = 0.0f32;
+            for i in at.start + oc * k..at.start + (oc + 1) * k {
+                let v = theta[i] / step;
+                if theta[i] != 0.0 && v > lo as f32 && v < hi as f32 {
+                    let slope = slopes.at(v);
+                    total[i] += price * slope / step;
+                    to_log -= v * slope;
+                }
+            }
+            let index = if self.steps.len() == 1 { 0 } else { oc };
+            total[self.steps.start + index] += factor * price * to_log;
+        }
+        bits
     }
 
     /// The steps and zero points with the least `sum |w - s n|^2.4` of a grid of clips.
@@ -332,6 +360,47 @@ mod tests {
             assert!((total[q.steps.start + oc] - factor * step * to_step).abs() < 1e-4);
             assert!((total[q.zeros.start + oc] - factor * 4.0 * to_zero).abs() < 1e-4);
             assert!(own.clone().all(|i| total[i] == if inside(i) { gradient[i] } else { 0.0 }));
+        }
+    }
+
+    /// The gradient is that of a cost that is linear between levels, with the levels' shares as they are.
+    #[test]
+    fn coded_bits_pull_as_their_cost_falls() {
+        let weights = random(60, 0.1);
+        for symmetric in [true, false] {
+            let (q, mut theta) = quantizer(form(3, Granularity::Channel, symmetric), &weights, 3);
+            // First steps lay the largest weights on the last level, where the cost has an edge.
+            theta[q.steps.clone()].iter_mut().for_each(|s| *s -= 0.1);
+            let (levels, _) = q.levels(&theta, &weights, 3);
+            let (slopes, sum) = Slopes::of(&levels);
+            // The cost of one weight between its levels.
+            let cost = |theta: &[f32], i: usize| {
+                let (step, lo, hi) = q.scale(theta, i / 20);
+                let v = (theta[i] / step).clamp(lo as f32, hi as f32);
+                let whole: f32 = (lo..v.floor() as i32).map(|n| slopes.at(n as f32)).sum();
+                whole + (v - v.floor()) * slopes.at(v)
+            };
+            let mut total = vec![0.0; theta.len()];
+            assert_eq!(q.shorten(&theta, 0..60, 3, 0.5, &mut total), sum);
+            let numeric = |k: usize, of: &dyn Fn(&[f32]) -> f32| {
+                let moved = |d: f32| {
+                    let mut theta = theta.clone();
+                    theta[k] += d;
+                    of(&theta)
+                };
+                (moved(1e-3) - moved(-1e-3)) / 2e-3
+            };
+            for i in 0..60 {
+                let found = numeric(i, &|theta| 0.5 * cost(theta, i));
+                assert!((found - total[i]).abs() < 0.05 * (1.0 + found.abs()), "{i}: {found} {}", total[i]);
+            }
+            let factor = 1.0 / (20.0f32 * 4.0).sqrt();
+            for oc in 0..3 {
+                let of = |theta: &[f32]| (oc * 20..(oc + 1) * 20).map(|i| 0.5 * factor * cost(theta, i)).sum();
+                let (found, own) = (numeric(q.steps.start + oc, &of), total[q.steps.start + oc]);
+                assert!((found - own).abs() < 0.05 * (1.0 + found.abs()), "step {oc}: {found} {own}");
+            }
+            assert!(q.zeros.clone().all(|i| total[i] == 0.0));
         }
     }
 }

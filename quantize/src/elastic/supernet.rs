@@ -270,6 +270,16 @@ impl Supernet {
         }
     }
 
+    /// Mean bits of a sub-network's weights when they are coded, and adds to `total` their gradient times `price`.
+    pub(super) fn shorten(&self, theta: &[f32], choice: &[usize], price: f32, total: &mut [f32]) -> f32 {
+        let weights: usize = self.layers.iter().map(|l| l.weights.len()).sum();
+        let share = 1.0 / weights.max(1) as f32;
+        let of = |(layer, &form): (&Layer, &usize)| {
+            layer.quantizers[form].shorten(theta, layer.weights.clone(), layer.filters, price * share, total)
+        };
+        share * self.layers.iter().zip(choice).map(of).sum::<f32>()
+    }
+
     /// A sub-network's parameters and batch-norm moments, recalibrated on the data; none for the float network.
     pub fn recalibrated(&self, net: &Net, choice: Option<&[usize]>, data: &Data<'_>) -> (Vec<f32>, Moments) {
         self.recalibrated_by(self.options.recalibrate, net, choice, data)

@@ -41,6 +41,22 @@ fn network(seed: u64) -> Graph {
     simplify(g)
 }
 
+/// Two dense layers of 4,096 and 128 weights.
+fn dense_network() -> Graph {
+    let mut random = Random::new(1, 0);
+    let mut g = Graph { name: "dense".into(), ..Graph::default() };
+    let mut linear = |outputs: usize, clamp: Clamp| {
+        let weight = ArrayD::from_shape_simple_fn(IxDyn(&[outputs, 64]), || 0.18 * random.normal());
+        Op::Linear { weight, bias: vec![0.0; outputs], clamp }
+    };
+    let x = g.add_input("x", &[1, 8, 8, 1]);
+    let x = g.push("flat", Op::Reshape { shape: vec![1, 64] }, &[x]).unwrap();
+    let x = g.push("first", linear(64, Clamp::RELU), &[x]).unwrap();
+    let y = g.push("last", linear(2, Clamp::NONE), &[x]).unwrap();
+    g.add_output("y", y);
+    simplify(g)
+}
+
 /// Horizontal or vertical stripes in noise.
 fn stripes(count: usize) -> (Vec<Vec<ArrayD<f32>>>, Targets) {
     let mut random = Random::new(5, 1);
@@ -94,6 +110,31 @@ fn every_setting_works_without_training() {
         let choice = supernet.random(&mut random);
         assert!(judge(&choice) > 0.9, "{choice:?}");
     }
+}
+
+/// Training ends at the coded bits that are wanted, whatever the widths would allow, and the network still works.
+#[test]
+fn coded_bits_are_met() {
+    let (samples, targets) = stripes(160);
+    let data = Data { samples: &samples, targets: Some(&targets), affine: None };
+    let mut own = options(60);
+    (own.bits, own.edge_bits, own.granularity) = (vec![4], 4, vec![Granularity::Channel]);
+    (own.symmetry, own.train.rate) = (vec![Symmetry::Symmetric], Some(1e-2));
+    let free = Supernet::new(&dense_network(), &data, &own).unwrap();
+    own.coded_bits = Some(1.5);
+    let supernet = Supernet::new(&dense_network(), &data, &own).unwrap();
+    let mut random = Random::new(1, 1);
+    let choice = supernet.narrowest(&mut random);
+    let bits = |net: &Supernet| net.shorten(net.theta(), &choice, 0.0, &mut vec![0.0; net.theta().len()]);
+    assert!(bits(&free) > 2.5, "{}", bits(&free));
+    let stop = AtomicBool::new(false);
+    let mut hooks = Hooks { step: &mut |_| (), report: &|_| (), stop: &stop, checkpoint: None };
+    let done = train(supernet, &data, None, &Device::cpu(), &mut hooks, None).unwrap();
+    assert!((1.4..1.6).contains(&bits(&done.supernet)), "{}", bits(&done.supernet));
+    assert!((done.coded_bits.unwrap() - bits(&done.supernet)).abs() < 0.05);
+    let net = done.supernet.net(&Device::cpu()).unwrap();
+    let (theta, moments) = done.supernet.recalibrated(&net, Some(&choice), &data);
+    assert!(evaluate(&net, &theta, &moments, &data).unwrap() > 0.9);
 }
 
 /// Layers may have widths of their own, the first and the last too.
@@ -339,7 +380,8 @@ fn training_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.npz");
     let run = |stop_at: usize, resume: Option<&Path>| {
-        let supernet = Supernet::new(&network(2), &data, &options(3)).unwrap();
+        let own = ElasticOptions { coded_bits: Some(2.0), ..options(3) };
+        let supernet = Supernet::new(&network(2), &data, &own).unwrap();
         let stop = AtomicBool::new(false);
         let report = |s: &crate::train::Status| stop.store(s.step == stop_at, std::sync::atomic::Ordering::Relaxed);
         let checkpoint = Some(path.clone());
@@ -371,6 +413,7 @@ fn impossible_options() {
         (ElasticOptions { bits: vec![9], ..options(1) }, "elastic.bits"),
         (ElasticOptions { guidance: 2.0, ..options(1) }, "elastic.guidance"),
         (ElasticOptions { edge_bits: 1, ..options(1) }, "elastic.edge_bits"),
+        (ElasticOptions { coded_bits: Some(0.0), ..options(1) }, "elastic.coded_bits"),
     ] {
         let error = Supernet::new(&network(1), &data, &options).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

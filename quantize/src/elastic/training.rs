@@ -1,8 +1,10 @@
 //! Training of all sub-networks at once ("EQ-Net", section 3.3 and algorithm 1).
 
+use super::rate::Price;
 use super::{ElasticError, Supernet, shape_loss};
 use crate::random::Random;
 use crate::train::{Data, Device, Gradient, Hooks, Lesson, Net, Session, Step, Teacher};
+use std::cell::Cell;
 use std::path::Path;
 
 /// A trained supernet.
@@ -12,6 +14,8 @@ pub struct Trained {
     pub supernet: Supernet,
     /// Mean loss of the widest sub-network over the last epoch.
     pub loss: f32,
+    /// Mean bits of a weight of the narrowest sub-network, coded without context, where [`super::ElasticOptions::coded_bits`] bounds them.
+    pub coded_bits: Option<f32>,
 }
 
 /// Trains a supernet, in which weights that are zero, pruned ones, stay zero; with a teacher, the widest sub-network learns from it as the options' `distill` says.
@@ -31,21 +35,33 @@ pub fn train(
     }
     let pruned = supernet.pruned();
     let net = supernet.net(device)?;
-    let mut learn = |lesson: Lesson<'_>| gradient(&supernet, &net, lesson);
+    let steps = data.samples.len().div_ceil(options.train.batch) * options.train.epochs;
+    let (price, coded) = (Cell::new(Price::of(&session.kept)), Cell::new(None));
+    let mut learn = |lesson: Lesson<'_>| {
+        let (gradient, bits) = gradient(&supernet, &net, lesson, price.get());
+        coded.set(bits);
+        gradient
+    };
     let mut step = |step: &mut Step<'_>| {
         pruned.iter().for_each(|&i| step.theta[i] = 0.0);
+        if let (Some(goal), Some(bits)) = (options.coded_bits, coded.get()) {
+            let mut own = price.get().unwrap_or(Price::new(bits));
+            own.follow(bits, goal, step.done, steps);
+            price.set(Some(own));
+            *step.kept = own.kept();
+        }
         (hooks.step)(step);
     };
     let (report, stop, checkpoint) = (hooks.report, hooks.stop, hooks.checkpoint.clone());
     let mut hooks = Hooks { step: &mut step, report, stop, checkpoint };
     let loss = session.run_by(data, teacher, &mut hooks, &mut learn)?;
     supernet.set(&session.theta, &session.moments);
-    Ok(Trained { supernet, loss })
+    Ok(Trained { supernet, loss, coded_bits: coded.get() })
 }
 
-/// The loss of the widest, of random and of the narrowest sub-network, and of the weights' distribution. The first outputs and the loss are the
-/// widest's.
-fn gradient(supernet: &Supernet, net: &Net, lesson: Lesson<'_>) -> Gradient {
+/// The loss of the widest, of random and of the narrowest sub-network, of the weights' distribution, and of the narrowest one's coded bits, whose mean per
+/// weight is told where it is bounded. The first outputs and the loss are the widest's.
+fn gradient(supernet: &Supernet, net: &Net, lesson: Lesson<'_>, price: Option<Price>) -> (Gradient, Option<f32>) {
     let Lesson { theta, moments, batch, goal, rate, step, .. } = lesson;
     let options = &supernet.options;
     let mut random = Random::new(options.train.seed ^ 0xE1A5, step as u64);
@@ -73,6 +89,8 @@ fn gradient(supernet: &Supernet, net: &Net, lesson: Lesson<'_>) -> Gradient {
         let factors = [options.skewness, options.kurtosis];
         shape_loss::add(&theta[at.clone()], factors, share, &mut total[at]);
     }
+    let narrowest = choices.last().filter(|_| options.coded_bits.is_some());
+    let coded = narrowest.map(|choice| supernet.shorten(theta, choice, price.map_or(0.0, Price::value), &mut total));
     let first = first.unwrap_or_default();
-    Gradient { theta: total, ..first }
+    (Gradient { theta: total, ..first }, coded)
 }
