@@ -9,7 +9,7 @@
 //! time on the cores that there are, so that by default they stay out of the training and are calibrated when a sub-network is built. What training
 //! simulates are the integers that a file stores: see `quantizer`.
 //!
-//! In reading order: `quantizer`, `shape_loss` (WDR), `rate` (coded bits), `training`, `supernet` (files, sub-networks), `predictor`.
+//! In reading order: `quantizer`, `shape_loss` (WDR), `rate` (coded bits as a part of the loss), `training`, `supernet` (files, sub-networks), `predictor`.
 
 pub mod predictor;
 mod quantizer;

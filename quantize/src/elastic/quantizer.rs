@@ -201,8 +201,9 @@ impl Quantizer {
         }
     }
 
-    /// Bits of the layer when it is coded, and adds to `total` their gradient times `price`: see [`super::rate`]. Pruned weights stay, and cost what a zero costs.
-    pub fn shorten(&self, theta: &[f32], at: Range<usize>, filters: usize, price: f32, total: &mut [f32]) -> f32 {
+    /// The rate, bits of the whole layer when it is coded, and adds to `total` its gradient times `price`: see [`super::rate`]. Pruned weights stay, and cost what
+    /// a zero costs.
+    pub fn add_rate(&self, theta: &[f32], at: Range<usize>, filters: usize, price: f32, total: &mut [f32]) -> f32 {
         let k = (at.len() / filters.max(1)).max(1);
         let factor = self.factor(at.len());
         let (levels, _) = self.levels(theta, &theta[at.clone()], filters);
@@ -381,7 +382,7 @@ mod tests {
                 whole + (v - v.floor()) * slopes.at(v)
             };
             let mut total = vec![0.0; theta.len()];
-            assert_eq!(q.shorten(&theta, 0..60, 3, 0.5, &mut total), sum);
+            assert_eq!(q.add_rate(&theta, 0..60, 3, 0.5, &mut total), sum);
             let numeric = |k: usize, of: &dyn Fn(&[f32]) -> f32| {
                 let moved = |d: f32| {
                     let mut theta = theta.clone();

@@ -6,8 +6,9 @@
 //! least. So weights are drawn to the most frequent level, which is zero as a rule, and steps grow where that costs the network least; which layers give up
 //! most bits is left to the loss.
 //!
-//! The loss counts a mean bit per weight with a [`Price`], which nobody has to choose: it rises while weights take more bits than a line from those of the
-//! first step to the wanted ones allows, and falls while they take less (dual ascent).
+//! The loss counts a mean bit per weight, the rate, with a [`Price`], the Lagrange multiplier, which nobody has to choose: it rises while weights take more
+//! bits than a line from those of the first step to the wanted ones allows, and falls while they take less (dual ascent on its logarithm, with a
+//! proportional part against swings).
 
 /// Share of the training after which the wanted bits are reached.
 const ARRIVAL: f64 = 0.5;

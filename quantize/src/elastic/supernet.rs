@@ -270,12 +270,12 @@ impl Supernet {
         }
     }
 
-    /// Mean bits of a sub-network's weights when they are coded, and adds to `total` their gradient times `price`.
-    pub(super) fn shorten(&self, theta: &[f32], choice: &[usize], price: f32, total: &mut [f32]) -> f32 {
+    /// The rate of a sub-network, mean bits of a weight when it is coded, and adds to `total` its gradient times `price`, in nats of the loss.
+    pub(super) fn add_rate(&self, theta: &[f32], choice: &[usize], price: f32, total: &mut [f32]) -> f32 {
         let weights: usize = self.layers.iter().map(|l| l.weights.len()).sum();
         let share = 1.0 / weights.max(1) as f32;
         let of = |(layer, &form): (&Layer, &usize)| {
-            layer.quantizers[form].shorten(theta, layer.weights.clone(), layer.filters, price * share, total)
+            layer.quantizers[form].add_rate(theta, layer.weights.clone(), layer.filters, price * share, total)
         };
         share * self.layers.iter().zip(choice).map(of).sum::<f32>()
     }

@@ -125,7 +125,7 @@ fn coded_bits_are_met() {
     let supernet = Supernet::new(&dense_network(), &data, &own).unwrap();
     let mut random = Random::new(1, 1);
     let choice = supernet.narrowest(&mut random);
-    let bits = |net: &Supernet| net.shorten(net.theta(), &choice, 0.0, &mut vec![0.0; net.theta().len()]);
+    let bits = |net: &Supernet| net.add_rate(net.theta(), &choice, 0.0, &mut vec![0.0; net.theta().len()]);
     assert!(bits(&free) > 2.5, "{}", bits(&free));
     let stop = AtomicBool::new(false);
     let mut hooks = Hooks { step: &mut |_| (), report: &|_| (), stop: &stop, checkpoint: None };

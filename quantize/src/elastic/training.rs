@@ -35,7 +35,6 @@ pub fn train(
     }
     let pruned = supernet.pruned();
     let net = supernet.net(device)?;
-    let steps = data.samples.len().div_ceil(options.train.batch) * options.train.epochs;
     let (price, coded) = (Cell::new(Price::of(&session.kept)), Cell::new(None));
     let mut learn = |lesson: Lesson<'_>| {
         let (gradient, bits) = gradient(&supernet, &net, lesson, price.get());
@@ -46,7 +45,7 @@ pub fn train(
         pruned.iter().for_each(|&i| step.theta[i] = 0.0);
         if let (Some(goal), Some(bits)) = (options.coded_bits, coded.get()) {
             let mut own = price.get().unwrap_or(Price::new(bits));
-            own.follow(bits, goal, step.done, steps);
+            own.follow(bits, goal, step.done, step.steps);
             price.set(Some(own));
             *step.kept = own.kept();
         }
@@ -90,7 +89,7 @@ fn gradient(supernet: &Supernet, net: &Net, lesson: Lesson<'_>, price: Option<Pr
         shape_loss::add(&theta[at.clone()], factors, share, &mut total[at]);
     }
     let narrowest = choices.last().filter(|_| options.coded_bits.is_some());
-    let coded = narrowest.map(|choice| supernet.shorten(theta, choice, price.map_or(0.0, Price::value), &mut total));
+    let coded = narrowest.map(|choice| supernet.add_rate(theta, choice, price.map_or(0.0, Price::value), &mut total));
     let first = first.unwrap_or_default();
     (Gradient { theta: total, ..first }, coded)
 }

@@ -176,6 +176,8 @@ pub struct Status {
 pub struct Step<'s> {
     /// Share of the run that is done, 0 to 1.
     pub done: f64,
+    /// Steps of the whole run.
+    pub steps: usize,
     /// Learning rate of the step.
     pub rate: f32,
     /// Parameters.
@@ -356,6 +358,7 @@ impl Session {
                 let done = self.step as f64 / steps as f64;
                 let mut step = Step {
                     done,
+                    steps,
                     rate,
                     theta: &mut self.theta,
                     optimizer: &mut self.optimizer,

@@ -239,6 +239,9 @@ fn bad_input_is_one_line() {
     refuse("build", &supernet, &["--recipe", &recipe], 2, &["another network", "'nowhere'"]);
     std::fs::write(&recipe, "[elastic]\nguidance = 7\n").unwrap();
     refuse("elastic", &onnx, &["--recipe", &recipe], 2, &["elastic.guidance", "share"]);
+    for bits in ["0", "nan", "8.5", "-1"] {
+        refuse("elastic", &onnx, &[&format!("--coded-bits={bits}")], 2, &["elastic.coded_bits", "above 0"]);
+    }
     std::fs::write(&recipe, "[quantize.layers.\"conv1\"]\nsymmetric = false\n").unwrap();
     refuse("build", &onnx, &["--recipe", &recipe], 2, &["asymmetric", "quantize elastic"]);
     // A damaged supernet, and an archive that is none.

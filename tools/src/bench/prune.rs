@@ -175,7 +175,7 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
                         seconds,
                         instructions: instructions.transpose()?,
                     });
-                    // What was measured is kept even if the next run is interrupted. Runs with other settings are other curves: the picture leaves them out.
+                    // What was measured is kept even if the next run is interrupted.
                     let drawn = [shown.clone(), of_run(&rows, name, &settings)].concat();
                     write(&args.out, "bench-prune", &rows, &picture(&drawn).svg())?;
                 }
@@ -183,10 +183,15 @@ pub fn run(args: &Args) -> Result<bool, ToolError> {
         }
         shown.extend(of_run(&rows, name, &settings));
     }
+    // All may have been known before, and the picture one of other settings.
+    if !shown.is_empty() {
+        write(&args.out, "bench-prune", &rows, &picture(&shown).svg())?;
+    }
     print!("{}", if args.json { json(&shown) } else { text(&shown) });
     Ok(true)
 }
 
+/// Runs with other settings are other curves.
 fn of_run(rows: &[Row], network: &str, settings: &str) -> Vec<Row> {
     rows.iter().filter(|r| r.network == network && r.settings == settings).cloned().collect()
 }
