@@ -109,10 +109,20 @@ struct Level {
 /// `tools/data/coders.toml`: model, variant, coder.
 type Figures = BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>>;
 
+fn known() -> Result<Figures, ToolError> {
+    toml::from_str(include_str!("../../data/coders.toml"))
+        .map_err(|e| ToolError(format!("tools/data/coders.toml: {e}")))
+}
+
+/// The coder that other people have for the weights of a model, and its bytes.
+pub(super) fn best_peer(model: &str, variant: &str) -> Result<Option<(String, u64)>, ToolError> {
+    let coders = known()?.remove(model).and_then(|mut variants| variants.remove(variant));
+    Ok(coders.into_iter().flatten().min_by_key(|&(_, bytes)| bytes))
+}
+
 /// The verb; false if a core decoded other weights.
 pub fn run(args: &Args) -> Result<bool, ToolError> {
-    let known: Figures = toml::from_str(include_str!("../../data/coders.toml"))
-        .map_err(|e| ToolError(format!("tools/data/coders.toml: {e}")))?;
+    let known = known()?;
     let mut rows = Vec::new();
     for model in chosen(&args.model, &super::BENCHED.map(|n| n.model)) {
         for variant in VARIANTS.iter().filter(|v| args.variant.iter().any(|name| name == v.name)) {

@@ -1,16 +1,17 @@
 //! `cargo xtask bench elastic`: what one supernet gives at every uniform setting, what its losses add, and accuracy by the bytes of coded files.
 //!
 //! Networks whose batch norms were folded get new ones ([`quantize::train::with_norms`]); the float network to compare with is fine-tuned for the same number
-//! of epochs with the same data. Uniform settings are judged as training simulates them (activations in floats), files by the runtime.
+//! of epochs with the same data. Uniform settings are judged as training simulates them (activations in floats), files by the runtime. Beside them stand
+//! other people's quantizers with the best of other people's coders.
 
 use super::bits::{Subject, build, digits, subject};
-use super::{default_folder, write};
+use super::{compress, default_folder, write};
 use crate::ToolError;
 use indicatif::{ProgressBar, ProgressStyle};
 use quantize::build::input_slots;
 use quantize::data::{self, Set, Targets};
 use quantize::elastic::{ElasticOptions, Form, Supernet, Symmetry, train};
-use quantize::graph::{Graph, simplify};
+use quantize::graph::{Graph, Role, simplify};
 use quantize::onnx;
 use quantize::report::{grouped, json, table};
 use quantize::scheme::Granularity;
@@ -18,6 +19,7 @@ use quantize::train::{
     Augment, Balance, Data, Device, Hooks, Session, Status, Teacher, TrainOptions, accuracy, evaluate, with_norms,
 };
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -43,6 +45,9 @@ pub struct Args {
     /// Bytes of coded files, as shares of the number of weights
     #[arg(long, value_delimiter = ',', default_value = "0.5,0.4,0.35,0.3,0.25")]
     coded: Vec<f64>,
+    /// Mean coded bits of a weight, for each of which a network of 4 bits is trained
+    #[arg(long, value_delimiter = ',')]
+    coded_bits: Vec<f32>,
     /// Folder of bench-elastic.json and bench-elastic.svg
     #[arg(long, default_value_os_t = default_folder())]
     out: PathBuf,
@@ -74,11 +79,39 @@ struct Uniform {
 /// A file.
 #[derive(Serialize)]
 struct Point {
+    series: Series,
     name: String,
-    /// Weights, biases and tables as stored.
+    /// Weights, biases and tables as stored; of peers the weights alone.
     coded_bytes: u64,
-    file_bytes: u64,
+    /// `None` of peers.
+    file_bytes: Option<u64>,
     accuracy: f64,
+}
+
+/// What files of one colour have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Series {
+    Searched,
+    CodedBits,
+    Alike,
+    NotTrained,
+    Peer,
+}
+
+impl Series {
+    const ALL: [Series; 5] = [Series::Searched, Series::CodedBits, Series::Alike, Series::NotTrained, Series::Peer];
+
+    /// What the legend says, and a colour.
+    fn shown(self) -> (&'static str, &'static str) {
+        match self {
+            Series::Searched => ("searched in the supernet", "#2563eb"),
+            Series::CodedBits => ("trained for coded bits", "#7c3aed"),
+            Series::Alike => ("alike in the supernet", "#059669"),
+            Series::NotTrained => ("not trained", "#d97706"),
+            Series::Peer => ("peers, not trained", "#6b7280"),
+        }
+    }
 }
 
 /// The verb.
@@ -126,7 +159,7 @@ impl<'s> Bench<'s> {
         let is_photo = subject.name.starts_with("ic_") || subject.name.contains("cifar");
         let augment = if is_photo { Augment { flip: true, crop: 2, ..Augment::default() } } else { Augment::default() };
         let options = TrainOptions { epochs: args.epochs, augment, ..ElasticOptions::default().train };
-        let weights = graph.nodes.iter().flat_map(|n| n.op.parameters()).map(|(_, v)| v.len()).sum();
+        let weights = graph.parameters().iter().filter(|p| p.role == Role::Weight).map(|p| p.range.len()).sum();
         Ok(Bench { subject, graph, train, test, affine, options, weights })
     }
 
@@ -158,7 +191,25 @@ impl<'s> Bench<'s> {
             let label = format!("{bits} bits alone");
             uniform.extend(self.uniform(&label, &self.supernet(&label, &alone)?)?);
         }
-        let files = self.files(&supernet, args)?;
+        let mut files = self.files(&supernet, args)?;
+        for &bits in &args.coded_bits {
+            let (granularity, symmetry) = (vec![Granularity::Channel], vec![Symmetry::Symmetric]);
+            let (skewness, kurtosis, coded_bits) = (0.0, 0.0, Some(bits));
+            let own = ElasticOptions {
+                bits: vec![4],
+                edge_bits: 4,
+                granularity,
+                symmetry,
+                skewness,
+                kurtosis,
+                coded_bits,
+                ..base.clone()
+            };
+            let name = format!("{bits} coded bits");
+            let supernet = self.supernet(&name, &own)?;
+            files.push(self.file(Series::CodedBits, name, &supernet, &["--weight-bits", "4"])?);
+        }
+        files.extend(self.peers()?);
         let settings = format!("{} samples, {} epochs", self.train.samples.len(), args.epochs);
         Ok(Report { network: self.subject.name.clone(), settings, original, float, uniform, files })
     }
@@ -202,38 +253,74 @@ impl<'s> Bench<'s> {
 
     /// Coded files within budgets of bytes, and two without training.
     fn files(&self, supernet: &Supernet, args: &Args) -> Result<Vec<Point>, ToolError> {
-        let scratch = tempfile::tempdir().map_err(failed)?;
-        let path = scratch.path().join("net.supernet");
-        supernet.write(&path).map_err(failed)?;
-        let [model, data, test] = self.subject.files.clone();
-        let of = |model: PathBuf| Subject {
-            name: self.subject.name.clone(),
-            files: [model, data.clone(), test.clone()],
-            options: self.subject.options.clone(),
-            preprocess: self.subject.preprocess.clone(),
-        };
-        let (elastic, plain) = (of(path), of(model));
         let mut points = Vec::new();
-        let mut add = |name: String, subject: &Subject, more: &[&str]| -> Result<(), ToolError> {
-            let row = build(subject, "portable", &[&["--compress", "6"], more].concat(), scratch.path())?;
-            let (coded_bytes, file_bytes) = (row.coded_bytes, row.file_bytes);
-            points.push(Point { name, coded_bytes, file_bytes, accuracy: row.accuracy });
-            Ok(())
-        };
         for bits in ["8", "4"] {
-            add(format!("{bits} bits, not trained"), &plain, &["--weight-bits", bits])?;
-            add(format!("{bits} bits of the supernet"), &elastic, &["--weight-bits", bits])?;
+            let (name, form) = (format!("{bits} bits"), ["--weight-bits", bits]);
+            points.push(self.built(Series::NotTrained, name.clone(), self.subject.files[0].clone(), &form)?);
+            points.push(self.file(Series::Alike, name, supernet, &form)?);
         }
         for share in &args.coded {
             let limit = ((share * self.weights as f64) as u64).to_string();
-            match add(format!("at most {limit} B"), &elastic, &["--max-flash", &limit]) {
-                Ok(()) => {}
+            match self.file(Series::Searched, format!("at most {limit} B"), supernet, &["--max-flash", &limit]) {
+                Ok(point) => points.push(point),
                 // A budget below the smallest file ends the curve.
                 Err(e) => eprintln!("{e}"),
             }
         }
         Ok(points)
     }
+
+    /// The coded file of a sub-network.
+    fn file(&self, series: Series, name: String, supernet: &Supernet, more: &[&str]) -> Result<Point, ToolError> {
+        let scratch = tempfile::tempdir().map_err(failed)?;
+        let path = scratch.path().join("net.supernet");
+        supernet.write(&path).map_err(failed)?;
+        self.built(series, name, path, more)
+    }
+
+    /// The coded file of a network.
+    fn built(&self, series: Series, name: String, model: PathBuf, more: &[&str]) -> Result<Point, ToolError> {
+        let scratch = tempfile::tempdir().map_err(failed)?;
+        let [_, data, test] = self.subject.files.clone();
+        let subject = Subject {
+            name: self.subject.name.clone(),
+            files: [model, data, test],
+            options: self.subject.options.clone(),
+            preprocess: self.subject.preprocess.clone(),
+        };
+        let row = build(&subject, "portable", &[&["--compress", "6"], more].concat(), scratch.path())?;
+        let (coded_bytes, file_bytes) = (row.coded_bytes, Some(row.file_bytes));
+        Ok(Point { series, name, coded_bytes, file_bytes, accuracy: row.accuracy })
+    }
+
+    /// Other people's files of the network as it comes: raw int8, and what the best of their coders makes of 8 and 4 bits.
+    fn peers(&self) -> Result<Vec<Point>, ToolError> {
+        let known: BTreeMap<String, Peers> = toml::from_str(include_str!("../../data/elastic-peers.toml"))
+            .map_err(|e| ToolError(format!("tools/data/elastic-peers.toml: {e}")))?;
+        let Some(peers) = known.get(&self.subject.name) else { return Ok(Vec::new()) };
+        let point = |name: String, coded_bytes: u64, percent: f64| Point {
+            series: Series::Peer,
+            name,
+            coded_bytes,
+            file_bytes: None,
+            accuracy: percent / 100.0,
+        };
+        let mut points = vec![point("onnxruntime int8".into(), self.weights as u64, peers.int8)];
+        for (variant, name, percent) in [("int8", "onnxruntime", peers.int8), ("int4", "4 bits rounded", peers.int4)] {
+            if let Some((coder, bytes)) = compress::best_peer(&self.subject.name, variant)? {
+                points.push(point(format!("{name}, {coder}"), bytes, percent));
+            }
+        }
+        Ok(points)
+    }
+}
+
+/// A network of `tools/data/elastic-peers.toml`: percent right.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Peers {
+    int8: f64,
+    int4: f64,
 }
 
 fn bar(label: &str) -> ProgressBar {
@@ -266,7 +353,10 @@ fn text(r: &Report) -> String {
         [form.to_string()].into_iter().chain(runs.iter().map(|run| cell(run, *form))).collect()
     };
     let settings: Vec<Vec<String>> = forms.iter().map(row).collect();
-    let file = |p: &Point| vec![p.name.clone(), grouped(p.coded_bytes), grouped(p.file_bytes), percent(p.accuracy)];
+    let file = |p: &Point| -> Vec<String> {
+        let whole = p.file_bytes.map_or("-".into(), grouped);
+        vec![p.series.shown().0.into(), p.name.clone(), grouped(p.coded_bytes), whole, percent(p.accuracy)]
+    };
     let files: Vec<Vec<String>> = r.files.iter().map(file).collect();
     format!(
         "{}: {}; percent right: {} as it comes, {} as floats after the same training\n{}\n{}\n",
@@ -275,7 +365,7 @@ fn text(r: &Report) -> String {
         percent(r.original),
         percent(r.float),
         table(&head, &settings),
-        table(&["coded file", "weights and tables B", "file B", "right"], &files)
+        table(&["files", "", "weights and tables B", "file B", "right"], &files)
     )
 }
 
@@ -300,71 +390,93 @@ fn svg(reports: &[Report]) -> String {
 
 fn panel(svg: &mut String, r: &Report, top: f64) {
     let most = r.files.iter().map(|p| p.coded_bytes).max().unwrap_or(1) as f64 * 1.05;
-    let all = || r.files.iter().map(|p| p.accuracy).chain([r.float, r.original]).map(|a| 100.0 * a);
-    let (low, high) = (all().fold(100.0, f64::min).floor() - 1.0, all().fold(0.0, f64::max).ceil());
+    let own = r.files.iter().filter(|p| p.series != Series::Peer).map(|p| p.accuracy);
+    let all: Vec<f64> = own.chain([r.float, r.original]).map(|a| 100.0 * a).collect();
+    let low = all.iter().copied().fold(100.0, f64::min).floor() - 1.0;
+    let high = all.iter().copied().fold(0.0, f64::max).ceil();
     let step = ((high - low) / 8.0).ceil().max(1.0);
-    let y = |percent: f64| top + 40.0 + PLOT[1] * (high - percent) / (high - low).max(1.0);
+    // A peer far below stands on the lowest line.
+    let y = |percent: f64| top + 40.0 + PLOT[1] * (high - percent.max(low)) / (high - low).max(1.0);
     let x = |bytes: f64| LEFT + PLOT[0] * bytes / most;
-    let _ =
-        writeln!(svg, "<text x=\"16\" y=\"{:.1}\" font-size=\"13\">{}: {}</text>", top + 20.0, r.network, r.settings);
-    let mut line = high;
-    while line >= low {
-        let at = y(line);
-        let _ = writeln!(svg, "<path d=\"M{LEFT} {at:.1}h{}\" stroke=\"#ddd\"/>", PLOT[0]);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{line}</text>",
-            LEFT - 8.0,
-            at + 4.0
-        );
-        line -= step;
+    let mut text = |x: f64, y: f64, style: &str, text: &str| {
+        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{text}</text>");
+    };
+    text(16.0, top + 20.0, "font-size=\"13\"", &format!("{}: {}", r.network, r.settings));
+    let mut lines = vec![(high, "#ddd")];
+    while lines[lines.len() - 1].0 - step >= low {
+        lines.push((lines[lines.len() - 1].0 - step, "#ddd"));
+    }
+    for &(percent, _) in &lines {
+        text(LEFT - 8.0, y(percent) + 4.0, "text-anchor=\"end\" fill=\"#555\"", &percent.to_string());
     }
     for i in 0..=4 {
         let bytes = most * i as f64 / 4.0;
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">{} B</text>",
-            x(bytes),
-            y(low) + 18.0,
-            grouped(bytes as u64)
-        );
+        let label = format!("{} B", grouped(bytes as u64));
+        text(x(bytes), y(low) + 18.0, "text-anchor=\"middle\" fill=\"#555\"", &label);
     }
     for (share, name) in [(r.float, "float, same training"), (r.original, "float, as it comes")] {
-        let at = y(100.0 * share);
-        let _ = writeln!(svg, "<path d=\"M{LEFT} {at:.1}h{}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>", PLOT[0]);
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" fill=\"#555\">{name}</text>", LEFT + 4.0, at - 4.0);
+        lines.push((100.0 * share, "#888"));
+        text(LEFT + 4.0, y(100.0 * share) - 4.0, "fill=\"#555\"", name);
     }
-    let curve: Vec<String> = r
-        .files
-        .iter()
-        .filter(|p| p.name.starts_with("at most"))
-        .map(|p| format!("{:.1},{:.1}", x(p.coded_bytes as f64), y(100.0 * p.accuracy)))
-        .collect();
-    let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"#2563eb\"/>", curve.join(" "));
     for p in &r.files {
-        let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
-        let series = SERIES.iter().find(|(part, ..)| p.name.contains(part)).unwrap_or(&SERIES[0]);
-        let (_, _, colour, below) = series;
-        let _ = writeln!(svg, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"/>");
-        let is_uniform = p.name.contains(" bits");
-        let label =
-            if is_uniform { p.name.split(' ').take(2).collect::<Vec<_>>().join(" ") } else { percent(p.accuracy) };
-        let _ = writeln!(
-            svg,
-            "<text x=\"{cx:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"{colour}\">{label}</text>",
-            if *below { cy + 17.0 } else { cy - 8.0 }
-        );
+        let label = match p.series {
+            Series::Searched | Series::CodedBits => percent(p.accuracy),
+            Series::Alike | Series::NotTrained => p.name.clone(),
+            Series::Peer => format!("{} {}", p.name, percent(p.accuracy)),
+        };
+        let below = matches!(p.series, Series::Searched | Series::NotTrained | Series::Peer);
+        let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy) + if below { 17.0 } else { -8.0 });
+        text(cx, cy, &format!("text-anchor=\"middle\" fill=\"{}\"", p.series.shown().1), &label);
     }
-    for (i, (_, name, colour, _)) in SERIES.iter().enumerate() {
-        let (cx, cy) = (LEFT + 230.0 * i as f64, y(low) + 40.0);
-        let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>", cx + 4.0, cy - 4.0);
-        let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{cy:.1}\">{name}</text>", cx + 14.0);
+    let legend = |i: usize| (LEFT + 155.0 * i as f64, y(low) + 40.0);
+    for (i, series) in Series::ALL.iter().enumerate() {
+        let (cx, cy) = legend(i);
+        text(cx + 14.0, cy, "", series.shown().0);
+    }
+    for (percent, colour) in lines {
+        let _ = writeln!(svg, "<path d=\"M{LEFT} {:.1}h{}\" stroke=\"{colour}\"/>", y(percent), PLOT[0]);
+    }
+    for (i, series) in Series::ALL.iter().enumerate() {
+        let colour = series.shown().1;
+        let at = |p: &Point| (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
+        let points: Vec<(f64, f64)> = r.files.iter().filter(|p| p.series == *series).map(at).collect();
+        if matches!(series, Series::Searched | Series::CodedBits) {
+            let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\"/>", line.join(" "));
+        }
+        let (lx, ly) = legend(i);
+        for (cx, cy) in points.into_iter().chain([(lx + 4.0, ly - 4.0)]) {
+            let _ = writeln!(svg, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"/>");
+        }
     }
 }
 
-/// Part of a file's name, what it says, its colour, and whether its label stands below the point.
-const SERIES: [(&str, &str, &str, bool); 3] = [
-    ("at most", "bits of layers searched in the supernet", "#2563eb", true),
-    ("not trained", "not trained", "#d97706", true),
-    ("of the supernet", "all layers alike, of the supernet", "#059669", false),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_have_coders_and_stay_in_the_picture() {
+        let peers: BTreeMap<String, Peers> = toml::from_str(include_str!("../../data/elastic-peers.toml")).unwrap();
+        assert!(!peers.is_empty());
+        for name in peers.keys() {
+            for variant in ["int8", "int4"] {
+                assert!(compress::best_peer(name, variant).unwrap().is_some(), "{name} {variant}");
+            }
+        }
+        let point =
+            |series, accuracy| Point { series, name: "4 bits".into(), coded_bytes: 9, file_bytes: None, accuracy };
+        let report = Report {
+            network: "n".into(),
+            settings: String::new(),
+            original: 0.9,
+            float: 0.9,
+            uniform: Vec::new(),
+            files: vec![point(Series::Alike, 0.88), point(Series::Peer, 0.2)],
+        };
+        let picture = svg(&[report]);
+        let heights = picture.split("cy=\"").skip(1).map(|s| s.split('"').next().unwrap().parse::<f64>().unwrap());
+        assert!(heights.clone().count() > 2 && heights.into_iter().all(|y| y < 40.0 + HEIGHT), "{picture}");
+        assert!(picture.contains("4 bits 20.00"));
+    }
+}
