@@ -173,9 +173,12 @@ impl<'s> Bench<'s> {
     }
 
     fn measure(&self, args: &Args) -> Result<Report, ToolError> {
+        let base = ElasticOptions { train: self.options.clone(), ..ElasticOptions::default() };
+        let coded: Vec<ElasticOptions> = args.coded_bits.iter().map(|&bits| for_coded_bits(&base, bits)).collect();
+        // Before an hour of training.
+        coded.iter().try_for_each(ElasticOptions::check).map_err(failed)?;
         let original = self.judge(&self.graph)?;
         let float = self.judge(&self.fine_tuned()?)?;
-        let base = ElasticOptions { train: self.options.clone(), ..ElasticOptions::default() };
         let supernet = self.supernet("supernet", &base)?;
         let mut uniform = self.uniform("supernet", &supernet)?;
         if args.ablate {
@@ -192,21 +195,9 @@ impl<'s> Bench<'s> {
             uniform.extend(self.uniform(&label, &self.supernet(&label, &alone)?)?);
         }
         let mut files = self.files(&supernet, args)?;
-        for &bits in &args.coded_bits {
-            let (granularity, symmetry) = (vec![Granularity::Channel], vec![Symmetry::Symmetric]);
-            let (skewness, kurtosis, coded_bits) = (0.0, 0.0, Some(bits));
-            let own = ElasticOptions {
-                bits: vec![4],
-                edge_bits: 4,
-                granularity,
-                symmetry,
-                skewness,
-                kurtosis,
-                coded_bits,
-                ..base.clone()
-            };
+        for (bits, own) in args.coded_bits.iter().zip(&coded) {
             let name = format!("{bits} coded bits");
-            let supernet = self.supernet(&name, &own)?;
+            let supernet = self.supernet(&name, own)?;
             files.push(self.file(Series::CodedBits, name, &supernet, &["--weight-bits", "4"])?);
         }
         files.extend(self.peers()?);
@@ -315,6 +306,20 @@ impl<'s> Bench<'s> {
     }
 }
 
+/// Four bits of which a coded weight takes `bits` in the mean.
+fn for_coded_bits(base: &ElasticOptions, bits: f32) -> ElasticOptions {
+    ElasticOptions {
+        bits: vec![4],
+        edge_bits: 4,
+        granularity: vec![Granularity::Channel],
+        symmetry: vec![Symmetry::Symmetric],
+        skewness: 0.0,
+        kurtosis: 0.0,
+        coded_bits: Some(bits),
+        ..base.clone()
+    }
+}
+
 /// A network of `tools/data/elastic-peers.toml`: percent right.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -398,8 +403,10 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
     // A peer far below stands on the lowest line.
     let y = |percent: f64| top + 40.0 + PLOT[1] * (high - percent.max(low)) / (high - low).max(1.0);
     let x = |bytes: f64| LEFT + PLOT[0] * bytes / most;
+    // Drawn last, over the lines.
+    let mut labels = String::new();
     let mut text = |x: f64, y: f64, style: &str, text: &str| {
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{text}</text>");
+        let _ = writeln!(labels, "<text x=\"{x:.1}\" y=\"{y:.1}\" {style}>{text}</text>");
     };
     text(16.0, top + 20.0, "font-size=\"13\"", &format!("{}: {}", r.network, r.settings));
     let mut lines = vec![(high, "#ddd")];
@@ -428,27 +435,25 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
         let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy) + if below { 17.0 } else { -8.0 });
         text(cx, cy, &format!("text-anchor=\"middle\" fill=\"{}\"", p.series.shown().1), &label);
     }
-    let legend = |i: usize| (LEFT + 155.0 * i as f64, y(low) + 40.0);
-    for (i, series) in Series::ALL.iter().enumerate() {
-        let (cx, cy) = legend(i);
-        text(cx + 14.0, cy, "", series.shown().0);
-    }
     for (percent, colour) in lines {
         let _ = writeln!(svg, "<path d=\"M{LEFT} {:.1}h{}\" stroke=\"{colour}\"/>", y(percent), PLOT[0]);
     }
     for (i, series) in Series::ALL.iter().enumerate() {
-        let colour = series.shown().1;
+        let (name, colour) = series.shown();
+        let (lx, ly) = (LEFT + 155.0 * i as f64, y(low) + 40.0);
+        text(lx + 14.0, ly, "", name);
         let at = |p: &Point| (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
-        let points: Vec<(f64, f64)> = r.files.iter().filter(|p| p.series == *series).map(at).collect();
+        let mut points: Vec<(f64, f64)> = r.files.iter().filter(|p| p.series == *series).map(at).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
         if matches!(series, Series::Searched | Series::CodedBits) {
             let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\"/>", line.join(" "));
         }
-        let (lx, ly) = legend(i);
         for (cx, cy) in points.into_iter().chain([(lx + 4.0, ly - 4.0)]) {
             let _ = writeln!(svg, "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"4\" fill=\"{colour}\"/>");
         }
     }
+    svg.push_str(&labels);
 }
 
 #[cfg(test)]
