@@ -425,15 +425,22 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
         lines.push((100.0 * share, "#888"));
         text(LEFT + 4.0, y(100.0 * share) - 4.0, "fill=\"#555\"", name);
     }
+    let mut peers = 0;
     for p in &r.files {
         let label = match p.series {
             Series::Searched | Series::CodedBits => percent(p.accuracy),
             Series::Alike | Series::NotTrained => p.name.clone(),
             Series::Peer => format!("{} {}", p.name, percent(p.accuracy)),
         };
-        let below = matches!(p.series, Series::Searched | Series::NotTrained | Series::Peer);
+        // Peers' are long, and those of one accuracy neighbours: they end at their points, above and below in turns.
+        let (below, anchor) = match p.series {
+            Series::Peer => (peers % 2 == 1, "end"),
+            Series::Searched => (true, "middle"),
+            Series::CodedBits | Series::Alike | Series::NotTrained => (false, "middle"),
+        };
+        peers += usize::from(p.series == Series::Peer);
         let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy) + if below { 17.0 } else { -8.0 });
-        text(cx, cy, &format!("text-anchor=\"middle\" fill=\"{}\"", p.series.shown().1), &label);
+        text(cx, cy, &format!("text-anchor=\"{anchor}\" fill=\"{}\"", p.series.shown().1), &label);
     }
     for (percent, colour) in lines {
         let _ = writeln!(svg, "<path d=\"M{LEFT} {:.1}h{}\" stroke=\"{colour}\"/>", y(percent), PLOT[0]);
