@@ -24,7 +24,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     files::write_whole(path, bytes).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
 }
 
-/// A bar on a terminal, nothing elsewhere. Steps follow one another; each knows its length.
+/// A bar on a terminal, nothing elsewhere. Steps follow one another; each knows its length, and its bar goes when it is done.
 pub(super) struct Progress {
     bar: Mutex<(&'static str, ProgressBar)>,
 }
@@ -51,6 +51,9 @@ impl Progress {
             );
         }
         current.1.inc(1);
+        if current.1.length() == Some(current.1.position()) {
+            current.1.finish_and_clear();
+        }
     }
 
     pub(super) fn finish(&self) {

@@ -187,24 +187,19 @@ pub(super) fn prune_graph(
     if args.post_training {
         let samples = inputs(&set.samples, &affine, recipe.calibrate.samples);
         let progress = Progress::new();
-        let mut step = |_: usize, layers: usize| progress.advance("fitting", layers);
-        let pruned = prune_post_training(graph, args.groups, target, &samples, &mut step)?;
+        let parts = |step: &'static str, parts: usize| progress.advance(step, parts);
+        let pruned = prune_post_training(graph, args.groups, target, &samples, &parts)?;
         progress.finish();
         return Ok(pruned);
     }
     let device = &train.device()?;
     let teacher =
         args.teacher.as_deref().map_or_else(|| Ok(Teacher::new(graph, device)?), |path| teacher(path, device))?;
-    let (fits, progress) = (Progress::new(), TrainProgress::new());
+    let (steps, progress) = (Progress::new(), TrainProgress::new());
     let report = |phase, status: &crate::train::Status| progress.report(phase, status);
-    let fitted = |done: usize, layers: usize| {
-        fits.advance("fitting", layers);
-        if done == layers {
-            fits.finish();
-        }
-    };
+    let parts = |step: &'static str, parts: usize| steps.advance(step, parts);
     let (checkpoint, resume) = (train.checkpoint()?, train.resume);
-    let hooks = PruneHooks { report: &report, fitted: &fitted, stop: stop(), checkpoint, resume };
+    let hooks = PruneHooks { report: &report, parts: &parts, stop: stop(), checkpoint, resume };
     let data = data(set, &affine);
     let pruned = prune(graph, args.groups, target, &data, Some(&teacher), &options, device, &hooks);
     progress.finish();

@@ -16,7 +16,7 @@
 use super::channels::{Channels, Reading, reading};
 use super::groups::{Groups, Kind, fan_in, parameter_of};
 use super::reconstruct::ReconstructError;
-use super::training::places;
+use super::training::{Parts, places};
 use crate::graph::{Graph, Role, TensorId, eval};
 use crate::least_squares::{Moments, cholesky, gather, groups as conv_groups, matrix, positions, substitute, weights};
 use ndarray::linalg::general_mat_mul;
@@ -170,12 +170,15 @@ pub(super) fn worth(
     samples: &[Vec<ArrayD<f32>>],
     savings: &[u64],
     stop: &AtomicBool,
+    parts: Parts<'_>,
 ) -> Result<Vec<f64>, ReconstructError> {
     let by_norm = places(groups, &groups.norms(&graph.theta()));
     let errors = match groups.kind {
-        Kind::Block { .. } | Kind::Weight if !samples.is_empty() => errors_of_tiles(graph, groups, samples, stop)?,
+        Kind::Block { .. } | Kind::Weight if !samples.is_empty() => {
+            errors_of_tiles(graph, groups, samples, stop, parts)?
+        }
         Kind::Filter | Kind::Channel if !samples.is_empty() => {
-            let known = worth_of_channels(graph, groups, samples)?;
+            let known = worth_of_channels(graph, groups, samples, parts)?;
             return Ok(known.into_iter().zip(by_norm).map(|(known, by_norm)| known.unwrap_or(by_norm)).collect());
         }
         _ => return Ok(by_norm),
@@ -194,6 +197,7 @@ fn worth_of_channels(
     graph: &Graph,
     groups: &Groups,
     samples: &[Vec<ArrayD<f32>>],
+    parts: Parts<'_>,
 ) -> Result<Vec<Option<f64>>, eval::EvalError> {
     let mut worth = vec![None; groups.len()];
     let channels = Channels::of(graph);
@@ -208,7 +212,9 @@ fn worth_of_channels(
     let order = |layer: usize| {
         let members: Vec<usize> = (0..groups.len()).filter(|&j| groups.layer[j] == layer).collect();
         let own: Option<Vec<usize>> = members.iter().map(|&j| classes[j]).collect();
-        (members, in_order(&readers, &own.unwrap_or_default()))
+        let order = in_order(&readers, &own.unwrap_or_default());
+        parts("ordering", groups.layers.len());
+        (members, order)
     };
     let orders: Vec<(Vec<usize>, Vec<usize>)> = (0..groups.layers.len()).into_par_iter().map(order).collect();
     for (members, order) in orders {
@@ -286,6 +292,7 @@ fn errors_of_tiles(
     groups: &Groups,
     samples: &[Vec<ArrayD<f32>>],
     stop: &AtomicBool,
+    parts: Parts<'_>,
 ) -> Result<Vec<Option<f64>>, ReconstructError> {
     let parameters = graph.parameters();
     // By node and group of a convolution, then by the filters that a tile is part of.
@@ -322,10 +329,16 @@ fn errors_of_tiles(
     let mut variances = vec![0.0; graph.nodes.len()];
     wanted.iter().zip(&learnt).for_each(|(w, l)| variances[w.0] += l.as_ref().map_or(0.0, |l| l.1));
     let mut errors = vec![None; groups.len()];
+    let all =
+        layers.values().zip(&learnt).filter(|(_, learnt)| learnt.is_some()).map(|(filters, _)| filters.len()).sum();
     for (((node, _), filters), learnt) in layers.into_iter().zip(learnt) {
         let Some((inverse, _)) = learnt else { continue };
         let filters: Vec<Filters> = filters.into_values().collect();
-        let order = |own: Filters| (!stop.load(Ordering::Relaxed)).then(|| own.in_order(inverse.clone()));
+        let order = |own: Filters| {
+            let order = (!stop.load(Ordering::Relaxed)).then(|| own.in_order(inverse.clone()));
+            parts("ordering", all);
+            order
+        };
         let orders: Option<Vec<Vec<(usize, f64)>>> = filters.into_par_iter().map(order).collect();
         let orders = orders.ok_or(ReconstructError::Interrupted)?;
         orders.into_iter().flatten().for_each(|(j, error)| errors[j] = Some(error / variances[node]));
@@ -474,7 +487,7 @@ mod tests {
                 vec![ArrayD::from_shape_fn(IxDyn(&[1, 16]), |at| own[at[1] % 8])]
             };
             let samples: Vec<Vec<ArrayD<f32>>> = (0..200).map(|_| sample()).collect();
-            let pruned = prune_post_training(&g, kind, Target::Sparsity(0.5), &samples, &mut |_, _| ()).unwrap();
+            let pruned = prune_post_training(&g, kind, Target::Sparsity(0.5), &samples, &|_, _| ()).unwrap();
             let theta = pruned.graph.theta();
             assert_eq!(theta[..96].iter().filter(|w| **w == 0.0).count(), 48, "{kind}");
             let fresh = sample();
@@ -504,7 +517,7 @@ mod tests {
         let mut sample = || vec![ArrayD::from_shape_simple_fn(IxDyn(&[1, 6, 6, 2]), || r.normal())];
         let samples: Vec<Vec<ArrayD<f32>>> = (0..60).map(|_| sample()).collect();
         let target = Target::PerLayer(0.5);
-        let pruned = prune_post_training(&g, Kind::Filter, target, &samples, &mut |_, _| ()).unwrap();
+        let pruned = prune_post_training(&g, Kind::Filter, target, &samples, &|_, _| ()).unwrap();
         assert_eq!(pruned.layers[0].after, 4);
         let fresh = sample();
         let [a, b] = [&g, &pruned.graph].map(|g| eval::run(g, &fresh).unwrap().remove(0));

@@ -113,12 +113,15 @@ pub struct Pruned {
     pub trajectory: Trajectory,
 }
 
+/// Called after every part of a step that takes a while, with the step's name and the number of its parts: the `ordering` of what goes, the `fitting` of layers.
+pub type Parts<'h> = &'h (dyn Fn(&'static str, usize) + Sync);
+
 /// What a run does beside pruning.
 pub struct PruneHooks<'h> {
     /// Called after every step, with the phase's name.
     pub report: &'h dyn Fn(&'static str, &Status),
-    /// Called after every layer that [`Method::Reconstruct`] has fitted, with the layers done and their number.
-    pub fitted: &'h dyn Fn(usize, usize),
+    /// Told what is done beside training, see [`Parts`].
+    pub parts: Parts<'h>,
     /// Set when the user wants to stop.
     pub stop: &'h AtomicBool,
     /// Where checkpoints go; the phases use names beside it.
@@ -154,11 +157,7 @@ pub fn prune(
     let whole = (is_trained && data.targets.is_some()).then(|| sparse.clone());
     let (sparse, kept) = if options.method == Method::Reconstruct {
         let samples: Vec<Vec<ArrayD<f32>>> = data.spaced(FITTED).into_iter().map(|i| data.sample(i)).collect();
-        let mut progress = |done: usize, all: usize| {
-            (hooks.fitted)(done, all);
-            if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        removed_at_once(&sparse, &groups, &costs, target, &samples, hooks.stop, &mut progress)?
+        removed_at_once(&sparse, &groups, &costs, target, &samples, hooks.stop, hooks.parts)?
     } else {
         let score = worth(&groups, &groups.norms(&sparse.theta()));
         let kept = select(&score, &costs, target, &groups)?;
@@ -176,7 +175,7 @@ pub fn prune(
 /// Samples that layers are fitted on.
 const FITTED: usize = 512;
 
-/// Prunes a graph without training: the channels go that others can stand in for (`redundancy`; of other groups the smallest
+/// Prunes a graph without training: the groups go that others can stand in for (`redundancy`; of kinds that it does not know, the smallest
 /// norms), and least squares on calibration inputs repair what they can ([`super::reconstruct`]). `samples` are the network's inputs, after
 /// preprocessing.
 pub fn prune_post_training(
@@ -184,17 +183,12 @@ pub fn prune_post_training(
     kind: Kind,
     target: Target,
     samples: &[Vec<ArrayD<f32>>],
-    progress: &mut dyn FnMut(usize, usize),
+    parts: Parts<'_>,
 ) -> Result<Pruned, PruneError> {
     let graph = simplify(graph.clone());
     let groups = Groups::find(&graph, kind)?;
     let costs = Costs::new(&graph, &groups).on(target.isa());
-    let mut progress = |done: usize, all: usize| {
-        progress(done, all);
-        ControlFlow::Continue(())
-    };
-    let (fitted, kept) =
-        removed_at_once(&graph, &groups, &costs, target, samples, &AtomicBool::new(false), &mut progress)?;
+    let (fitted, kept) = removed_at_once(&graph, &groups, &costs, target, samples, &AtomicBool::new(false), parts)?;
     Ok(Pruned {
         graph: remove(fitted, &groups, &kept),
         whole: None,
@@ -213,7 +207,7 @@ fn removed_at_once(
     target: Target,
     samples: &[Vec<ArrayD<f32>>],
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    parts: Parts<'_>,
 ) -> Result<(Graph, Vec<bool>), PruneError> {
     let failed = |e: ReconstructError| match e {
         // This is done again by a run that goes on: it has no checkpoint.
@@ -221,10 +215,14 @@ fn removed_at_once(
         e => e.into(),
     };
     let savings = costs.savings(target.budget());
-    let score = redundancy::worth(graph, groups, samples, &savings, stop).map_err(failed)?;
+    let score = redundancy::worth(graph, groups, samples, &savings, stop, parts).map_err(failed)?;
     let kept = select(&score, costs, target, groups)?;
     let masked = mask(graph.clone(), groups, &kept);
-    let fitted = reconstruct(graph, &masked, samples, &Options::default(), progress).map_err(failed)?;
+    let mut fitted = |_: usize, layers: usize| {
+        parts("fitting", layers);
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let fitted = reconstruct(graph, &masked, samples, &Options::default(), &mut fitted).map_err(failed)?;
     Ok((fitted.graph, kept))
 }
 
@@ -554,6 +552,7 @@ mod tests {
     use crate::train::Rule;
     use ndarray::IxDyn;
     use std::cell::Cell;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering as Memory;
 
     const SAMPLES: usize = 96;
@@ -584,7 +583,7 @@ mod tests {
 
     fn undisturbed(options: &PruneOptions, kind: Kind, target: Target) -> Result<Pruned, PruneError> {
         let stop = AtomicBool::new(false);
-        let hooks = PruneHooks { report: &|_, _| (), fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        let hooks = PruneHooks { report: &|_, _| (), parts: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
         run(options, kind, target, &hooks)
     }
 
@@ -632,17 +631,18 @@ mod tests {
             assert_eq!((phase, s.epochs), ("fine-tune", 8));
             phases.set(phases.get() + 1);
         };
-        let fits = Cell::new(0);
-        let fitted = |done: usize, all: usize| {
-            fits.set(fits.get() + 1);
-            assert!(done == fits.get() && done <= all);
+        let (fits, orders) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let parts = |step: &'static str, all: usize| {
+            let done = if step == "fitting" { &fits } else { &orders };
+            assert!(done.fetch_add(1, Ordering::Relaxed) < all, "{step}");
         };
-        let hooks = PruneHooks { report: &report, fitted: &fitted, stop: &stop, checkpoint: None, resume: false };
+        let hooks = PruneHooks { report: &report, parts: &parts, stop: &stop, checkpoint: None, resume: false };
         let wrong = PruneOptions { train: TrainOptions { batch: 0, ..options.train.clone() }, ..options.clone() };
         assert!(run(&wrong, Kind::Filter, Target::PerLayer(0.5), &hooks).is_err());
-        assert_eq!(fits.get(), 0, "wrong options are refused before anything is fitted");
+        assert_eq!(fits.load(Ordering::Relaxed), 0, "wrong options are refused before anything is fitted");
         let pruned = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap();
-        assert!(fits.get() > 0);
+        assert!(fits.load(Ordering::Relaxed) > 0);
+        assert_eq!(orders.load(Ordering::Relaxed), pruned.layers.len());
         assert!(pruned.layers.iter().all(|l| l.after == l.before / 2), "{:?}", pruned.layers);
         assert_eq!(phases.get(), 8 * SAMPLES / 16);
         let (_, samples, targets) = task();
@@ -650,16 +650,16 @@ mod tests {
         assert!(crate::train::accuracy(&pruned.graph, &data, &Device::cpu()).unwrap().unwrap() > 0.9);
         assert!(pruned.whole.is_none());
         // Whoever stops waits for one layer, not for all.
-        fits.set(0);
+        [&fits, &orders].into_iter().for_each(|done| done.store(0, Ordering::Relaxed));
         stop.store(true, Ordering::Relaxed);
         let error = run(&options, Kind::Filter, Target::PerLayer(0.5), &hooks).unwrap_err();
         assert!(matches!(error, PruneError::Train(TrainError::Interrupted { checkpoint: None })), "{error}");
-        assert_eq!(fits.get(), 1);
+        assert_eq!(fits.load(Ordering::Relaxed), 1);
         // Nor for the order of all weights.
-        fits.set(0);
+        [&fits, &orders].into_iter().for_each(|done| done.store(0, Ordering::Relaxed));
         let error = run(&options, Kind::Weight, Target::Sparsity(0.5), &hooks).unwrap_err();
         assert!(matches!(error, PruneError::Train(TrainError::Interrupted { checkpoint: None })), "{error}");
-        assert_eq!(fits.get(), 0);
+        assert_eq!(fits.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -671,7 +671,7 @@ mod tests {
             let [whole, rest] = steps.get();
             steps.set(if phase == "train whole" { [whole + 1, rest] } else { [whole, rest + 1] });
         };
-        let hooks = PruneHooks { report: &report, fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        let hooks = PruneHooks { report: &report, parts: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
         let pruned = run(&options, Kind::Weight, Target::Sparsity(0.5), &hooks).unwrap();
         let per_epoch = SAMPLES / 16;
         assert_eq!(steps.get(), [5 * per_epoch, 3 * per_epoch]);
@@ -732,7 +732,7 @@ mod tests {
             let checkpoint = Some(folder.path().join(format!("{phase}.npz")));
             let hooks = PruneHooks {
                 report: &report,
-                fitted: &|_, _| (),
+                parts: &|_, _| (),
                 stop: &stop,
                 checkpoint: checkpoint.clone(),
                 resume: false,
@@ -740,7 +740,7 @@ mod tests {
             let error = run(&options, Kind::Filter, target, &hooks).unwrap_err();
             assert!(matches!(error, PruneError::Train(TrainError::Interrupted { .. })), "{error}");
             stop.store(false, Memory::Relaxed);
-            let hooks = PruneHooks { report: &|_, _| (), fitted: &|_, _| (), stop: &stop, checkpoint, resume: true };
+            let hooks = PruneHooks { report: &|_, _| (), parts: &|_, _| (), stop: &stop, checkpoint, resume: true };
             let resumed = run(&options, Kind::Filter, target, &hooks).unwrap();
             assert_eq!(resumed.graph.theta(), whole.graph.theta(), "{phase}");
             assert_eq!(resumed.layers, whole.layers);

@@ -330,7 +330,7 @@ impl Subject {
         let teacher = Teacher::new(&self.graph, &Device::cpu()).map_err(failed)?;
         let (bar, stop) = (bar(label), AtomicBool::new(false));
         let report = |phase: &'static str, s: &Status| advance(&bar, phase, s);
-        let hooks = PruneHooks { report: &report, fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+        let hooks = PruneHooks { report: &report, parts: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
         let target = Target::MacsShare(share);
         let data = self.data(&self.train);
         let pruned = prune(&self.graph, groups, target, &data, Some(&teacher), options, &Device::cpu(), &hooks);

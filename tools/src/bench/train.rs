@@ -152,7 +152,7 @@ fn prune_epoch(graph: &Graph, data: &Data<'_>, method: Method) -> Result<f64, To
         }
     };
     let stop = AtomicBool::new(false);
-    let hooks = PruneHooks { report: &report, fitted: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
+    let hooks = PruneHooks { report: &report, parts: &|_, _| (), stop: &stop, checkpoint: None, resume: false };
     let train = options(Rule::Sgd { momentum: 0.9 });
     let options = PruneOptions { method, sparsify: Some(1.0), train };
     prune(graph, Kind::Filter, Target::MacsShare(0.5), data, None, &options, &Device::cpu(), &hooks)

@@ -35,6 +35,8 @@ fn desktop() -> Option<PathBuf> {
     }
     if has("cmake") && has("make") {
         let place = format!("-DPITH_BUILD={}", library.display());
+        // It names the checkout that it was made for, and the target folder may serve others.
+        let _ = fs::remove_file(build.join("CMakeCache.txt"));
         call(command("cmake").arg("-S").arg(&source).arg("-B").arg(&build).args(["-G", "Unix Makefiles", &place]));
         call(command("cmake").arg("--build").arg(&build));
         return Some(build.join("pith_example"));
