@@ -11,7 +11,7 @@ const CHILDREN: usize = 32;
 /// Probability that a layer changes in a mutant.
 const MUTATION: f32 = 0.1;
 
-/// Of so many candidates one is rounded in turn at the end, at most [`FINALISTS`].
+/// Of so many candidates one is judged well at the end, at most [`FINALISTS`], and the best of one width.
 const TO_A_FINALIST: usize = 40;
 const FINALISTS: usize = 10;
 
@@ -57,7 +57,7 @@ pub fn search(
         space.widths().into_iter().map(|bits| run.judge(&space.uniform(bits))).collect::<Result<_, _>>()?;
     // Errors of single layers come first, whatever they take.
     let finalists = (options.candidates / TO_A_FINALIST).clamp(1, FINALISTS);
-    run.of = run.of.max(run.order.len() + widths + PRICES) + finalists;
+    run.of = run.of.max(run.order.len() + widths + PRICES) + finalists + 1;
     let alone = run.alone(&widest)?;
     for price in 0..PRICES {
         let bits = run.cheapest(&alone, price);
@@ -90,12 +90,14 @@ pub fn search(
         idle = if run.order.len() == before { idle + 1 } else { 0 };
     }
     let mut best: Option<Candidate> = None;
-    for (i, bits) in run.finalists(finalists).into_iter().enumerate() {
-        let found = space.judge_well(&bits)?;
+    let finalists = run.finalists(finalists, &uniform);
+    for (i, bits) in finalists.iter().enumerate() {
+        let found = space.judge_well(bits)?;
         if rank(&found, budget).0 == 0.0 && best.as_ref().is_none_or(|best| rank(&found, budget) < rank(best, budget)) {
             best = Some(found);
         }
-        let state = State { runs: run.of - finalists + i + 1, of: run.of, best: best.as_ref(), known: &run.known };
+        let state =
+            State { runs: run.of - finalists.len() + i + 1, of: run.of, best: best.as_ref(), known: &run.known };
         (run.progress)(state);
     }
     Ok(Found { best, front: front(run.known.values()), uniform, runs: run.order.len() })
@@ -220,19 +222,26 @@ impl Run<'_, '_> {
         all.into_iter().take(POPULATION / 4).map(|c| c.bits.clone()).collect()
     }
 
-    /// The best within the budgets of bytes and instructions; an accuracy may be reached by the way they are built.
-    fn finalists(&self, count: usize) -> Vec<Vec<u8>> {
+    /// The best within the budgets of bytes and instructions; an accuracy may be reached by the way they are built. The best of one width is among them, so
+    /// that what is found is no worse.
+    fn finalists(&self, count: usize, uniform: &[Candidate]) -> Vec<Vec<u8>> {
         let budget = Budget { accuracy: None, ..*self.budget };
-        let mut all: Vec<&Candidate> = self.order.iter().map(|bits| &self.known[bits]).collect();
-        all.retain(|c| rank(c, &budget).0 == 0.0);
         // Where an accuracy is wanted, those that are nearest to it, in steps of two points, with the fewest bytes.
         let order = |c: &Candidate| {
             let (missed, ..) = rank(c, self.budget);
             let rounds = |v: f64| (50.0 * v).round();
             (rounds(missed), rank(c, self.budget).1, c.error)
         };
-        all.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
-        all.into_iter().take(count).map(|c| c.bits.clone()).collect()
+        let best_first = |all: Vec<&Candidate>| -> Vec<Vec<u8>> {
+            let mut all: Vec<&Candidate> = all.into_iter().filter(|c| rank(c, &budget).0 == 0.0).collect();
+            all.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
+            all.into_iter().map(|c| c.bits.clone()).collect()
+        };
+        let mut best = best_first(self.order.iter().map(|bits| &self.known[bits]).collect());
+        best.truncate(count);
+        let alike = best_first(uniform.iter().collect()).into_iter().next();
+        best.extend(alike.filter(|bits| !best.contains(bits)));
+        best
     }
 }
 
@@ -273,5 +282,86 @@ fn rank(c: &Candidate, budget: &Budget) -> (f64, f64, f64) {
     match budget.accuracy {
         Some(_) => (missed, c.flash as f64, c.error),
         None => (missed, c.error, c.flash as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Recipe;
+    use crate::search::{Judge, Layer};
+
+    /// Errors by two formulas: for the many, and for the few.
+    #[derive(Debug)]
+    struct Formulas {
+        quick: fn(&[u8]) -> f64,
+        well: fn(&[u8]) -> f64,
+    }
+
+    impl Judge for Formulas {
+        fn judge(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
+            Ok(((self.quick)(bits), None))
+        }
+
+        fn judge_well(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
+            Ok(((self.well)(bits), None))
+        }
+
+        fn recipe(&self, _: &[u8], recipe: &Recipe) -> Recipe {
+            recipe.clone()
+        }
+
+        fn has_labels(&self) -> bool {
+            false
+        }
+
+        fn is_predicted(&self) -> bool {
+            true
+        }
+    }
+
+    const WEIGHTS: [usize; 6] = [900, 400, 100, 1600, 300, 500];
+
+    fn space<'a>(quick: fn(&[u8]) -> f64, well: fn(&[u8]) -> f64) -> Space<'a> {
+        let layer = |weights: usize| {
+            let mut layer = Layer::new("", weights, vec![8, 4, 3, 2]);
+            layer.bytes = layer.bits.iter().map(|&bits| weights as u64 * u64::from(bits) / 8).collect();
+            layer.instructions = vec![0.0; 4];
+            layer
+        };
+        Space::of(WEIGHTS.map(layer).into(), Box::new(Formulas { quick, well }))
+    }
+
+    /// Every layer loses on its own, and two of them more together.
+    fn uneven(bits: &[u8]) -> f64 {
+        let lost = |bits: u8| 4f64.powi(-i32::from(bits));
+        let each: f64 = bits.iter().zip([3.0, 1.0, 20.0, 0.5, 2.0, 1.0]).map(|(&b, factor)| factor * lost(b)).sum();
+        each + (8.0 * lost(bits[0]) * lost(bits[4])).sqrt()
+    }
+
+    #[test]
+    fn the_best_of_all_within_a_budget_is_found() {
+        let space = space(uneven, uneven);
+        for flash in [1100, 1400, 2000] {
+            let budget = Budget { flash: Some(flash), ..Budget::default() };
+            let found = search(&space, &budget, &SearchOptions::default(), &mut |_| ()).unwrap().best.unwrap();
+            let all = (0..4096usize).map(|i| (0..6).map(|k| [8, 4, 3, 2][i >> (2 * k) & 3]).collect::<Vec<u8>>());
+            let within = all.filter(|bits| space.flash(bits) <= flash);
+            let best = within.min_by(|a, b| uneven(a).total_cmp(&uneven(b))).unwrap();
+            assert!(found.flash <= flash);
+            assert!(found.error <= 1.02 * uneven(&best), "{found:?}, where {best:?} has {}", uneven(&best));
+        }
+    }
+
+    /// However wrong predictions are.
+    #[test]
+    fn what_is_found_is_no_worse_than_one_width() {
+        fn spread(bits: &[u8]) -> f64 {
+            f64::from(bits.iter().max().unwrap() - bits.iter().min().unwrap())
+        }
+        let space = space(|bits| 1.0 - 0.1 * spread(bits), spread);
+        let budget = Budget { flash: Some(space.flash(&[3; 6])), ..Budget::default() };
+        let found = search(&space, &budget, &SearchOptions::default(), &mut |_| ()).unwrap().best.unwrap();
+        assert_eq!(spread(&found.bits), 0.0, "{found:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Scores of sub-networks that were measured, kept in a file, so that a search that was interrupted goes on where it was.
 //!
-//! JSON: `{"of": CHECKSUM, "measured": [[[form of every layer], score], ..]}`. The checksum is that of everything that a score depends on. Scores do not
+//! JSON: `{"of": CHECKSUM, "measured": [[[form of every layer, samples, recalibrated], score], ..]}`. The checksum is that of everything that a score depends on. Scores do not
 //! depend on budgets or seeds: searches of one supernet for several boards share a journal.
 
 use super::SearchError;
@@ -41,18 +41,20 @@ impl Journal {
         Ok(Journal { path: path.map(Path::to_path_buf), of, scores: RefCell::new(scores) })
     }
 
-    /// The score of a choice, which `measure` is asked for if nobody knows it.
+    /// The score of a choice by so many samples, its batch norms recalibrated with so many, which `measure` is asked for if nobody knows it.
     pub(super) fn score(
         &self,
         choice: &[usize],
+        by: [usize; 2],
         measure: impl FnOnce() -> Result<f64, SearchError>,
     ) -> Result<f64, SearchError> {
-        let known = self.scores.borrow().get(choice).copied();
+        let key = [choice, &by].concat();
+        let known = self.scores.borrow().get(&key).copied();
         if let Some(score) = known {
             return Ok(score);
         }
         let score = measure()?;
-        self.scores.borrow_mut().insert(choice.to_vec(), score);
+        self.scores.borrow_mut().insert(key, score);
         self.write()?;
         Ok(score)
     }
@@ -81,13 +83,14 @@ mod tests {
         let path = folder.path().join("scores.json");
         let fail = || Err(SearchError::NoLayers);
         let journal = Journal::open(Some(&path), true, 7).unwrap();
-        assert_eq!(journal.score(&[1, 2], || Ok(0.5)).unwrap(), 0.5);
-        assert_eq!(journal.score(&[1, 2], fail).unwrap(), 0.5);
-        assert!(journal.score(&[2, 2], fail).is_err(), "an error is no score");
-        assert_eq!(journal.score(&[0, 0], || Ok(1.0 / 3.0)).unwrap(), 1.0 / 3.0);
+        assert_eq!(journal.score(&[1, 2], [9, 5], || Ok(0.5)).unwrap(), 0.5);
+        assert_eq!(journal.score(&[1, 2], [9, 5], fail).unwrap(), 0.5);
+        assert!(journal.score(&[1, 2], [8, 5], fail).is_err(), "fewer samples give another score");
+        assert!(journal.score(&[2, 2], [9, 5], fail).is_err(), "an error is no score");
+        assert_eq!(journal.score(&[0, 0], [9, 5], || Ok(1.0 / 3.0)).unwrap(), 1.0 / 3.0);
         let again = Journal::open(Some(&path), true, 7).unwrap();
-        assert_eq!(again.score(&[0, 0], fail).unwrap(), 1.0 / 3.0, "to the last bit");
-        assert!(Journal::open(Some(&path), false, 7).unwrap().score(&[1, 2], fail).is_err(), "anew");
+        assert_eq!(again.score(&[0, 0], [9, 5], fail).unwrap(), 1.0 / 3.0, "to the last bit");
+        assert!(Journal::open(Some(&path), false, 7).unwrap().score(&[1, 2], [9, 5], fail).is_err(), "anew");
         let error = Journal::open(Some(&path), true, 8).unwrap_err().to_string();
         assert!(error.contains("scores.json") && error.contains("another supernet"), "{error}");
         std::fs::write(&path, "{\"of\": 7}").unwrap();

@@ -76,6 +76,13 @@ impl<'a> Space<'a> {
         Ok(space)
     }
 
+    /// Of layers whose costs are known.
+    #[cfg(test)]
+    pub(super) fn of(layers: Vec<Layer>, judge: Box<dyn Judge + 'a>) -> Space<'a> {
+        let (base_instructions, uncounted) = (None, BTreeSet::new());
+        Space { layers, base: 100, base_instructions, uncounted, ram: 0, is_coded: false, judge }
+    }
+
     /// Adds predicted instructions of one more width.
     fn count(&mut self, width: u8, program: &Program, model: &Model<'_>, isa: Isa) {
         let counted = CostTable::of(isa).map(|table| (table, table.run(model)));

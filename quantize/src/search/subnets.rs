@@ -2,6 +2,7 @@
 //!
 //! A candidate gives every layer a width; the other traits of its form are the first that the supernet was trained with. Some are drawn
 //! evenly over the mean width, as the paper conditions its samples on budgets: of many random choices, those whose mean lies in a bucket say how often a layer has a width there.
+//! The best by prediction are measured by more samples, with batch norms as they are built with.
 
 use super::journal::Journal;
 use super::{Judge, Layer, SearchError, SearchOptions, Space, kernel_widths};
@@ -22,10 +23,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Samples that a sub-network is measured by.
+/// Samples that a sub-network is measured by, to learn from it and to choose it.
 const MEASURED_BY: usize = 1_500;
+const CHOSEN_BY: usize = 6_000;
 
-/// Samples that its batch norms are recalibrated with before, at most: few will do to compare.
+/// Samples that batch norms are recalibrated with before a sub-network is learnt from, at most: few will do to compare.
 const RECALIBRATED_BY: usize = 512;
 
 /// Samples that run at once.
@@ -60,12 +62,11 @@ impl Source<'_> {
     /// Of everything that a score depends on.
     fn checksum(&self) -> u32 {
         let options = &self.supernet.options;
-        let mut sum = crc32(format!("{:?} {} {MEASURED_BY}", options, self.data.samples.len()).as_bytes());
+        let mut sum = crc32(format!("{:?} {}", options, self.data.samples.len()).as_bytes());
         let mut add = |bytes: &[u8]| sum = crc32_behind(sum, bytes);
         add(bytemuck::cast_slice(self.supernet.theta()));
-        let mut picked = self.data.spaced(MEASURED_BY);
-        picked.extend(self.data.spaced(options.recalibrate.min(RECALIBRATED_BY)));
-        for i in picked {
+        let counts = [MEASURED_BY, CHOSEN_BY, options.recalibrate, options.recalibrate.min(RECALIBRATED_BY)];
+        for i in counts.into_iter().flat_map(|count| self.data.spaced(count)) {
             self.data.sample(i).iter().flatten().for_each(|v| add(&v.to_le_bytes()));
             match self.data.targets {
                 Some(Targets::Classes(labels)) => add(&labels[i].to_le_bytes()),
@@ -140,9 +141,20 @@ struct Subnets<'a> {
     forms: Vec<Vec<(u8, usize)>>,
     /// Forms of activations: no budget counts what fewer bits would save, so that they are the widest, or what the recipe wants.
     activations: Vec<usize>,
-    truth: Truth,
+    /// To learn from, and to choose by.
+    quick: Measure,
+    well: Measure,
     predictor: Option<Predictor>,
     journal: Journal,
+}
+
+/// What sub-networks are measured by.
+#[derive(Debug)]
+struct Measure {
+    samples: Vec<usize>,
+    truth: Truth,
+    /// Samples that batch norms are recalibrated with.
+    recalibrate: usize,
 }
 
 /// What outputs should be.
@@ -184,10 +196,12 @@ pub fn space<'a>(
     let forms: Vec<Vec<(u8, usize)>> = supernet.layers.iter().map(|l| preferred(&l.forms)).collect();
     let chosen: Vec<usize> = (0..forms.len()).filter(|&i| forms[i].len() > 1).collect();
     let net = supernet.net(source.device)?;
-    let truth = truth(&source, &net);
+    let recalibrate = supernet.options.recalibrate;
+    let quick = Measure::new(&source, &net, MEASURED_BY, recalibrate.min(RECALIBRATED_BY));
+    let well = Measure::new(&source, &net, CHOSEN_BY, recalibrate);
     let journal = Journal::open(source.checkpoint, source.resumes, source.checksum())?;
     let activations = supernet.choose_activations(&recipe.quantize)?;
-    let mut subnets = Subnets { source, net, chosen, forms, activations, truth, predictor: None, journal };
+    let mut subnets = Subnets { source, net, chosen, forms, activations, quick, well, predictor: None, journal };
     let layers: Vec<Layer> = subnets
         .chosen
         .iter()
@@ -213,17 +227,27 @@ pub fn space<'a>(
     Ok((Space::new(layers, &packs, options, Box::new(subnets))?, quality))
 }
 
-fn truth(source: &Source<'_>, net: &Net) -> Truth {
-    let picked = source.data.spaced(MEASURED_BY);
-    if let Some(Targets::Classes(labels)) = source.data.targets {
-        return Truth::Labels(picked.iter().map(|&i| labels[i]).collect());
+impl Measure {
+    /// By so many samples at most.
+    fn new(source: &Source<'_>, net: &Net, samples: usize, recalibrate: usize) -> Measure {
+        let samples = source.data.spaced(samples);
+        let truth = Truth::of(source, net, &samples);
+        Measure { samples, truth, recalibrate }
     }
-    let (theta, moments) = source.supernet.recalibrated(net, None, &source.data);
-    let batches = source.data.batches(net, &picked, BATCH);
-    let outputs: Vec<f32> = batches.flat_map(|batch| first(net.logits(&theta, &moments, &batch))).collect();
-    match source.data.targets.is_none() && net.ends_in_softmax() {
-        true => Truth::Answers(outputs.chunks_exact(net.classes().max(1)).map(largest).collect()),
-        false => Truth::Outputs(outputs),
+}
+
+impl Truth {
+    fn of(source: &Source<'_>, net: &Net, samples: &[usize]) -> Truth {
+        if let Some(Targets::Classes(labels)) = source.data.targets {
+            return Truth::Labels(samples.iter().map(|&i| labels[i]).collect());
+        }
+        let (theta, moments) = source.supernet.recalibrated(net, None, &source.data);
+        let batches = source.data.batches(net, samples, BATCH);
+        let outputs: Vec<f32> = batches.flat_map(|batch| first(net.logits(&theta, &moments, &batch))).collect();
+        match source.data.targets.is_none() && net.ends_in_softmax() {
+            true => Truth::Answers(outputs.chunks_exact(net.classes().max(1)).map(largest).collect()),
+            false => Truth::Outputs(outputs),
+        }
     }
 }
 
@@ -262,20 +286,18 @@ impl Subnets<'_> {
     }
 
     /// The share of right answers, or decibels over 100, with batch norms of its own.
-    fn measure(&self, bits: &[u8]) -> Result<f64, SearchError> {
+    fn measure(&self, bits: &[u8], by: &Measure) -> Result<f64, SearchError> {
         let choice = self.choice(bits);
-        self.journal.score(&choice, || self.measured(&choice))
+        self.journal.score(&choice, [by.samples.len(), by.recalibrate], || self.measured(&choice, by))
     }
 
-    fn measured(&self, choice: &[usize]) -> Result<f64, SearchError> {
+    fn measured(&self, choice: &[usize], by: &Measure) -> Result<f64, SearchError> {
         self.go_on()?;
         let Source { supernet, data, .. } = self.source;
-        let samples = supernet.options.recalibrate.min(RECALIBRATED_BY);
-        let (theta, moments) = supernet.recalibrated_by(samples, &self.net, Some(choice), &data);
-        let picked = data.spaced(MEASURED_BY);
-        let batches = data.batches(&self.net, &picked, BATCH);
+        let (theta, moments) = supernet.recalibrated_by(by.recalibrate, &self.net, Some(choice), &data);
+        let batches = data.batches(&self.net, &by.samples, BATCH);
         let outputs: Vec<f32> = batches.flat_map(|batch| first(self.net.logits(&theta, &moments, &batch))).collect();
-        Ok(match &self.truth {
+        Ok(match &by.truth {
             Truth::Labels(labels) | Truth::Answers(labels) => {
                 let rows = outputs.chunks_exact(self.net.classes().max(1)).zip(labels);
                 rows.filter(|(row, label)| largest(row) == **label).count() as f64 / labels.len().max(1) as f64
@@ -291,7 +313,7 @@ impl Subnets<'_> {
 
     /// Error and share of right answers of a score.
     fn judged(&self, score: f64) -> (f64, Option<f64>) {
-        match &self.truth {
+        match &self.quick.truth {
             Truth::Outputs(_) => (10f64.powf(-10.0 * score), None),
             _ => (1.0 - score, Some(score)),
         }
@@ -333,7 +355,7 @@ impl Subnets<'_> {
         let draws = draws(layers, count.max(20), &mut random);
         let mut scores = Vec::with_capacity(draws.len());
         for bits in &draws {
-            scores.push(self.measure(bits)?);
+            scores.push(self.measure(bits, &self.quick)?);
             progress("measuring", draws.len());
         }
         let forms: Vec<Vec<Form>> = draws.iter().map(|bits| self.forms(bits)).collect();
@@ -385,7 +407,7 @@ impl Judge for Subnets<'_> {
     }
 
     fn judge_well(&self, bits: &[u8]) -> Result<(f64, Option<f64>), SearchError> {
-        Ok(self.judged(self.measure(bits)?))
+        Ok(self.judged(self.measure(bits, &self.well)?))
     }
 
     fn recipe(&self, bits: &[u8], recipe: &Recipe) -> Recipe {
@@ -402,7 +424,7 @@ impl Judge for Subnets<'_> {
     }
 
     fn has_labels(&self) -> bool {
-        matches!(self.truth, Truth::Labels(_))
+        matches!(self.quick.truth, Truth::Labels(_))
     }
 
     fn is_predicted(&self) -> bool {
