@@ -21,7 +21,8 @@ use quantize::train::{
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// Arguments.
@@ -196,9 +197,7 @@ impl<'s> Bench<'s> {
         }
         let mut files = self.files(&supernet, args)?;
         for (bits, own) in args.coded_bits.iter().zip(&coded) {
-            let name = format!("{bits} coded bits");
-            let supernet = self.supernet(&name, own)?;
-            files.push(self.file(Series::CodedBits, name, &supernet, &["--weight-bits", "4"])?);
+            files.push(self.trained(format!("{bits} coded bits"), own)?);
         }
         files.extend(self.peers()?);
         let settings = format!("{} samples, {} epochs", self.train.samples.len(), args.epochs);
@@ -244,15 +243,21 @@ impl<'s> Bench<'s> {
 
     /// Coded files within budgets of bytes, and two without training.
     fn files(&self, supernet: &Supernet, args: &Args) -> Result<Vec<Point>, ToolError> {
+        let scratch = tempfile::tempdir().map_err(failed)?;
+        let path = scratch.path().join("net.supernet");
+        supernet.write(&path).map_err(failed)?;
         let mut points = Vec::new();
         for bits in ["8", "4"] {
             let (name, form) = (format!("{bits} bits"), ["--weight-bits", bits]);
-            points.push(self.built(Series::NotTrained, name.clone(), self.subject.files[0].clone(), &form)?);
-            points.push(self.file(Series::Alike, name, supernet, &form)?);
+            points.push(self.built(Series::NotTrained, name.clone(), &self.subject.files[0], &form)?);
+            points.push(self.built(Series::Alike, name, &path, &form)?);
         }
+        // What one budget's search measures serves the others.
+        let measured = scratch.path().join("measured.json").display().to_string();
         for share in &args.coded {
             let limit = ((share * self.weights as f64) as u64).to_string();
-            match self.file(Series::Searched, format!("at most {limit} B"), supernet, &["--max-flash", &limit]) {
+            let search = ["--max-flash", &limit, "--checkpoint", &measured, "--resume"];
+            match self.built(Series::Searched, format!("at most {limit} B"), &path, &search) {
                 Ok(point) => points.push(point),
                 // A budget below the smallest file ends the curve.
                 Err(e) => eprintln!("{e}"),
@@ -261,21 +266,21 @@ impl<'s> Bench<'s> {
         Ok(points)
     }
 
-    /// The coded file of a sub-network.
-    fn file(&self, series: Series, name: String, supernet: &Supernet, more: &[&str]) -> Result<Point, ToolError> {
+    /// The coded file of a network that was trained for it.
+    fn trained(&self, name: String, options: &ElasticOptions) -> Result<Point, ToolError> {
         let scratch = tempfile::tempdir().map_err(failed)?;
         let path = scratch.path().join("net.supernet");
-        supernet.write(&path).map_err(failed)?;
-        self.built(series, name, path, more)
+        self.supernet(&name, options)?.write(&path).map_err(failed)?;
+        self.built(Series::CodedBits, name, &path, &["--weight-bits", "4"])
     }
 
     /// The coded file of a network.
-    fn built(&self, series: Series, name: String, model: PathBuf, more: &[&str]) -> Result<Point, ToolError> {
+    fn built(&self, series: Series, name: String, model: &Path, more: &[&str]) -> Result<Point, ToolError> {
         let scratch = tempfile::tempdir().map_err(failed)?;
         let [_, data, test] = self.subject.files.clone();
         let subject = Subject {
             name: self.subject.name.clone(),
-            files: [model, data, test],
+            files: [model.to_path_buf(), data, test],
             options: self.subject.options.clone(),
             preprocess: self.subject.preprocess.clone(),
         };
@@ -328,7 +333,11 @@ struct Peers {
     int4: f64,
 }
 
+/// A bar; elsewhere than on a terminal, a line that says what begins.
 fn bar(label: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        eprintln!("training {label}");
+    }
     let bar = ProgressBar::new(1).with_message(label.to_string());
     if let Ok(style) = ProgressStyle::with_template("{msg:>32} {wide_bar} {pos}/{len} {eta}") {
         bar.set_style(style);
