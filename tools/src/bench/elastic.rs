@@ -425,8 +425,11 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
     for &(percent, _) in &lines {
         text(LEFT - 8.0, y(percent) + 4.0, "text-anchor=\"end\" fill=\"#555\"", &percent.to_string());
     }
-    for i in 0..=4 {
-        let bytes = most * i as f64 / 4.0;
+    // Round numbers, four to ten of them.
+    let tenth = 10f64.powf((most / 4.0).log10().floor());
+    let apart = [5.0, 2.0, 1.0].map(|n| n * tenth).into_iter().find(|step| 4.0 * step <= most).unwrap_or(tenth);
+    for i in 0..=(most / apart) as usize {
+        let bytes = apart * i as f64;
         let label = format!("{} B", grouped(bytes as u64));
         text(x(bytes), y(low) + 18.0, "text-anchor=\"middle\" fill=\"#555\"", &label);
     }
@@ -434,31 +437,36 @@ fn panel(svg: &mut String, r: &Report, top: f64) {
         lines.push((100.0 * share, "#888"));
         text(LEFT + 4.0, y(100.0 * share) - 4.0, "fill=\"#555\"", name);
     }
+    let at = |p: &Point| (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
     let mut peers = 0;
     for p in &r.files {
+        let (cx, cy) = at(p);
+        let mut own = r.files.iter().filter(|other| other.series == p.series).map(at);
+        // A label ends below its point where that of a neighbour stands above.
+        let is_crowded = own.any(|(ox, oy)| ox > cx && ox - cx < 40.0 && (oy - cy).abs() < 15.0);
         let label = match p.series {
             Series::Searched | Series::CodedBits => percent(p.accuracy),
             Series::Alike | Series::NotTrained => p.name.clone(),
             Series::Peer => format!("{} {}", p.name, percent(p.accuracy)),
         };
-        // Peers' are long, and those of one accuracy neighbours: they end at their points, above and below in turns.
-        let (below, anchor) = match p.series {
-            Series::Peer => (peers % 2 == 1, "end"),
-            Series::Searched => (true, "middle"),
-            Series::CodedBits | Series::Alike | Series::NotTrained => (false, "middle"),
+        // Peers' are long, and those of one accuracy neighbours: they end below their points, in two rows.
+        let (offset, anchor) = match p.series {
+            Series::Peer if 100.0 * p.accuracy <= low => (-8.0, "end"),
+            Series::Peer => (if peers % 2 == 0 { 17.0 } else { 31.0 }, "end"),
+            Series::Searched => (17.0, "middle"),
+            Series::CodedBits => (if is_crowded { 17.0 } else { -8.0 }, "end"),
+            Series::Alike | Series::NotTrained => (-8.0, "middle"),
         };
         peers += usize::from(p.series == Series::Peer);
-        let (cx, cy) = (x(p.coded_bytes as f64), y(100.0 * p.accuracy) + if below { 17.0 } else { -8.0 });
-        text(cx, cy, &format!("text-anchor=\"{anchor}\" fill=\"{}\"", p.series.shown().1), &label);
+        text(cx, cy + offset, &format!("text-anchor=\"{anchor}\" fill=\"{}\"", p.series.shown().1), &label);
     }
     for (percent, colour) in lines {
         let _ = writeln!(svg, "<path d=\"M{LEFT} {:.1}h{}\" stroke=\"{colour}\"/>", y(percent), PLOT[0]);
     }
     for (i, series) in Series::ALL.iter().enumerate() {
         let (name, colour) = series.shown();
-        let (lx, ly) = (LEFT + 155.0 * i as f64, y(low) + 40.0);
+        let (lx, ly) = (LEFT + 162.0 * i as f64, y(low) + 40.0);
         text(lx + 14.0, ly, "", name);
-        let at = |p: &Point| (x(p.coded_bytes as f64), y(100.0 * p.accuracy));
         let mut points: Vec<(f64, f64)> = r.files.iter().filter(|p| p.series == *series).map(at).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         if matches!(series, Series::Searched | Series::CodedBits) {
