@@ -222,7 +222,9 @@ pub enum ElasticError {
     NoLayers,
     #[error("elastic.layers names '{layer}', which no layer with weights is called; there are: {has}")]
     Named { layer: String, has: String },
-    #[error("{path} is no supernet: {what}; make one with `quantize elastic`")]
+    #[error(
+        "{path} is no supernet: {what}; make one with `quantize elastic`, or export a model of PyTorch or Keras to ONNX"
+    )]
     File { path: String, what: String },
     #[error("the supernet was made of another network: it has no layer '{layer}'")]
     NoLayer { layer: String },

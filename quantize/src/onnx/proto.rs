@@ -9,11 +9,30 @@ use tract_onnx::prelude::Framework;
 /// The model message, if `bytes` are one.
 pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<pb::ModelProto, ImportError> {
     let not_onnx = |what: String| ImportError::NotOnnx { name: name.into(), what };
+    if let Some(what) = other_format(bytes) {
+        return Err(not_onnx(what.into()));
+    }
     let model = tract_onnx::onnx().proto_model_for_read(&mut &bytes[..]).map_err(|e| not_onnx(format!("{e:#}")))?;
     match &model.graph {
         Some(graph) if !graph.output.is_empty() => Ok(model),
         _ => Err(not_onnx("it holds no graph with outputs".into())),
     }
+}
+
+/// What else people keep networks in, and the way from there.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    let known: [(usize, &[u8], &str); 4] = [
+        (0, &pith::format::MAGIC, "it is a .pith file, already built; give the network that it was built from"),
+        (4, b"TFL3", "it is a TensorFlow Lite model; convert it with python -m tf2onnx.convert --tflite"),
+        (0, b"\x89HDF", "it is HDF5, as Keras writes; convert the model with tf2onnx.convert.from_keras"),
+        (
+            0,
+            b"PK\x03\x04",
+            "it is a zip archive: a supernet, which `build` and `search` take, or a model of PyTorch or Keras, which torch.onnx.export or tf2onnx export",
+        ),
+    ];
+    let is = |at: usize, magic: &[u8]| bytes.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    known.into_iter().find(|&(at, magic, _)| is(at, magic)).map(|(.., what)| what)
 }
 
 /// The elements of a tensor message as 64-bit floats (exact for every type that is accepted, integers up to 2^53).
@@ -95,5 +114,23 @@ pub(super) trait Attributes {
 impl Attributes for NodeProto {
     fn find(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|a| a.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_formats_are_named() {
+        let refused = |bytes: &[u8]| decode("net", bytes).unwrap_err().to_string();
+        assert!(refused(b"PITH\x01\0\0\0").contains("net is not an ONNX model (it is a .pith file"));
+        assert!(refused(b"\x1c\0\0\0TFL3\0\0").contains("tf2onnx.convert --tflite"));
+        assert!(refused(b"\x89HDF\r\n\x1a\n").contains("Keras"));
+        assert!(refused(b"PK\x03\x04rest").contains("torch.onnx.export"));
+        assert_eq!(other_format(b""), None);
+        // How ONNX files of PyTorch and tf2onnx begin.
+        assert_eq!(other_format(b"\x08\x08\x12\x07pytorch"), None);
+        assert_eq!(other_format(b"\x08\x07\x12\x07tf2onnx"), None);
     }
 }
