@@ -276,6 +276,7 @@ impl<'s> Bench<'s> {
 
     /// The coded file of a network.
     fn built(&self, series: Series, name: String, model: &Path, more: &[&str]) -> Result<Point, ToolError> {
+        begins(&format!("building {} {name}", self.subject.name));
         let scratch = tempfile::tempdir().map_err(failed)?;
         let [_, data, test] = self.subject.files.clone();
         let subject = Subject {
@@ -333,11 +334,15 @@ struct Peers {
     int4: f64,
 }
 
-/// A bar; elsewhere than on a terminal, a line that says what begins.
-fn bar(label: &str) -> ProgressBar {
+/// Elsewhere than on a terminal, which shows bars, a line that says what begins.
+fn begins(what: &str) {
     if !std::io::stderr().is_terminal() {
-        eprintln!("training {label}");
+        eprintln!("{what}");
     }
+}
+
+fn bar(label: &str) -> ProgressBar {
+    begins(&format!("training {label}"));
     let bar = ProgressBar::new(1).with_message(label.to_string());
     if let Ok(style) = ProgressStyle::with_template("{msg:>32} {wide_bar} {pos}/{len} {eta}") {
         bar.set_style(style);
